@@ -1,0 +1,7 @@
+//! Against real PostgreSQL.
+
+mod files;
+
+mod server;
+mod sql;
+mod wal;
