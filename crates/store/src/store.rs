@@ -1,0 +1,203 @@
+//! The contract of a store. Every implementation, wrapper or not, passes `refloat_testkit::store_contract`.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use refloat_types::Timestamp;
+
+use crate::{Key, StoreError};
+
+/// A flat object store.
+pub trait Store: Send + Sync {
+    /// How messages name it: the URL without credentials.
+    fn describe(&self) -> &str;
+
+    /// Creates `key` with exactly `body`.
+    ///
+    /// `Ok`: whole, readable under its name, and durable, together with every directory made for it.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: an object of that name was there, is untouched, and is durable (only where
+    /// [`Features::create_new`] holds; elsewhere the caller must use names that cannot collide). Any other error: it may or may not exist, ask again;
+    /// but under its name there is never less than the whole.
+    fn put_new(&self, key: &Key, body: &[u8]) -> Result<(), StoreError>;
+
+    /// Begins to create `key` from pieces; nothing is visible before [`ObjectWriter::finish`] answers `Ok`, and nothing
+    /// stays when the writer is dropped.
+    ///
+    /// # Errors
+    /// As for [`Store::put_new`].
+    fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError>;
+
+    /// Appends exactly the bytes `range` of `key` to `into`.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Truncated` for an object that ends before `range.end`; never a short read. `into` may hold some of
+    /// the bytes after an error.
+    fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError>;
+
+    /// Makes an object that was seen by `head` or `list` as durable as [`Store::put_new`] promises: whoever created it
+    /// may have died between showing and syncing it. Whoever acknowledges an object that it did not put itself calls
+    /// this first.
+    ///
+    /// # Errors
+    /// `NotFound`, or that it may not be durable.
+    fn settle(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// Size and age of `key`; `None` when the store knows that there is none.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError>;
+
+    /// Calls `each` for every object whose key begins with `prefix`: either "" or text that ends in `/` or anywhere
+    /// inside a part. No order is promised. An object created or deleted while listing may or may not appear; nothing
+    /// unfinished ever does.
+    ///
+    /// # Errors
+    /// When the store cannot list all of them; `each` may have been called for some.
+    fn list(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Deletes `key`; absent already is `Ok`. Durable like creation.
+    ///
+    /// # Errors
+    /// When it may still exist.
+    fn delete(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// What this store can do: ask, do not guess.
+    fn features(&self) -> Features;
+
+    /// Free and total space where the store can tell.
+    ///
+    /// # Errors
+    /// When it should be able to tell and is not.
+    fn space(&self) -> Result<Option<Space>, StoreError>;
+
+    /// Removes what writers that died left behind below no object's name (temporary files, unfinished uploads), never
+    /// what a living writer holds. Answers how many. A store where nothing can be left behind does nothing.
+    ///
+    /// # Errors
+    /// When the store cannot be walked or written.
+    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+}
+
+macro_rules! forward_store {
+    ($pointer:ident) => {
+        impl<S: Store + ?Sized> Store for $pointer<S> {
+            fn describe(&self) -> &str {
+                (**self).describe()
+            }
+            fn put_new(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+                (**self).put_new(key, body)
+            }
+            fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {
+                (**self).create(key)
+            }
+            fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError> {
+                (**self).read(key, range, into)
+            }
+            fn settle(&self, key: &Key) -> Result<(), StoreError> {
+                (**self).settle(key)
+            }
+            fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+                (**self).head(key)
+            }
+            fn list(
+                &self,
+                prefix: &str,
+                each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
+            ) -> Result<(), StoreError> {
+                (**self).list(prefix, each)
+            }
+            fn delete(&self, key: &Key) -> Result<(), StoreError> {
+                (**self).delete(key)
+            }
+            fn features(&self) -> Features {
+                (**self).features()
+            }
+            fn space(&self) -> Result<Option<Space>, StoreError> {
+                (**self).space()
+            }
+            fn clear_abandoned(&self) -> Result<u64, StoreError> {
+                (**self).clear_abandoned()
+            }
+        }
+    };
+}
+
+forward_store!(Box);
+forward_store!(Arc);
+
+/// An object that is being written. Dropping it leaves nothing visible.
+pub trait ObjectWriter: Send {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// The object cannot be finished any more.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Makes the object durable, then visible under its key, durably.
+    ///
+    /// # Errors
+    /// As for [`Store::put_new`].
+    fn finish(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// One object as a store lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub key: Key,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was created, by the store's clock.
+    pub created: Timestamp,
+}
+
+/// What a store can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Creating an object whose name exists is refused, atomically.
+    pub create_new: bool,
+    /// `Ok` from a write means that it survives a power cut.
+    pub durable: bool,
+    /// A list shows every object whose creation was answered before the list began.
+    pub consistent_list: bool,
+}
+
+/// Space of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written by this user.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Reads a whole object of at most `limit` bytes.
+///
+/// # Errors
+/// `NotFound` when there is none; `Other` when it is larger than `limit`.
+pub fn read_whole(store: &dyn Store, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let fail = |kind, text: String| StoreError {
+        kind,
+        action: "read",
+        object: key.to_string(),
+        store: store.describe().to_owned(),
+        source: std::io::Error::other(text),
+    };
+    let info =
+        store.head(key)?.ok_or_else(|| fail(crate::StoreErrorKind::NotFound, "no such object".to_owned()))?;
+    if info.size > limit {
+        let text = format!("it holds {} bytes where at most {limit} are expected", info.size);
+        return Err(fail(crate::StoreErrorKind::Other, text));
+    }
+    let mut body = Vec::new();
+    store.read(key, 0..info.size, &mut body)?;
+    Ok(body)
+}

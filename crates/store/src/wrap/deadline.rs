@@ -1,0 +1,248 @@
+//! A store that answers in time, or says that it does not.
+//!
+//! A call on a dead NFS mount cannot be interrupted; it can be left alone. Each call runs on a thread of its own and is
+//! abandoned when its time is over: the caller goes on with `Unreachable`, the thread ends when the kernel lets it. An
+//! abandoned write may still take effect, as a lost answer over a network would.
+
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use super::threads::{NoAnswer, Threads, wait};
+use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+
+/// How long calls may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Any call; while listing, the time between two batches.
+    pub call: Duration,
+    /// Calls that move bytes get the time these take at this rate on top; 0 for none.
+    pub bytes_per_second: u64,
+    /// Most calls under way at once, hanging ones included; more are refused as `Unreachable`.
+    pub calls: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { call: Duration::from_secs(30), bytes_per_second: 1 << 20, calls: 128 }
+    }
+}
+
+/// Puts a deadline on every call to `S`.
+#[derive(Debug)]
+pub struct Deadline<S> {
+    inner: Arc<S>,
+    threads: Arc<Threads>,
+    limits: Limits,
+}
+
+/// Objects handed over at once while listing.
+const BATCH: usize = 256;
+
+impl<S: Store + 'static> Deadline<S> {
+    /// Wraps `inner`.
+    pub fn new(inner: S, limits: Limits) -> Self {
+        Self { inner: Arc::new(inner), threads: Arc::new(Threads::new(limits.calls)), limits }
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        (action, object): (&'static str, &str),
+        bytes: u64,
+        call: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let time = self.limits.time_for(bytes);
+        let answer = self.threads.run(time, move || call(&inner));
+        answer.unwrap_or_else(|no| Err(no_answer(no, action, object, self.describe(), time)))
+    }
+}
+
+impl Limits {
+    fn time_for(&self, bytes: u64) -> Duration {
+        self.call + Duration::from_secs(bytes.checked_div(self.bytes_per_second).unwrap_or(0))
+    }
+}
+
+fn no_answer(no: NoAnswer, action: &'static str, object: &str, store: &str, time: Duration) -> StoreError {
+    let source = match no {
+        NoAnswer::Late => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", time.as_secs_f32()))
+        }
+        NoAnswer::Died => io::Error::other("the call died; this is a bug in Refloat"),
+        NoAnswer::NotStarted(error) => error,
+    };
+    StoreError::from_io(action, object, store, source)
+}
+
+impl<S: Store + 'static> Store for Deadline<S> {
+    fn describe(&self) -> &str {
+        self.inner.describe()
+    }
+
+    fn put_new(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+        // Copied: an abandoned call still reads these bytes when the caller has long dropped them.
+        let (owned_key, owned) = (key.clone(), body.to_vec());
+        self.run(("create", key.as_str()), body.len() as u64, move |s| s.put_new(&owned_key, &owned))
+    }
+
+    fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {
+        let owned = key.clone();
+        let writer = self.run(("create", key.as_str()), 0, move |s| s.create(&owned))?;
+        Ok(Box::new(DeadlineWriter {
+            inner: Some(writer),
+            buffer: Vec::new(),
+            unsynced: 0,
+            key: key.clone(),
+            store: self.describe().to_owned(),
+            threads: Arc::clone(&self.threads),
+            limits: self.limits,
+        }))
+    }
+
+    fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        let owned = key.clone();
+        let length = range.end.saturating_sub(range.start);
+        let mut got = self.run(("read", key.as_str()), length, move |s| {
+            let mut got = Vec::new();
+            s.read(&owned, range, &mut got).map(|()| got)
+        })?;
+        if into.is_empty() && into.capacity() < got.len() {
+            *into = got;
+        } else {
+            into.append(&mut got);
+        }
+        Ok(())
+    }
+
+    fn settle(&self, key: &Key) -> Result<(), StoreError> {
+        let owned = key.clone();
+        self.run(("sync", key.as_str()), 0, move |s| s.settle(&owned))
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+        let owned = key.clone();
+        self.run(("look up", key.as_str()), 0, move |s| s.head(&owned))
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        enum Step {
+            Objects(Vec<ObjectInfo>),
+            End(Result<(), StoreError>),
+        }
+        let fail = |no| no_answer(no, "list", prefix, self.describe(), self.limits.call);
+        let (send, receive) = sync_channel(2);
+        let (inner, owned) = (Arc::clone(&self.inner), prefix.to_owned());
+        let walk = move || {
+            let mut batch = Vec::with_capacity(BATCH);
+            let result = inner.list(&owned, &mut |object| {
+                batch.push(object);
+                if batch.len() < BATCH {
+                    return ControlFlow::Continue(());
+                }
+                // Refused when the caller has seen enough, or has given up.
+                match send.send(Step::Objects(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            });
+            let _ = send.send(Step::Objects(batch));
+            let _ = send.send(Step::End(result));
+        };
+        self.threads.start(walk).map_err(fail)?;
+        loop {
+            match wait(&receive, self.limits.call).map_err(fail)? {
+                Step::End(result) => return result,
+                Step::Objects(objects) => {
+                    if objects.into_iter().any(|object| each(object).is_break()) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let owned = key.clone();
+        self.run(("delete", key.as_str()), 0, move |s| s.delete(&owned))
+    }
+
+    fn features(&self) -> Features {
+        self.inner.features()
+    }
+
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        self.run(("measure the space of", ""), 0, Store::space)
+    }
+
+    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+        self.run(("clean", ""), 0, Store::clear_abandoned)
+    }
+}
+
+/// The writer travels to a thread with each piece and comes back with the answer; one that does not come back in time is
+/// dropped over there, which leaves nothing visible.
+struct DeadlineWriter {
+    inner: Option<Box<dyn ObjectWriter>>,
+    /// Carries the bytes over, used again.
+    buffer: Vec<u8>,
+    /// Bytes that finishing may have to wait for.
+    unsynced: u64,
+    key: Key,
+    store: String,
+    threads: Arc<Threads>,
+    limits: Limits,
+}
+
+impl DeadlineWriter {
+    fn fail(&self, no: NoAnswer, time: Duration) -> StoreError {
+        no_answer(no, "create", self.key.as_str(), &self.store, time)
+    }
+    fn take(&mut self) -> Result<Box<dyn ObjectWriter>, StoreError> {
+        self.inner.take().ok_or_else(|| {
+            let source = io::Error::other("an earlier write was not answered");
+            StoreError::new(StoreErrorKind::Other, "create", self.key.as_str(), &self.store, source)
+        })
+    }
+}
+
+impl ObjectWriter for DeadlineWriter {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut inner = self.take()?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        let time = self.limits.time_for(bytes.len() as u64);
+        let answer = self.threads.run(time, move || {
+            let result = inner.write(&buffer);
+            (inner, buffer, result)
+        });
+        let (inner, buffer, result) = answer.map_err(|no| self.fail(no, time))?;
+        self.inner = Some(inner);
+        self.buffer = buffer;
+        self.unsynced += bytes.len() as u64;
+        result
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
+        let inner = self.take()?;
+        let time = self.limits.time_for(self.unsynced);
+        let answer = self.threads.run(time, move || inner.finish());
+        answer.unwrap_or_else(|no| Err(self.fail(no, time)))
+    }
+}
+
+impl Drop for DeadlineWriter {
+    fn drop(&mut self) {
+        // Removing the unfinished object may hang as anything else may.
+        if let Some(inner) = self.inner.take() {
+            let _ = self.threads.run(self.limits.call, move || drop(inner));
+        }
+    }
+}

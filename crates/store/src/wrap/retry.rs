@@ -1,0 +1,159 @@
+//! A store that asks again.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
+
+use crate::confirm::same_content;
+use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+
+/// How long and how often a call is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Mean pause before the second attempt; doubles with each.
+    pub first: Duration,
+    /// Longest mean pause.
+    pub longest: Duration,
+    /// Most attempts, the first included.
+    pub attempts: u32,
+    /// No attempt begins after this long; attempts under way are not cut short.
+    pub budget: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(5),
+            attempts: 6,
+            budget: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Backoff {
+    /// The pause after attempt `number` (from 1), half to one and a half of its mean, so that many who failed together
+    /// do not come back together.
+    fn pause(&self, number: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(number.saturating_sub(1).min(30));
+        let mean = self.first.saturating_mul(doubled).min(self.longest);
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u32(number);
+        let share = (hasher.finish() % 1024) as f64 / 1024.0;
+        mean.mul_f64(0.5 + share)
+    }
+}
+
+/// Makes calls to `S` again that failed in a way that may pass ([`StoreError::is_retryable`]).
+#[derive(Debug)]
+pub struct Retry<S> {
+    inner: S,
+    backoff: Backoff,
+}
+
+impl<S: Store> Retry<S> {
+    /// Wraps `inner`.
+    pub const fn new(inner: S, backoff: Backoff) -> Self {
+        Self { inner, backoff }
+    }
+
+    /// Calls `attempt` with its number, from 1, until it answers or all is used up. The last error is the one returned.
+    fn run<T>(&self, mut attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let start = Instant::now();
+        let mut number = 1;
+        loop {
+            let error = match attempt(number) {
+                Err(error) if error.is_retryable() => error,
+                other => return other,
+            };
+            let pause = self.backoff.pause(number);
+            if number >= self.backoff.attempts || start.elapsed() + pause > self.backoff.budget {
+                return Err(error);
+            }
+            tracing::debug!(%error, cause = %error.source, attempt = number, "asking again");
+            std::thread::sleep(pause);
+            number += 1;
+        }
+    }
+}
+
+impl<S: Store> Store for Retry<S> {
+    fn describe(&self) -> &str {
+        self.inner.describe()
+    }
+
+    fn put_new(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+        let mut may_be_ours = false;
+        self.run(|_| match self.inner.put_new(key, body) {
+            // The attempt before this one may have taken effect without being answered.
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists && may_be_ours => {
+                if same_content(&self.inner, key, body)? { self.inner.settle(key) } else { Err(error) }
+            }
+            other => {
+                may_be_ours |= other.as_ref().is_err_and(StoreError::is_retryable);
+                other
+            }
+        })
+    }
+
+    /// Only the beginning is repeated: pieces are not kept, so whoever writes repeats the whole object under a new name.
+    fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {
+        self.run(|_| self.inner.create(key))
+    }
+
+    fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        let before = into.len();
+        self.run(|_| {
+            into.truncate(before);
+            self.inner.read(key, range.clone(), into)
+        })
+    }
+
+    fn settle(&self, key: &Key) -> Result<(), StoreError> {
+        self.run(|_| self.inner.settle(key))
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+        self.run(|_| self.inner.head(key))
+    }
+
+    /// Repeated only while nothing was delivered, so that no object is delivered twice.
+    fn list(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut delivered = false;
+        let mut failed_later = None;
+        self.run(|_| {
+            let result = self.inner.list(prefix, &mut |object| {
+                delivered = true;
+                each(object)
+            });
+            match result {
+                Err(error) if delivered => {
+                    failed_later = Some(error);
+                    Ok(())
+                }
+                other => other,
+            }
+        })?;
+        failed_later.map_or(Ok(()), Err)
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.run(|_| self.inner.delete(key))
+    }
+
+    fn features(&self) -> Features {
+        self.inner.features()
+    }
+
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        self.run(|_| self.inner.space())
+    }
+
+    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+        self.run(|_| self.inner.clear_abandoned())
+    }
+}

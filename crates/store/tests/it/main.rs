@@ -1,0 +1,16 @@
+//! The stores of this crate against their contract, and what they must survive.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and skip loudly, their helpers too"
+)]
+
+mod child;
+mod cleaning;
+mod confirmed;
+mod contract;
+mod full_disk;
+mod power_cut;
+mod refused;
+mod wrappers;
