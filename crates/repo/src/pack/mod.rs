@@ -1,0 +1,10 @@
+//! Packs: runs of frames, 32 to 64 MiB, that end with their own frame table.
+
+pub mod frame;
+pub mod packer;
+pub mod reader;
+pub mod writer;
+
+pub use frame::{Content, FrameRef, FrameTable};
+pub use packer::{PackSummary, Packer};
+pub use reader::FrameOpener;

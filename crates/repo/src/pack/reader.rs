@@ -1,0 +1,279 @@
+//! Opening frames and reading whole packs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use refloat_store::Store;
+use refloat_types::ObjectId;
+
+use super::frame::{Content, FrameRef, MAX_FRAME};
+use super::writer::{FOOTER_BYTES, Footer};
+use crate::binary::Reader;
+use crate::compress::{Codec, Decompressor};
+use crate::crypt::seal::{DataKey, FrameInfo, ObjectSeal, TAG_BYTES};
+use crate::error::{KeyError, RepoError};
+use crate::kind::{Kind, Suite};
+use crate::layout;
+use crate::object::{HEADER_BYTES, Header};
+
+/// Which key seals which pack, and the keys: what a commit and its envelopes give.
+#[derive(Debug, Clone, Default)]
+pub struct PackKeys {
+    /// Key id by pack; none where nothing is encrypted.
+    pub packs: BTreeMap<ObjectId, ObjectId>,
+    /// Opened keys.
+    pub keys: BTreeMap<ObjectId, Arc<DataKey>>,
+}
+
+impl PackKeys {
+    fn seal_of(&self, pack: ObjectId) -> Result<ObjectSeal, RepoError> {
+        let object = layout::pack(pack);
+        let key = self.packs.get(&pack).ok_or_else(|| RepoError::UnknownOrigin {
+            object: object.to_string(),
+            why: "the backup does not name this pack".to_owned(),
+        })?;
+        if *key == ObjectId::NONE {
+            return Ok(ObjectSeal::new(Kind::Pack, pack, None));
+        }
+        let data_key =
+            self.keys.get(key).ok_or(RepoError::NoKey { key: *key, source: KeyError::NoIdentity })?;
+        Ok(ObjectSeal::new(Kind::Pack, pack, Some(data_key)))
+    }
+}
+
+/// How much of a pack is read at a time.
+const READ_AHEAD: u64 = 2 << 20;
+
+/// Gets each frame of a pack with what it holds: its bytes, or why they cannot be had. The tag of a reference is not set
+/// with an error.
+pub type EachFrame<'a> =
+    &'a mut dyn FnMut(&FrameRef, Content, Result<&[u8], RepoError>) -> Result<(), RepoError>;
+
+fn each_frame(
+    each: EachFrame<'_>,
+    frame: &FrameRef,
+    content: Content,
+    opened: Result<FrameRef, RepoError>,
+    plain: &[u8],
+) -> Result<(), RepoError> {
+    match opened {
+        Ok(frame) => each(&frame, content, Ok(plain)),
+        Err(error) => each(frame, content, Err(error)),
+    }
+}
+
+fn short(frame: &FrameRef) -> RepoError {
+    RepoError::damaged(layout::pack(frame.pack), "a frame ends within its tag")
+}
+
+/// Opens frames; keeps the seals of the packs it met and its buffers. One a thread.
+pub struct FrameOpener {
+    keys: Arc<PackKeys>,
+    seals: BTreeMap<ObjectId, ObjectSeal>,
+    decompressor: Decompressor,
+    stored: Vec<u8>,
+}
+
+impl FrameOpener {
+    /// An opener with these keys.
+    ///
+    /// # Errors
+    /// When no decompression context can be made.
+    pub fn new(keys: Arc<PackKeys>) -> Result<Self, RepoError> {
+        Ok(Self { keys, seals: BTreeMap::new(), decompressor: Decompressor::new()?, stored: Vec::new() })
+    }
+
+    fn seal(&mut self, pack: ObjectId) -> Result<&ObjectSeal, RepoError> {
+        if !self.seals.contains_key(&pack) {
+            if self.seals.len() > 256 {
+                self.seals.clear();
+            }
+            self.seals.insert(pack, self.keys.seal_of(pack)?);
+        }
+        Ok(&self.seals[&pack])
+    }
+
+    /// Opens `stored` (overwritten) as `frame` into `plain` (cleared first).
+    ///
+    /// # Errors
+    /// `Damaged` when it is not the frame that was meant.
+    pub fn open(
+        &mut self,
+        frame: &FrameRef,
+        stored: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<(), RepoError> {
+        let damaged = || {
+            let what = format!("frame {} at byte {} cannot be opened", frame.index, frame.offset);
+            RepoError::damaged(layout::pack(frame.pack), what)
+        };
+        if stored.len() != frame.stored as usize || stored.last_chunk::<TAG_BYTES>() != Some(&frame.tag) {
+            return Err(damaged());
+        }
+        let payload = self.seal(frame.pack)?.open(frame.info(), stored).ok_or_else(damaged)?;
+        self.decompressor.decompress(frame.codec, payload, frame.plain, plain).ok_or_else(damaged)
+    }
+
+    /// Reads `frame` from `store` and opens it into `plain` (cleared first).
+    ///
+    /// # Errors
+    /// When the store cannot give it, or it is damaged.
+    pub fn fetch(
+        &mut self,
+        store: &dyn Store,
+        frame: &FrameRef,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), RepoError> {
+        let mut stored = std::mem::take(&mut self.stored);
+        stored.clear();
+        store.read(&layout::pack(frame.pack), frame.offset..frame.end(), &mut stored)?;
+        let result = self.open(frame, &mut stored, plain);
+        self.stored = stored;
+        result
+    }
+
+    /// Reads every byte of pack `id` and opens every frame: `each` gets them in order, the table excepted. A frame that
+    /// cannot be read or opened is given as its error, and those behind it are read all the same.
+    ///
+    /// # Errors
+    /// `Damaged` or `Missing` when header, table or footer are not what was written, so that nobody can say which frames
+    /// there are; what `each` answers.
+    pub fn read_pack(
+        &mut self,
+        store: &dyn Store,
+        id: ObjectId,
+        each: EachFrame<'_>,
+    ) -> Result<u64, RepoError> {
+        let key = layout::pack(id);
+        let info = store.head(&key)?.ok_or_else(|| RepoError::Missing { object: key.to_string() })?;
+        let expected_key = self.keys.packs.get(&id).copied().unwrap_or_default();
+        let frames = self.read_table(store, id, info.size, expected_key)?;
+        let mut stored = std::mem::take(&mut self.stored);
+        let mut plain = Vec::new();
+        let mut result = Ok(info.size);
+        for together in frames.chunk_by(|a, b| a.0.offset / READ_AHEAD == b.0.offset / READ_AHEAD) {
+            result = result.and_then(|size| {
+                self.read_frames(store, together, (&mut stored, &mut plain), each)?;
+                Ok(size)
+            });
+        }
+        self.stored = stored;
+        result
+    }
+
+    /// Reads neighbouring frames with one read, or one by one where that fails.
+    fn read_frames(
+        &mut self,
+        store: &dyn Store,
+        frames: &[(FrameRef, Content)],
+        (stored, plain): (&mut Vec<u8>, &mut Vec<u8>),
+        each: EachFrame<'_>,
+    ) -> Result<(), RepoError> {
+        let [(first, _), .., (last, _)] = frames else {
+            return frames.iter().try_for_each(|(frame, content)| {
+                stored.clear();
+                let key = layout::pack(frame.pack);
+                let opened = match store.read(&key, frame.offset..frame.end(), stored) {
+                    Ok(()) => self.open_own(frame, stored, plain),
+                    Err(error) => Err(error.into()),
+                };
+                each_frame(each, frame, *content, opened, plain)
+            });
+        };
+        stored.clear();
+        if store.read(&layout::pack(first.pack), first.offset..last.end(), stored).is_err() {
+            return frames.chunks(1).try_for_each(|one| self.read_frames(store, one, (stored, plain), each));
+        }
+        let mut rest = stored.as_mut_slice();
+        for (frame, content) in frames {
+            let (bytes, behind) =
+                rest.split_at_mut_checked(frame.stored as usize).ok_or_else(|| short(frame))?;
+            rest = behind;
+            let opened = self.open_own(frame, bytes, plain);
+            each_frame(each, frame, *content, opened, plain)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a frame that only the pack's own table names: its tag is the one that is stored.
+    fn open_own(
+        &mut self,
+        frame: &FrameRef,
+        stored: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<FrameRef, RepoError> {
+        let tag = *stored.last_chunk::<TAG_BYTES>().ok_or_else(|| short(frame))?;
+        let frame = FrameRef { tag, ..*frame };
+        self.open(&frame, stored, plain)?;
+        Ok(frame)
+    }
+
+    /// Header, table and footer of a pack of `size` bytes; the references lack their tags.
+    fn read_table(
+        &mut self,
+        store: &dyn Store,
+        id: ObjectId,
+        size: u64,
+        expected_key: ObjectId,
+    ) -> Result<Vec<(FrameRef, Content)>, RepoError> {
+        let key = layout::pack(id);
+        let damaged = |what: &str| RepoError::damaged(&key, what);
+        if size < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            return Err(damaged("it is shorter than a pack can be"));
+        }
+        let mut bytes = Vec::new();
+        store.read(&key, 0..HEADER_BYTES as u64, &mut bytes)?;
+        let header = Header::decode(key.as_str(), &bytes, Kind::Pack)?;
+        let suite = if expected_key == ObjectId::NONE { Suite::Plain } else { Suite::Standard };
+        let expected =
+            Header { kind: Kind::Pack, suite, clear: 0, id, key: expected_key, agent: ObjectId::NONE };
+        if header != expected {
+            return Err(damaged("its header is another pack's"));
+        }
+        bytes.clear();
+        store.read(&key, size - FOOTER_BYTES as u64..size, &mut bytes)?;
+        let footer = Footer::decode(&bytes).map_err(|e| damaged(e.0))?;
+        let table_end = footer.table_offset.checked_add(u64::from(footer.table_stored));
+        if table_end != Some(size - FOOTER_BYTES as u64) || footer.table_stored > 8 * MAX_FRAME {
+            return Err(damaged("its footer does not fit its size"));
+        }
+        bytes.clear();
+        store.read(&key, footer.table_offset..size - FOOTER_BYTES as u64, &mut bytes)?;
+        let info =
+            FrameInfo { index: footer.frames, last: true, codec: Codec::None, plain: footer.table_plain };
+        let table =
+            self.seal(id)?.open(info, &mut bytes).ok_or_else(|| damaged("its table cannot be opened"))?;
+        if table.len() != footer.table_plain as usize {
+            return Err(damaged("its table's length is not what its footer says"));
+        }
+        parse_table(id, footer, table).map_err(|e| damaged(e.0))
+    }
+}
+
+fn parse_table(
+    id: ObjectId,
+    footer: Footer,
+    table: &[u8],
+) -> Result<Vec<(FrameRef, Content)>, crate::binary::BadBytes> {
+    let bad = crate::binary::BadBytes;
+    let mut reader = Reader::new(table);
+    let mut offset = HEADER_BYTES as u64;
+    let mut frames = Vec::new();
+    for index in 0..footer.frames {
+        let stored = reader.varint32()?;
+        let plain = reader.varint32()?;
+        let codec = Codec::from_number(reader.u8()?).ok_or(bad("a codec is not known"))?;
+        let content = Content::from_number(reader.u8()?).ok_or(bad("a frame's content is not known"))?;
+        if plain > MAX_FRAME || stored > MAX_FRAME + TAG_BYTES as u32 {
+            return Err(bad("a frame's length is impossible"));
+        }
+        frames
+            .push((FrameRef { pack: id, offset, index, stored, plain, codec, tag: [0; TAG_BYTES] }, content));
+        offset += u64::from(stored);
+    }
+    reader.end()?;
+    if offset != footer.table_offset {
+        return Err(bad("its frames do not end where its table begins"));
+    }
+    Ok(frames)
+}

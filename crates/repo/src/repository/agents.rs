@@ -1,0 +1,153 @@
+//! Agents: the hosts that may write. Each is enrolled by an object that the root key signs.
+
+use std::ops::ControlFlow;
+use std::sync::PoisonError;
+
+use refloat_store::{StoreErrorKind, read_whole};
+use refloat_types::{ObjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Repository;
+use crate::crypt::sign::{PublicKey, SigningKey};
+use crate::error::RepoError;
+use crate::kind::Kind;
+use crate::layout;
+use crate::object::Body;
+use crate::object::document::{Document, Signer};
+
+/// Largest enrolment accepted.
+pub(super) const MAX_AGENT: u64 = 64 << 10;
+
+/// The clear section of an enrolment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ListedAgent {
+    /// Its id: derived from its key.
+    pub agent: ObjectId,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// When it was enrolled.
+    pub enrolled: Timestamp,
+}
+
+impl Repository {
+    /// Enrols this host; already enrolled is fine.
+    pub(super) fn enrol_agent(&self, root: &SigningKey, now: Timestamp) -> Result<(), RepoError> {
+        let public_key = self.signing.public();
+        let clear = ListedAgent { agent: public_key.agent_id(), public_key, enrolled: now };
+        let signer = Signer::Root(root);
+        let id = clear.agent;
+        let bytes = Document::encode(Kind::Agent, self.marker.suite, id, &signer, &clear, &[], Body::Empty)?;
+        match self.store.put_new(&layout::agent(id), &bytes) {
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Makes up for an enrolment that a crash prevented.
+    ///
+    /// # Errors
+    /// `NotEnrolled` when this host cannot enrol itself: it holds neither an identity nor the root key.
+    pub fn ensure_enrolled(&self, now: Timestamp) -> Result<(), RepoError> {
+        if self.store.head(&layout::agent(self.agent()))?.is_some() {
+            return Ok(());
+        }
+        match self.root_key()? {
+            Some(root) => self.enrol_agent(&root, now),
+            None => Err(RepoError::NotEnrolled { store: self.store.describe().to_owned() }),
+        }
+    }
+
+    /// The public key of an enrolled agent.
+    ///
+    /// # Errors
+    /// `UnknownOrigin` (naming `object`) when nobody of that id was enrolled by the root key.
+    pub fn agent_key(&self, agent: ObjectId, object: &str) -> Result<PublicKey, RepoError> {
+        let known = |r: &Self| r.agents.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
+        if let Some(key) = known(self) {
+            return Ok(key);
+        }
+        let unknown = |why: &str| RepoError::UnknownOrigin { object: object.to_owned(), why: why.to_owned() };
+        if agent == ObjectId::NONE {
+            return Err(unknown("it is not signed by an agent"));
+        }
+        let key = layout::agent(agent);
+        let bytes = match read_whole(self.store.as_ref(), &key, MAX_AGENT) {
+            Err(e) if e.kind == StoreErrorKind::NotFound => {
+                return Err(unknown("nobody enrolled the agent that signed it"));
+            }
+            other => other?,
+        };
+        let listed = self.check_agent(key.as_str(), bytes)?;
+        if listed.agent != agent {
+            return Err(RepoError::damaged(key, "it enrols another agent"));
+        }
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, listed.public_key);
+        Ok(listed.public_key)
+    }
+
+    pub(super) fn check_agent(&self, object: &str, bytes: Vec<u8>) -> Result<ListedAgent, RepoError> {
+        let document = Document::decode(object, bytes, Kind::Agent)?;
+        let listed: ListedAgent = document.verify(&self.marker.root)?.clear_as(object)?;
+        let consistent = listed.public_key.agent_id() == listed.agent
+            && document.header.id == listed.agent
+            && object == layout::agent(listed.agent).as_str();
+        if consistent { Ok(listed) } else { Err(RepoError::damaged(object, "its id is not that of its key")) }
+    }
+
+    /// All enrolled agents; `each` also gets what cannot be believed.
+    ///
+    /// # Errors
+    /// When the store cannot list.
+    pub fn list_agents(
+        &self,
+        each: &mut dyn FnMut(&str, Result<ListedAgent, RepoError>),
+    ) -> Result<(), RepoError> {
+        let mut keys = Vec::new();
+        self.store.list(layout::AGENTS, &mut |info| {
+            keys.push(info.key);
+            ControlFlow::Continue(())
+        })?;
+        for key in keys {
+            let read = read_whole(self.store.as_ref(), &key, MAX_AGENT).map_err(RepoError::from);
+            each(key.as_str(), read.and_then(|bytes| self.check_agent(key.as_str(), bytes)));
+        }
+        Ok(())
+    }
+
+    /// Writes a document that this host signs.
+    pub(super) fn put_signed(
+        &self,
+        key: &refloat_store::Key,
+        kind: Kind,
+        id: ObjectId,
+        clear: &impl Serialize,
+        table: &[u8],
+        body: Body<'_>,
+    ) -> Result<u64, RepoError> {
+        let signer = Signer::Agent(&self.signing);
+        let bytes = Document::encode(kind, self.marker.suite, id, &signer, clear, table, body)?;
+        self.store.put_new(key, &bytes)?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Reads a document that an enrolled agent must have signed.
+    pub(super) fn get_signed(
+        &self,
+        key: &refloat_store::Key,
+        kind: Kind,
+        limit: u64,
+    ) -> Result<Document, RepoError> {
+        let bytes = match read_whole(self.store.as_ref(), key, limit) {
+            Err(e) if e.kind == StoreErrorKind::NotFound => {
+                return Err(RepoError::Missing { object: key.to_string() });
+            }
+            other => other?,
+        };
+        let document = Document::decode(key.as_str(), bytes, kind)?;
+        if document.header.suite != self.marker.suite {
+            return Err(RepoError::damaged(key, "it is sealed otherwise than this repository"));
+        }
+        document.verify(&self.agent_key(document.header.agent, key.as_str())?)?;
+        Ok(document)
+    }
+}

@@ -1,0 +1,81 @@
+//! Confirmations: that a person has shown that what opens the repository is kept somewhere else than on this host.
+//!
+//! Each is a numbered, signed generation; the newest one counts. A crash leaves it written or not.
+
+use refloat_types::{ObjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Repository;
+use crate::crypt::random;
+use crate::error::RepoError;
+use crate::kind::Kind;
+use crate::layout;
+use crate::object::Body;
+
+/// Largest confirmation accepted.
+pub(super) const MAX_CONFIRMATION: u64 = 64 << 10;
+
+/// How it was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shown {
+    /// It was entered, and it opens the repository.
+    Entered,
+    /// Somebody said so: automation whose passphrase comes from a secret store.
+    Declared,
+}
+
+/// The clear section of a confirmation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// Generation.
+    pub number: u64,
+    /// When.
+    pub at: Timestamp,
+    /// How.
+    pub shown: Shown,
+    /// The host on which it was done.
+    pub agent: ObjectId,
+}
+
+impl Repository {
+    /// Whether anybody has to keep something to be able to open this repository.
+    pub fn needs_confirmation(&self) -> bool {
+        self.is_encrypted() && (self.marker.has_passphrase || self.can_read())
+    }
+
+    /// Records that what opens the repository is kept.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn put_confirmation(&self, shown: Shown, now: Timestamp) -> Result<Confirmation, RepoError> {
+        let number = 1 + self.highest_number(layout::CONFIRMATIONS)?;
+        let confirmation = Confirmation { number, at: now, shown, agent: self.agent() };
+        let key = layout::generation(layout::CONFIRMATIONS, number);
+        self.put_signed(&key, Kind::Confirmation, random::object_id(), &confirmation, &[], Body::Empty)?;
+        Ok(confirmation)
+    }
+
+    /// The newest confirmation; `None` when nobody has shown anything yet.
+    ///
+    /// # Errors
+    /// When the store cannot list, or the confirmation cannot be believed.
+    pub fn confirmation(&self) -> Result<Option<Confirmation>, RepoError> {
+        let number = self.highest_number(layout::CONFIRMATIONS)?;
+        if number == 0 {
+            return Ok(None);
+        }
+        self.read_confirmation(number).map(Some)
+    }
+
+    pub(super) fn read_confirmation(&self, number: u64) -> Result<Confirmation, RepoError> {
+        let key = layout::generation(layout::CONFIRMATIONS, number);
+        let document = self.get_signed(&key, Kind::Confirmation, MAX_CONFIRMATION)?;
+        let confirmation: Confirmation = document.unverified().clear_as(key.as_str())?;
+        if confirmation.number == number && confirmation.agent == document.header.agent {
+            Ok(confirmation)
+        } else {
+            Err(RepoError::damaged(key, "it is another confirmation"))
+        }
+    }
+}

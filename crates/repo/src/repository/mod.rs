@@ -1,0 +1,143 @@
+//! A repository in a store, as one host sees it.
+//!
+//! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys, `backups` lists and writes commits,
+//! `sources` knows what a source is called, `wal` and `operations` do the rest. Nothing is ever overwritten.
+
+mod agents;
+mod backups;
+mod confirmation;
+mod init;
+mod inspect;
+mod keys;
+mod open;
+mod operations;
+mod sources;
+mod wal;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use refloat_store::Store;
+use refloat_types::{ObjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use agents::ListedAgent;
+pub use confirmation::{Confirmation, Shown};
+pub use init::{InitOptions, Protection};
+pub use inspect::{Claim, Inspected};
+pub use open::{CredentialSource, Credentials};
+pub use operations::{OperationClear, OperationRecord};
+pub use sources::{OwnerRecord, SourceDescription, SourceInfo};
+pub use wal::StoredWal;
+
+use crate::crypt::identity::{Identity, Recipient};
+use crate::crypt::page_hash::PageHasher;
+use crate::crypt::sign::{PublicKey, SigningKey};
+use crate::kind::Suite;
+use crate::state::{Local, StateDirectory};
+
+/// The clear section of the repository object.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Marker {
+    /// The repository's id.
+    pub id: ObjectId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its root key: agents are enrolled under it.
+    pub root: PublicKey,
+    /// How its objects are sealed.
+    pub suite: Suite,
+    /// To whom envelopes are sealed; empty where nothing is encrypted.
+    pub recipients: Vec<Recipient>,
+    /// A passphrase opens an identity that is kept in it.
+    pub has_passphrase: bool,
+}
+
+/// The body of the repository object: what opens it, each part protected by itself.
+#[derive(Serialize, Deserialize)]
+struct MarkerBody {
+    /// An age file behind a passphrase: the identity, then a line `root <hex of the root key>`.
+    identity: Option<String>,
+    /// An age file sealed to the recipients (plain JSON where nothing is encrypted).
+    secrets: String,
+}
+
+/// What only readers and agents know.
+#[derive(Clone, Serialize, Deserialize)]
+struct Secrets {
+    /// Seed of the root key; left out where nothing is encrypted, because anybody could read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_seed: Option<String>,
+    #[serde(with = "refloat_types::hex::array")]
+    naming_key: [u8; 32],
+    #[serde(with = "refloat_types::hex::array")]
+    page_key: [u8; 32],
+}
+
+/// A repository, opened and trusted.
+pub struct Repository {
+    store: Arc<dyn Store>,
+    marker: Marker,
+    state: StateDirectory,
+    local: Local,
+    signing: SigningKey,
+    agents: Mutex<BTreeMap<ObjectId, PublicKey>>,
+    writer_key: Mutex<Option<crate::state::WriterKey>>,
+}
+
+impl Repository {
+    /// Its store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+    /// What its repository object says.
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+    /// How people compare it.
+    pub fn fingerprint(&self) -> String {
+        self.marker.root.fingerprint()
+    }
+    /// This host's agent id.
+    pub fn agent(&self) -> ObjectId {
+        self.signing.public().agent_id()
+    }
+    /// This host's signing key.
+    pub fn signing(&self) -> &SigningKey {
+        &self.signing
+    }
+    /// Whether objects are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.marker.suite != Suite::Plain
+    }
+    /// Whether this host holds an identity, so that it can read what is encrypted.
+    pub fn can_read(&self) -> bool {
+        !self.is_encrypted() || self.local.identity.is_some()
+    }
+    /// Names WAL objects.
+    pub fn naming_key(&self) -> &[u8; 32] {
+        &self.local.naming_key
+    }
+    /// Hashes pages under this repository's key.
+    pub fn page_hasher(&self) -> PageHasher {
+        PageHasher::new(&self.local.page_key)
+    }
+    /// The state directory.
+    pub fn state(&self) -> &StateDirectory {
+        &self.state
+    }
+    /// Directory of this repository below the state directory.
+    fn state_name(&self, file: &str) -> String {
+        state_name(self.marker.id, file)
+    }
+    fn identity(&self) -> Option<Identity> {
+        Identity::parse(self.local.identity.as_deref()?)
+    }
+}
+
+fn state_name(id: ObjectId, file: &str) -> String {
+    format!("repositories/{id}/{file}")
+}
+
+/// File in the state directory with everything kept about one repository.
+const LOCAL: &str = "local.json";

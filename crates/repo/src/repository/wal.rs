@@ -1,0 +1,135 @@
+//! WAL files in the repository.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use refloat_store::Key;
+use refloat_types::{ObjectId, SystemIdentifier, TimelineId, WalFileName};
+
+use super::Repository;
+use crate::error::RepoError;
+use crate::kind::Suite;
+use crate::layout;
+use crate::wal_object::{self, NewWal, WalHead};
+
+/// A stored WAL file as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWal {
+    /// Where it is.
+    pub key: Key,
+    /// Which file.
+    pub name: WalFileName,
+    /// Begin of the keyed digest of its bytes: two of one name with different digests contradict each other.
+    pub digest: [u8; 16],
+    /// Its size in the store.
+    pub size: u64,
+}
+
+impl Repository {
+    fn list_wal(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(StoredWal) -> ControlFlow<()>,
+    ) -> Result<(), RepoError> {
+        // What lies there under no WAL file's name is `verify`'s business.
+        Ok(self.store.list(prefix, &mut |info| match layout::parse_wal(&info.key) {
+            Some((name, digest)) => each(StoredWal { key: info.key, name, digest, size: info.size }),
+            None => ControlFlow::Continue(()),
+        })?)
+    }
+
+    /// Everything stored for one WAL file: nothing, one object, or several that contradict each other.
+    ///
+    /// # Errors
+    /// When the store cannot list: then nothing is known.
+    pub fn find_wal(&self, system: SystemIdentifier, name: WalFileName) -> Result<Vec<StoredWal>, RepoError> {
+        let mut found = Vec::new();
+        self.list_wal(&layout::wal_file(system, name), &mut |stored| {
+            if stored.name == name {
+                found.push(stored);
+            }
+            ControlFlow::Continue(())
+        })?;
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// Every WAL file of a timeline, in no order.
+    ///
+    /// # Errors
+    /// When the store cannot list.
+    pub fn list_timeline(
+        &self,
+        system: SystemIdentifier,
+        timeline: TimelineId,
+        each: &mut dyn FnMut(StoredWal) -> ControlFlow<()>,
+    ) -> Result<(), RepoError> {
+        self.list_wal(&layout::wal_of_timeline(system, timeline), each)
+    }
+
+    /// Every WAL file of a cluster, in no order.
+    ///
+    /// # Errors
+    /// When the store cannot list.
+    pub fn list_cluster_wal(
+        &self,
+        system: SystemIdentifier,
+        each: &mut dyn FnMut(StoredWal) -> ControlFlow<()>,
+    ) -> Result<(), RepoError> {
+        self.list_wal(&layout::wal_of(system), each)
+    }
+
+    /// Stores a WAL file; `Ok` when it is durable. Answers its key and its size in the store.
+    ///
+    /// # Errors
+    /// `AlreadyExists` of the store when the same bytes are there under the same name.
+    pub fn put_wal(&self, wal: &NewWal<'_>, plain: &mut dyn Read) -> Result<(Key, u64), RepoError> {
+        wal_object::write(self.store.as_ref(), wal, plain)
+    }
+
+    /// Reads and verifies what is known of a stored WAL file.
+    ///
+    /// # Errors
+    /// `Damaged`, `UnknownOrigin`, or what the store says.
+    pub fn read_wal_head(&self, stored: &StoredWal) -> Result<WalHead, RepoError> {
+        let agent = |id: ObjectId| self.agent_key(id, stored.key.as_str());
+        let head = wal_object::read_head(self.store.as_ref(), &stored.key, stored.size, &agent)?;
+        if head.header.suite != self.marker.suite
+            || (self.is_encrypted() && head.header.key == ObjectId::NONE)
+        {
+            return Err(RepoError::damaged(&stored.key, "it is sealed otherwise than this repository"));
+        }
+        Ok(head)
+    }
+
+    /// Reads a stored WAL file's sealed facts alone: a few kilobytes.
+    ///
+    /// # Errors
+    /// `NoKey` when this host cannot read them, `Damaged` when they are not what was written.
+    pub fn read_wal_facts(&self, head: &WalHead) -> Result<serde_json::Value, RepoError> {
+        wal_object::read_facts(self.store.as_ref(), head, self.wal_key(head)?.as_deref())
+    }
+
+    fn wal_key(
+        &self,
+        head: &WalHead,
+    ) -> Result<Option<std::sync::Arc<crate::crypt::seal::DataKey>>, RepoError> {
+        match (head.header.key, self.marker.suite) {
+            (_, Suite::Plain) => Ok(None),
+            (id, _) => self.open_key(id).map(Some),
+        }
+    }
+
+    /// Reads a stored WAL file's bytes into `sink`, in order; answers its sealed facts.
+    ///
+    /// # Errors
+    /// `Damaged` and others; what `sink` got may be used only after `Ok`.
+    pub fn read_wal(
+        &self,
+        head: &WalHead,
+        sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<serde_json::Value, RepoError> {
+        let key = self.wal_key(head)?;
+        wal_object::read_body(self.store.as_ref(), head, key.as_deref(), self.naming_key(), sink)
+    }
+}

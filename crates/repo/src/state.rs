@@ -1,0 +1,145 @@
+//! What a host keeps for itself about repositories: keys it has opened, its own signing key, the root it trusts.
+//!
+//! Files are 0600, written beside their place and renamed, so that a crash leaves the old or the new one. All of it can
+//! be made again from the repository and its passphrase.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use refloat_types::ObjectId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::crypt::seal::DataKey;
+use crate::crypt::sign::{PublicKey, SigningKey};
+use crate::error::RepoError;
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct StateDirectory {
+    path: PathBuf,
+}
+
+/// What a host keeps about one repository.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Local {
+    /// The root key this host trusts.
+    pub(crate) root: PublicKey,
+    /// The opened identity; none on a host that only writes.
+    pub(crate) identity: Option<String>,
+    /// Names WAL objects.
+    #[serde(with = "refloat_types::hex::array")]
+    pub(crate) naming_key: [u8; 32],
+    /// Tells changed pages.
+    #[serde(with = "refloat_types::hex::array")]
+    pub(crate) page_key: [u8; 32],
+    /// Signs what this host writes.
+    #[serde(with = "refloat_types::hex::array")]
+    pub(crate) agent_seed: [u8; 32],
+    /// When this host was enrolled.
+    pub(crate) enrolled: refloat_types::Timestamp,
+}
+
+/// The data key that this writer uses today for WAL and operation records.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct WriterKey {
+    pub(crate) day: String,
+    pub(crate) id: ObjectId,
+    #[serde(with = "refloat_types::hex::array")]
+    pub(crate) key: [u8; 32],
+}
+
+impl Local {
+    pub(crate) fn signing(&self) -> Result<SigningKey, RepoError> {
+        SigningKey::from_seed(self.agent_seed)
+            .ok_or_else(|| RepoError::internal("use this host's signing key", "its seed is not valid"))
+    }
+}
+
+impl WriterKey {
+    pub(crate) fn data_key(&self) -> DataKey {
+        DataKey::from_parts(self.id, self.key)
+    }
+}
+
+impl StateDirectory {
+    /// The state directory at `path`; made (0700) when something is first kept.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory `relative` below it (0700) and answers its path.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn directory(&self, relative: &str) -> Result<PathBuf, RepoError> {
+        let path = self.path.join(relative);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|source| fail("create", &path, source))?;
+        Ok(path)
+    }
+
+    /// Reads the JSON file `relative`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not what was kept.
+    pub fn read<T: DeserializeOwned>(&self, relative: &str) -> Result<Option<T>, RepoError> {
+        let path = self.path.join(relative);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(fail("read", &path, source)),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| fail("read", &path, std::io::Error::other(e)))
+    }
+
+    /// Keeps `value` as the JSON file `relative`, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one stays.
+    pub fn write<T: Serialize>(&self, relative: &str, value: &T) -> Result<(), RepoError> {
+        let path = self.path.join(relative);
+        let parent = path.parent().unwrap_or(&self.path).to_owned();
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent);
+        made.map_err(|source| fail("create", &parent, source))?;
+        let bytes = serde_json::to_vec(value).map_err(|e| fail("write", &path, std::io::Error::other(e)))?;
+        let unique = format!(".{}.{}.tmp", std::process::id(), crate::crypt::random::object_id());
+        let temporary = path.with_file_name(unique);
+        let written = (|| {
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            fs::File::open(&parent)?.sync_all()
+        })();
+        written.map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            fail("write", &path, source)
+        })
+    }
+
+    /// Removes the file `relative`; absent already is fine.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, relative: &str) -> Result<(), RepoError> {
+        let path = self.path.join(relative);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(fail("remove", &path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn fail(action: &'static str, path: &Path, source: std::io::Error) -> RepoError {
+    RepoError::State { action, path: path.display().to_string(), source }
+}

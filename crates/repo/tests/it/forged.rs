@@ -1,0 +1,163 @@
+//! What was not signed by an agent of this repository, or lies under another's name, is never used.
+
+use refloat_repo::RepoError;
+use refloat_repo::layout::{self, Named};
+use refloat_repo::repository::{Protection, StoredWal};
+use refloat_store::{Key, Store as _};
+
+use super::opening::Home;
+use super::sample::{SYSTEM, fill, objects, put_backup, read_files, read_wal, wal_bytes, wal_name};
+
+fn protections() -> [Protection; 2] {
+    [Protection::Passphrase("x".to_owned()), Protection::None]
+}
+
+#[test]
+fn nothing_of_another_repository_is_accepted() {
+    for (ours, theirs) in protections().into_iter().zip(protections()) {
+        let (home, other) = (Home::new(), Home::new());
+        let repository = home.init(ours).unwrap();
+        fill(&repository);
+        let stranger = other.init(theirs).unwrap();
+        let foreign = fill(&stranger);
+        for (key, bytes) in objects(&other.store) {
+            let _ = home.store.put_new(&key, &bytes);
+        }
+        let error = read_files(&repository, foreign.source, foreign.backup).unwrap_err();
+        assert!(matches!(error, RepoError::UnknownOrigin { .. } | RepoError::Damaged { .. }), "{error:?}");
+        for (key, _) in objects(&other.store) {
+            let Some(named) = Named::parse(&key) else { continue };
+            match named {
+                Named::Repository | Named::Pack(_) => continue,
+                // The same number was there, and was not overwritten.
+                Named::Confirmation(_) => continue,
+                Named::Wal(system, name, digest) => {
+                    let size = home.store.head(&key).unwrap().unwrap().size;
+                    let stored = StoredWal { key: layout::wal(system, name, &digest), name, digest, size };
+                    let error = repository.read_wal_head(&stored).unwrap_err();
+                    assert!(is_refusal(&error), "{key}: {error:?}");
+                }
+                named => {
+                    let error = repository.inspect(&named).unwrap_err();
+                    assert!(is_refusal(&error), "{key}: {error:?}");
+                }
+            }
+        }
+        // Two files of one name, one of them forged: neither is chosen silently.
+        assert_eq!(repository.find_wal(SYSTEM, wal_name()).unwrap().len(), 2);
+    }
+}
+
+fn is_refusal(error: &RepoError) -> bool {
+    let ends_early =
+        |error: &refloat_store::StoreError| error.kind == refloat_store::StoreErrorKind::Truncated;
+    matches!(error, RepoError::UnknownOrigin { .. } | RepoError::Damaged { .. })
+        || matches!(error, RepoError::Store(error) if ends_early(error))
+}
+
+#[test]
+fn an_enrolment_that_the_root_did_not_sign_enrols_nobody() {
+    let (home, other) = (Home::new(), Home::new());
+    let repository = home.init(Protection::None).unwrap();
+    let stranger = other.init(Protection::None).unwrap();
+    let key = layout::agent(stranger.agent());
+    let (_, bytes) = objects(&other.store).into_iter().find(|(found, _)| *found == key).unwrap();
+    home.store.put_new(&key, &bytes).unwrap();
+    assert!(matches!(repository.agent_key(stranger.agent(), "x"), Err(RepoError::UnknownOrigin { .. })));
+    assert!(repository.agent_key(repository.agent(), "x").is_ok());
+}
+
+#[test]
+fn an_object_under_another_name_is_refused() {
+    for protection in protections() {
+        let home = Home::new();
+        let repository = home.init(protection).unwrap();
+        let made = fill(&repository);
+        let second = put_backup(&repository, made.source);
+        let all = objects(&home.store);
+        let keys = |part: &str| -> Vec<Key> {
+            all.iter().map(|(key, _)| key.clone()).filter(|key| key.as_str().contains(part)).collect()
+        };
+        let swap = |a: &Key, b: &Key| {
+            let bytes = |key: &Key| all.iter().find(|(found, _)| found == key).unwrap().1.clone();
+            let (for_a, for_b) = (bytes(b), bytes(a));
+            home.store.damage(a, |now| *now = for_a);
+            home.store.damage(b, |now| *now = for_b);
+        };
+        let restore = |a: &Key, b: &Key| {
+            for key in [a, b] {
+                let bytes = all.iter().find(|(found, _)| found == key).unwrap().1.clone();
+                home.store.damage(key, |now| *now = bytes);
+            }
+        };
+        for part in ["/commits/", "packs/", "keys/data/"] {
+            let keys = keys(part);
+            for (a, b) in keys.iter().zip(keys.iter().skip(1)) {
+                swap(a, b);
+                let first = read_files(&repository, made.source, made.backup);
+                let other = read_files(&repository, made.source, second);
+                assert!(first.is_err() || other.is_err(), "{a} and {b}");
+                for error in [first.err(), other.err()].into_iter().flatten() {
+                    assert!(is_refusal(&error), "{a} and {b}: {error:?}");
+                }
+                restore(a, b);
+            }
+        }
+        assert!(read_files(&repository, made.source, second).is_ok());
+    }
+}
+
+#[test]
+fn an_older_object_under_a_newer_number_is_refused() {
+    let home = Home::new();
+    let repository = home.init(Protection::None).unwrap();
+    let made = fill(&repository);
+    let prefix = layout::owners(made.source);
+    let first = layout::generation(&prefix, 1);
+    let (_, bytes) = objects(&home.store).into_iter().find(|(key, _)| *key == first).unwrap();
+    home.store.put_new(&layout::generation(&prefix, 2), &bytes).unwrap();
+    assert!(matches!(repository.owner(made.source), Err(RepoError::Damaged { .. })));
+}
+
+#[test]
+fn wal_is_what_was_stored_or_an_error() {
+    for protection in protections() {
+        let home = Home::new();
+        let repository = home.init(protection).unwrap();
+        fill(&repository);
+        assert_eq!(read_wal(&repository).unwrap(), wal_bytes());
+        let key = repository.find_wal(SYSTEM, wal_name()).unwrap().remove(0).key;
+        let bytes = objects(&home.store).into_iter().find(|(found, _)| *found == key).unwrap().1;
+        for at in 0..bytes.len() {
+            home.store.damage(&key, |now| now[at] ^= 0x20);
+            assert!(read_wal(&repository).is_err(), "byte {at}");
+            home.store.damage(&key, |now| now.clone_from(&bytes));
+        }
+    }
+}
+
+/// Where nothing is encrypted anybody can make a frame with a tag that holds.
+#[test]
+fn sealed_facts_that_nobody_signed_are_refused() {
+    use refloat_repo::compress::Codec;
+    use refloat_repo::crypt::seal::{FrameInfo, ObjectSeal};
+    use refloat_repo::kind::Kind;
+    let home = Home::new();
+    let repository = home.init(Protection::None).unwrap();
+    fill(&repository);
+    let stored = repository.find_wal(SYSTEM, wal_name()).unwrap().remove(0);
+    let head = repository.read_wal_head(&stored).unwrap();
+    let honest = repository.read_wal_facts(&head).unwrap().to_string();
+    home.store.damage(&stored.key, |bytes| {
+        let at = bytes.windows(honest.len()).position(|part| part == honest.as_bytes()).unwrap();
+        let mut facts = honest.replace("restore", "RESTORE").into_bytes();
+        let info = FrameInfo { index: 0, last: false, codec: Codec::None, plain: facts.len() as u32 };
+        let tag = ObjectSeal::new(Kind::Wal, head.header.id, None).seal(info, &mut facts);
+        facts.extend_from_slice(&tag);
+        bytes[at..at + facts.len()].copy_from_slice(&facts);
+    });
+    let head = repository.read_wal_head(&stored).unwrap();
+    let error = repository.read_wal_facts(&head).unwrap_err();
+    assert!(matches!(error, RepoError::Damaged { .. }), "{error:?}");
+    assert!(read_wal(&repository).is_err());
+}
