@@ -1,0 +1,321 @@
+//! Copying ranges of files: one read, and everything computed from that buffer while it is in the cache.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use refloat_pg::page::check_pages;
+use refloat_repo::crypt::page_hash::PageHasher;
+use refloat_repo::manifest::Leaf;
+use refloat_repo::manifest::leaf::LEAF_SPAN;
+use refloat_repo::manifest::root::LeafName;
+use refloat_repo::pack::{Content, PackSummary, Packer};
+use refloat_types::fault;
+
+use super::BackupError;
+use super::files::FileToCopy;
+use super::pages::Suspect;
+use super::throttle::Throttle;
+use crate::progress::{ByteCounter, Progress};
+
+/// Source bytes of one frame.
+pub(super) const FRAME: usize = 256 << 10;
+
+/// Files below this share frames.
+const BUNDLED: usize = 128 << 10;
+
+/// What a copier tells the collector.
+pub(super) enum Message {
+    /// A leaf is complete.
+    Leaf {
+        /// Which.
+        name: LeafName,
+        /// Its bytes.
+        encoded: Vec<u8>,
+        /// How much of the file it covers.
+        length: u64,
+    },
+    /// The file is gone: dropped while the backup ran, and WAL says so.
+    Vanished(usize),
+    /// A page did not look right.
+    Suspect(Suspect),
+}
+
+/// What all copiers share.
+pub(super) struct Shared<'a> {
+    pub(super) data_directory: &'a Path,
+    pub(super) block_size: u32,
+    pub(super) checksums: bool,
+    pub(super) throttle: Throttle,
+    pub(super) abort: AtomicBool,
+    pub(super) read: ByteCounter,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Shared<'_> {
+    pub(super) fn path(&self, relative: &[u8]) -> PathBuf {
+        self.data_directory.join(OsStr::from_bytes(relative))
+    }
+    pub(super) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::Relaxed)
+    }
+}
+
+/// Copies ranges into packs of its own. One a thread.
+pub(super) struct Copier<'a> {
+    shared: &'a Shared<'a>,
+    hasher: PageHasher,
+    packer: Packer,
+    out: SyncSender<Message>,
+    buffer: Vec<u8>,
+    open: Option<(usize, File)>,
+    /// Small files waiting for their common frame.
+    bundle: Vec<u8>,
+    bundled: Vec<(LeafName, Leaf, u32)>,
+}
+
+impl<'a> Copier<'a> {
+    pub(super) fn new(
+        shared: &'a Shared<'a>,
+        hasher: PageHasher,
+        packer: Packer,
+        out: SyncSender<Message>,
+    ) -> Self {
+        Self {
+            shared,
+            hasher,
+            packer,
+            out,
+            buffer: vec![0; FRAME],
+            open: None,
+            bundle: Vec::with_capacity(FRAME),
+            bundled: Vec::new(),
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), BackupError> {
+        self.out.send(message).map_err(|_| BackupError::Internal("nobody collects the map leaves"))
+    }
+
+    /// Copies range `span` of a file.
+    pub(super) fn range(&mut self, index: usize, file: &FileToCopy, span: usize) -> Result<(), BackupError> {
+        fault::point("backup.range").map_err(|source| self.failed(file, source))?;
+        if !self.open_file(index, file)? {
+            return self.send(Message::Vanished(index));
+        }
+        let size = self.size_to_copy(file)?;
+        let start = span as u64 * LEAF_SPAN;
+        let wanted = (size - start.min(size)).min(LEAF_SPAN);
+        let is_last = start + wanted >= size;
+        let name = (index, span);
+        if is_last && span == 0 && wanted < BUNDLED as u64 {
+            return self.small(name, file, wanted as usize);
+        }
+        let mut leaf = self.new_leaf(file);
+        let mut at = 0;
+        while at < wanted {
+            let length = (wanted - at).min(FRAME as u64) as usize;
+            let got = self.read(file, start + at, length)?;
+            if got > 0 {
+                self.take(file, start + at, got, &mut leaf)?;
+                let frame_bytes = std::mem::take(&mut self.buffer);
+                let stored = self.store(&frame_bytes[..got], &mut leaf);
+                self.buffer = frame_bytes;
+                stored?;
+            }
+            at += got as u64;
+            if got < length {
+                break;
+            }
+        }
+        if !is_last {
+            // Truncated meanwhile: replay truncates it again. The spans behind keep their places.
+            self.pad(file, wanted - at, &mut leaf);
+        }
+        self.finish_leaf(name, &leaf)
+    }
+
+    /// How far a file is copied. Replay makes relation segments longer by itself; anything else (configuration, which
+    /// is replaced while the backup runs) is taken whole as it is when it is opened.
+    fn size_to_copy(&self, file: &FileToCopy) -> Result<u64, BackupError> {
+        if file.first_block.is_some() || file.size > LEAF_SPAN {
+            return Ok(file.size);
+        }
+        let (_, opened) = self.open.as_ref().ok_or(BackupError::Internal("no file is open"))?;
+        let now = opened.metadata().map_err(|source| self.failed(file, source))?.len();
+        Ok(now.min(LEAF_SPAN))
+    }
+
+    /// Copies bytes that are already in memory as a file of their own.
+    pub(super) fn bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), BackupError> {
+        for (span, range) in bytes.chunks(LEAF_SPAN as usize).enumerate() {
+            let mut leaf = Leaf { crc32c: crc32c::crc32c(range), ..Leaf::default() };
+            for piece in range.chunks(FRAME) {
+                self.store(piece, &mut leaf)?;
+            }
+            self.finish_leaf((index, span), &leaf)?;
+        }
+        Ok(())
+    }
+
+    fn new_leaf(&self, file: &FileToCopy) -> Leaf {
+        let block_size = if file.first_block.is_some() { self.shared.block_size } else { 0 };
+        Leaf { block_size, ..Leaf::default() }
+    }
+
+    /// A file smaller than half a frame shares one.
+    fn small(&mut self, name: LeafName, file: &FileToCopy, length: usize) -> Result<(), BackupError> {
+        let got = if length == 0 { 0 } else { self.read(file, 0, length)? };
+        let mut leaf = self.new_leaf(file);
+        self.take(file, 0, got, &mut leaf)?;
+        if self.bundle.len() + got > FRAME {
+            self.flush_bundle()?;
+        }
+        let offset = self.bundle.len() as u32;
+        self.bundle.extend_from_slice(&self.buffer[..got]);
+        leaf.length = got as u64;
+        self.bundled.push((name, leaf, offset));
+        Ok(())
+    }
+
+    fn flush_bundle(&mut self) -> Result<(), BackupError> {
+        let frame = match self.bundle.len() {
+            0 => None,
+            _ => Some(self.packer.add(Content::Data, &self.bundle)?),
+        };
+        for (name, mut leaf, offset) in std::mem::take(&mut self.bundled) {
+            let length = std::mem::take(&mut leaf.length);
+            if let (Some(frame), true) = (&frame, length > 0) {
+                leaf.push_frame(length, frame, offset);
+            }
+            self.finish_leaf(name, &leaf)?;
+        }
+        self.bundle.clear();
+        Ok(())
+    }
+
+    fn finish_leaf(&self, name: LeafName, leaf: &Leaf) -> Result<(), BackupError> {
+        let mut encoded = Vec::new();
+        leaf.encode(&mut encoded);
+        self.send(Message::Leaf { name, encoded, length: leaf.length })
+    }
+
+    /// `false` when the file is gone.
+    fn open_file(&mut self, index: usize, file: &FileToCopy) -> Result<bool, BackupError> {
+        if self.open.as_ref().is_some_and(|(open, _)| *open == index) {
+            return Ok(true);
+        }
+        self.open = None;
+        match File::open(self.shared.path(&file.entry.path)) {
+            Ok(opened) => {
+                self.open = Some((index, opened));
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(self.failed(file, source)),
+        }
+    }
+
+    fn failed(&self, file: &FileToCopy, source: io::Error) -> BackupError {
+        BackupError::Read { path: self.shared.path(&file.entry.path), source }
+    }
+
+    /// Reads up to `length` bytes into the buffer; fewer only where the file ends.
+    fn read(&mut self, file: &FileToCopy, offset: u64, length: usize) -> Result<usize, BackupError> {
+        if self.shared.is_aborted() {
+            return Err(BackupError::Internal("another thread failed"));
+        }
+        self.shared.throttle.take(length as u64);
+        let (_, opened) = self.open.as_ref().ok_or(BackupError::Internal("no file is open"))?;
+        let mut got = 0;
+        while got < length {
+            match opened.read_at(&mut self.buffer[got..length], offset + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.failed(file, source)),
+            }
+        }
+        self.shared.read.add(got as u64);
+        self.shared.progress.advance(got as u64);
+        Ok(got)
+    }
+
+    /// Checks and hashes the first `length` bytes of the buffer, which stand at `offset` of the file.
+    fn take(
+        &mut self,
+        file: &FileToCopy,
+        offset: u64,
+        length: usize,
+        leaf: &mut Leaf,
+    ) -> Result<(), BackupError> {
+        let bytes = &self.buffer[..length];
+        leaf.crc32c = crc32c::crc32c_append(leaf.crc32c, bytes);
+        let Some(first_block) = file.first_block else { return Ok(()) };
+        let block_size = self.shared.block_size as usize;
+        leaf.hashes.extend(bytes.chunks(block_size).map(|page| self.hasher.hash(page)));
+        if !file.checked {
+            return Ok(());
+        }
+        let first = first_block.wrapping_add((offset / block_size as u64) as u32);
+        let mut suspects = Vec::new();
+        check_pages(bytes, first, block_size, self.shared.checksums, |block, state| {
+            let at = (block.wrapping_sub(first)) as usize * block_size;
+            let page = &bytes[at.min(length)..(at + block_size).min(length)];
+            let file_offset = offset + at as u64;
+            suspects.push(Suspect {
+                path: file.entry.path.clone(),
+                block,
+                file_offset,
+                length: page.len() as u32,
+                hash: self.hasher.hash(page),
+                state,
+            });
+        });
+        suspects.into_iter().try_for_each(|suspect| self.send(Message::Suspect(suspect)))
+    }
+
+    /// Stores one frame's worth of bytes, or notes that they are zero.
+    fn store(&mut self, bytes: &[u8], leaf: &mut Leaf) -> Result<(), BackupError> {
+        if is_zero(bytes) {
+            leaf.push_zeros(bytes.len() as u64);
+        } else {
+            let frame = self.packer.add(Content::Data, bytes)?;
+            leaf.push_frame(bytes.len() as u64, &frame, 0);
+        }
+        Ok(())
+    }
+
+    fn pad(&self, file: &FileToCopy, missing: u64, leaf: &mut Leaf) {
+        let mut left = missing;
+        let zeros = [0; 8192];
+        while left > 0 {
+            let length = left.min(zeros.len() as u64) as usize;
+            leaf.crc32c = crc32c::crc32c_append(leaf.crc32c, &zeros[..length]);
+            left -= length as u64;
+        }
+        leaf.push_zeros(missing);
+        if file.first_block.is_some() {
+            let blocks = leaf.length.div_ceil(u64::from(self.shared.block_size)) as usize;
+            let zero = self.hasher.hash(&vec![0; self.shared.block_size as usize]);
+            leaf.hashes.resize(blocks, zero);
+        }
+    }
+
+    /// Stores what waits and makes the last pack durable.
+    pub(super) fn finish(mut self) -> Result<PackSummary, BackupError> {
+        self.flush_bundle()?;
+        Ok(self.packer.finish()?)
+    }
+}
+
+/// Compares with zeros in steps that the compiler makes wide; most pages answer at the first.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0)
+        && bytes.chunks(512).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}

@@ -1,0 +1,128 @@
+//! A full backup of a running primary.
+//!
+//! `run` is the whole story: prepare, put the server into backup mode, copy ranges of files on several threads, read the
+//! control file last, end the backup mode, make sure of the WAL, write the manifest, commit. Nothing is visible before
+//! the commit; whatever a crash leaves behind is known to `leftovers` and cleared by the next backup.
+
+mod collect;
+mod copy;
+mod error;
+pub mod facts;
+mod files;
+mod histories;
+mod leftovers;
+mod own_wal;
+mod pages;
+mod preflight;
+mod run;
+mod throttle;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use refloat_pg::sql::ConnectOptions;
+use refloat_repo::{Compression, Repository};
+use refloat_types::{BackupId, Clock, Lsn, SourceName, Timestamp};
+use serde::Serialize;
+
+pub use error::BackupError;
+pub use run::run;
+
+use crate::progress::Progress;
+
+/// Where the WAL that makes a backup consistent shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnWal {
+    /// Verified in the archive where archiving works, else inside the backup.
+    #[default]
+    Auto,
+    /// Inside the backup.
+    Include,
+    /// Verified in the archive; without it there is no backup.
+    Archive,
+}
+
+/// Everything a backup needs to know.
+pub struct BackupRequest<'a> {
+    /// Where to.
+    pub repository: &'a Repository,
+    /// What the repository is called, for messages.
+    pub repository_name: String,
+    /// What the source is called.
+    pub source: SourceName,
+    /// The data directory.
+    pub data_directory: PathBuf,
+    /// How to reach its server.
+    pub connection: ConnectOptions,
+    /// `--label`.
+    pub label: Option<String>,
+    /// Threads that copy.
+    pub jobs: usize,
+    /// How frames are compressed.
+    pub compression: Compression,
+    /// Whether the checkpoint is made at once.
+    pub fast_checkpoint: bool,
+    /// Where the WAL shall be.
+    pub own_wal: OwnWal,
+    /// How long to wait for the last WAL segment to arrive in the archive.
+    pub archive_timeout: Duration,
+    /// Bytes read from the data directory a second, at most.
+    pub max_read_rate: Option<u64>,
+    /// The configuration without its secrets.
+    pub configuration: String,
+    /// This host.
+    pub host: String,
+    /// Time.
+    pub clock: &'a dyn Clock,
+    /// Who is told how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+/// A page that failed its checksum twice with the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BadPage {
+    /// The file, relative to the data directory.
+    pub path: String,
+    /// The block, counted in the whole relation fork.
+    pub block: u32,
+    /// The relation, where it could be told.
+    pub relation: Option<String>,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackupReport {
+    /// Its id.
+    pub backup: BackupId,
+    /// Its number.
+    pub number: u64,
+    /// `full`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// What the source is called.
+    pub source: String,
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// Where the backup becomes consistent.
+    pub stop_lsn: Lsn,
+    /// The earliest moment it can be restored to (server time).
+    pub stop_time: Timestamp,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of the cluster's files.
+    pub source_bytes: u64,
+    /// Bytes added to the repository.
+    pub stored_bytes: u64,
+    /// Seconds of the whole.
+    pub seconds: f64,
+    /// The WAL that makes it consistent is inside the backup.
+    pub own_wal: bool,
+    /// Pages that a person must look at.
+    pub bad_pages: Vec<BadPage>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+    /// Objects of crashed backups that were cleared.
+    pub cleared_packs: u64,
+}

@@ -1,0 +1,621 @@
+//! The story of a backup.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use refloat_pg::control::{self, ControlFile};
+use refloat_pg::layout::{FileClass, classify};
+use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
+use refloat_repo::RepoError;
+use refloat_repo::commit::{BackupType, ClusterPoint, Commit, CommitNames, PackUse, Sizes};
+use refloat_repo::crypt::random;
+use refloat_repo::crypt::seal::DataKey;
+use refloat_repo::manifest::leaf::LEAF_SPAN;
+use refloat_repo::manifest::root::RootRef;
+use refloat_repo::manifest::{Entry, FileStat, ManifestWriter, What};
+use refloat_repo::pack::{PackSummary, Packer};
+use refloat_repo::repository::{OwnerRecord, SourceDescription};
+use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
+
+use super::collect::{Collected, collect};
+use super::copy::{Copier, Message, Shared};
+use super::facts::{self, RecordedFacts};
+use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
+use super::leftovers::{self, Note, SourceLock};
+use super::own_wal::{self, WalRange};
+use super::throttle::Throttle;
+use super::{BackupError, BackupReport, BackupRequest, BadPage, histories, pages, preflight};
+use crate::locked::Locked;
+use crate::progress::ByteCounter;
+
+/// How often the server is asked whether the backup still goes on.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// What is known before anything is copied.
+struct Prepared {
+    id: BackupId,
+    source: SourceId,
+    started: Timestamp,
+    key: Option<Arc<DataKey>>,
+    note: Arc<Note>,
+    control: ControlFile,
+    notes: Vec<String>,
+    cleared_packs: u64,
+}
+
+/// What copying made.
+struct Copied {
+    listing: Listing,
+    collected: Collected,
+    data: Vec<PackSummary>,
+    stop: StopPoint,
+    facts: RecordedFacts,
+    outside: Vec<facts::OutsideFile>,
+    own_wal: bool,
+    bad_pages: Vec<BadPage>,
+    read: u64,
+}
+
+/// Makes a full backup.
+///
+/// # Errors
+/// Nothing of it is visible then, and the server is not in backup mode.
+pub fn run(request: &BackupRequest<'_>) -> Result<BackupReport, BackupError> {
+    let began = Instant::now();
+    let repository = request.repository;
+    let lock = SourceLock::take(repository, &request.source, request.clock.now())?;
+    refuse_locked(request)?;
+    let session = Session::connect_to(&request.data_directory, &request.connection)?;
+    if session.is_in_recovery()? {
+        return Err(BackupError::InRecovery { directory: request.data_directory.clone() });
+    }
+    let prepared = prepare(request, &lock)?;
+    let finished = copy_and_commit(request, session, &prepared, began);
+    if finished.is_err() {
+        // Failed cleanly: what is stored is of no use to anybody now.
+        let id = prepared.id;
+        if let Err(error) = leftovers::clear(repository, prepared.source, &lock) {
+            tracing::warn!(%id, %error, "the packs of the failed backup stay until the next backup");
+        }
+    }
+    finished
+}
+
+fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
+    let path = &request.data_directory;
+    let locked = Locked::read(path)
+        .map_err(|source| BackupError::Read { path: path.join(crate::locked::LOCK_FILE), source })?;
+    match locked {
+        None => Ok(()),
+        Some(locked) => Err(BackupError::Locked {
+            directory: path.clone(),
+            source_name: locked.source,
+            at: locked.at.to_string(),
+        }),
+    }
+}
+
+fn prepare(request: &BackupRequest<'_>, lock: &SourceLock) -> Result<Prepared, BackupError> {
+    let repository = request.repository;
+    let now = request.clock.now();
+    repository.ensure_enrolled(now)?;
+    let (control, _) = control::read_settled(&request.data_directory)?;
+    let source = find_or_describe(request, &control, now)?;
+    let cleared_packs = leftovers::clear(repository, source, lock)?;
+    let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
+    let mut notes = Vec::new();
+    if cleared_packs + abandoned > 0 {
+        let cleared_packs = cleared_packs + abandoned;
+        notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
+    }
+    warn_about_clock(request, source, now, &mut notes)?;
+    let id = random::backup_id();
+    let note = Arc::new(Note::begin(repository, source, id)?);
+    let key = repository.draw_key("backup", now)?;
+    Ok(Prepared { id, source, started: now, key, note, control, notes, cleared_packs })
+}
+
+/// The source in the repository; a cluster that is another one than before is refused.
+fn find_or_describe(
+    request: &BackupRequest<'_>,
+    control: &ControlFile,
+    now: Timestamp,
+) -> Result<SourceId, BackupError> {
+    let repository = request.repository;
+    let description = SourceDescription {
+        name: request.source.clone(),
+        kind: "postgres".to_owned(),
+        host: request.host.clone(),
+        data_directory: request.data_directory.display().to_string(),
+    };
+    let known = repository.find_source(&request.source)?;
+    if let Some(known) = &known {
+        let found = control.system_identifier;
+        if let Some(system) = known.system.filter(|system| *system != found) {
+            return Err(BackupError::OtherCluster {
+                name: request.source.to_string(),
+                repository: request.repository_name.clone(),
+                known: system,
+                directory: request.data_directory.clone(),
+                found,
+            });
+        }
+        if known.description.as_ref() == Some(&description) {
+            return Ok(known.id);
+        }
+    }
+    let id = known.as_ref().map(|k| k.id);
+    let described = repository.describe_source(id, &description, control.system_identifier, now)?;
+    if id.is_none() {
+        let timeline = control.checkpoint.timeline;
+        repository.put_owner(OwnerRecord {
+            source: described.id,
+            number: 0,
+            at: now,
+            system: control.system_identifier,
+            timeline,
+            fork_lsn: None,
+            restored_from: None,
+        })?;
+    }
+    Ok(described.id)
+}
+
+/// The order of backups never comes from a clock, but windows and ages do.
+fn warn_about_clock(
+    request: &BackupRequest<'_>,
+    source: SourceId,
+    now: Timestamp,
+    notes: &mut Vec<String>,
+) -> Result<(), BackupError> {
+    let Some(last) = request.repository.commit_keys(source)?.pop() else { return Ok(()) };
+    let finished = request.repository.read_commit(&last)?.commit.finished;
+    if finished > now {
+        notes.push(format!(
+            "this host's clock says {now}, but the backup before this one was finished at {finished}: is the clock right?"
+        ));
+    }
+    Ok(())
+}
+
+fn copy_and_commit(
+    request: &BackupRequest<'_>,
+    session: Session,
+    prepared: &Prepared,
+    began: Instant,
+) -> Result<BackupReport, BackupError> {
+    let archiver = session.archiver_status()?;
+    let expect_archive = own_wal::archive_is_expected(request, &archiver);
+    if !expect_archive {
+        let held = session.reserve_wal()?;
+        if held.lsn().is_none() {
+            tracing::warn!(?held, "WAL is not held by a slot while the backup runs");
+        }
+    }
+    request.progress.phase("checkpoint", 0);
+    fault::point("backup.before_start").map_err(|_| BackupError::Internal("failpoint"))?;
+    let label = request.label.clone().unwrap_or_else(|| format!("refloat {}", prepared.id));
+    let mode = session.start_backup(&BackupStart { label, fast: request.fast_checkpoint })?;
+    fault::point("backup.after_start").map_err(|_| BackupError::Internal("failpoint"))?;
+    let start = mode.start().clone();
+    let history_notes = histories::keep(request, prepared.control.system_identifier, start.timeline)?;
+    let copied = copy(request, prepared, mode, expect_archive)?;
+    let mut report = commit(request, prepared, &start, copied, began)?;
+    report.notes.extend(history_notes);
+    Ok(report)
+}
+
+fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared) -> Result<Packer, BackupError> {
+    let note = Arc::clone(&prepared.note);
+    let store = Arc::clone(request.repository.store());
+    let announce = Arc::new(move |pack| note.announce(pack));
+    Ok(Packer::new(store, prepared.key.clone(), request.compression, announce)?)
+}
+
+/// Copies everything while the server is in backup mode, ends that, and makes sure of the WAL.
+fn copy(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared,
+    mode: BackupMode,
+    expect_archive: bool,
+) -> Result<Copied, BackupError> {
+    let major = mode.session().info().major();
+    let mut listing = files::list(&request.data_directory, major, &prepared.control)?;
+    preflight::check_space(request, &listing)?;
+    let range_end = listing.files.len();
+    let start = mode.start().clone();
+    let shared = Shared {
+        data_directory: &request.data_directory,
+        block_size: prepared.control.block_size,
+        checksums: prepared.control.checksum_version != 0,
+        throttle: Throttle::new(request.max_read_rate),
+        abort: AtomicBool::new(false),
+        read: ByteCounter::default(),
+        progress: request.progress,
+    };
+    request.progress.phase("copy", listing.bytes);
+    // The files that come after the copy: the control file, then WAL of the backup's own.
+    let late = LATE_FILES;
+    let (sender, inbox) = sync_channel::<Message>(256);
+    let meta_packer = new_packer(request, prepared)?;
+    let mut data = Vec::new();
+    let files = &listing.files;
+    let (collected, ended, late_entries) = std::thread::scope(|scope| {
+        let collector = scope.spawn(move || collect(&inbox, meta_packer, range_end + late));
+        let summaries = copy_files(scope, request, prepared, &shared, files, &sender, &mode);
+        let ended = summaries.and_then(|summaries| {
+            data.extend(summaries);
+            let packer = new_packer(request, prepared)?;
+            let copier = Copier::new(&shared, request.repository.page_hasher(), packer, sender.clone());
+            end_backup(request, prepared, mode, &start, copier, range_end, expect_archive)
+        });
+        drop(sender);
+        let collected = collector.join().map_err(|_| BackupError::Internal("the collector panicked"))?;
+        // The collector's own failure is why the copiers failed, if both did.
+        let collected = collected?;
+        let (ended, summary, late_entries) = ended?;
+        data.push(summary);
+        Ok::<_, BackupError>((collected, ended, late_entries))
+    })?;
+    listing.files.extend(late_entries);
+    let mut collected = collected;
+    let since = collected.last_suspect;
+    let suspects = std::mem::take(&mut collected.suspects);
+    let hasher = request.repository.page_hasher();
+    let judged = pages::judge(&request.data_directory, &hasher, shared.checksums, suspects, since);
+    let path = request.data_directory.clone();
+    let mut bad_pages = judged.map_err(|source| BackupError::Read { path, source })?;
+    name_relations(&mut bad_pages, &ended.facts);
+    Ok(Copied {
+        listing,
+        collected,
+        data,
+        stop: ended.stop,
+        facts: ended.facts,
+        outside: ended.outside,
+        own_wal: ended.own_wal,
+        bad_pages,
+        read: shared.read.get(),
+    })
+}
+
+/// Room for the control file and the backup's own WAL in the collector's list: 2^20 segments of 16 MiB are 16 TiB of WAL
+/// written during one backup.
+const LATE_FILES: usize = 1 << 20;
+
+/// Copies all files on `jobs` threads and pings the server meanwhile.
+fn copy_files<'scope, 'env: 'scope>(
+    scope: &'scope std::thread::Scope<'scope, 'env>,
+    request: &'env BackupRequest<'_>,
+    prepared: &'env Prepared,
+    shared: &'env Shared<'env>,
+    files: &'env [FileToCopy],
+    sender: &std::sync::mpsc::SyncSender<Message>,
+    mode: &BackupMode,
+) -> Result<Vec<PackSummary>, BackupError> {
+    let spans: Arc<Vec<(u32, u32)>> = Arc::new(spans(files));
+    let next = Arc::new(AtomicUsize::new(0));
+    let (done, finished) = channel::<()>();
+    let mut workers = Vec::new();
+    for _ in 0..request.jobs.max(1) {
+        let copier = Copier::new(
+            shared,
+            request.repository.page_hasher(),
+            new_packer(request, prepared)?,
+            sender.clone(),
+        );
+        let (next, spans, done) = (Arc::clone(&next), Arc::clone(&spans), done.clone());
+        workers.push(scope.spawn(move || {
+            let result = work(copier, files, &spans, &next);
+            if result.is_err() {
+                shared.abort.store(true, Ordering::Relaxed);
+            }
+            drop(done);
+            result
+        }));
+    }
+    drop(done);
+    let mut lost = None;
+    // The channel closes when the last worker is done.
+    while matches!(finished.recv_timeout(PING_EVERY), Err(RecvTimeoutError::Timeout)) {
+        if let Err(error) = mode.ping() {
+            shared.abort.store(true, Ordering::Relaxed);
+            lost = Some(error);
+            break;
+        }
+    }
+    let mut summaries = Vec::new();
+    let mut failed: Option<BackupError> = None;
+    for worker in workers {
+        match worker.join().map_err(|_| BackupError::Internal("a copying thread panicked"))? {
+            Ok(summary) => summaries.push(summary),
+            // "Another thread failed" is the least telling of all.
+            Err(error) if failed.is_none() || matches!(failed, Some(BackupError::Internal(_))) => {
+                failed = Some(error)
+            }
+            Err(_) => {}
+        }
+    }
+    match (lost, failed) {
+        (Some(error), _) => Err(error.into()),
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok(summaries),
+    }
+}
+
+/// Every span of every file, in order: threads take them from the front, so packs hold neighbours.
+fn spans(files: &[FileToCopy]) -> Vec<(u32, u32)> {
+    let spans_of = |file: &FileToCopy| file.size.div_ceil(LEAF_SPAN).max(1) as u32;
+    (0_u32..)
+        .zip(files)
+        .flat_map(|(index, file)| (0..spans_of(file)).map(move |span| (index, span)))
+        .collect()
+}
+
+fn work(
+    mut copier: Copier<'_>,
+    files: &[FileToCopy],
+    spans: &[(u32, u32)],
+    next: &AtomicUsize,
+) -> Result<PackSummary, BackupError> {
+    while let Some((index, span)) = spans.get(next.fetch_add(1, Ordering::Relaxed)) {
+        copier.range(*index as usize, &files[*index as usize], *span as usize)?;
+    }
+    copier.finish()
+}
+
+/// What is known when the backup mode has ended.
+struct Ended {
+    stop: StopPoint,
+    facts: RecordedFacts,
+    outside: Vec<facts::OutsideFile>,
+    own_wal: bool,
+}
+
+/// Facts, the control file, the end of backup mode, and the WAL, in this order.
+fn end_backup(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared,
+    mode: BackupMode,
+    start: &StartPoint,
+    mut copier: Copier<'_>,
+    first_index: usize,
+    expect_archive: bool,
+) -> Result<(Ended, PackSummary, Vec<FileToCopy>), BackupError> {
+    let mut notes = Vec::new();
+    let facts = facts::read(mode.session(), 0)?;
+    let outside = facts::outside_files(mode.session(), &request.data_directory, &mut notes)?;
+    for note in notes {
+        request.progress.note(&note);
+    }
+    let (_, control_bytes) = control::read_settled(&request.data_directory)?;
+    let mut late = vec![late_file(CONTROL_FILE.to_vec(), control_bytes.len())];
+    copier.bytes(first_index, &control_bytes)?;
+    fault::point("backup.before_stop").map_err(|_| BackupError::Internal("failpoint"))?;
+    let (stop, session) = mode.stop()?;
+    fault::point("backup.after_stop").map_err(|_| BackupError::Internal("failpoint"))?;
+    let range = WalRange {
+        system: prepared.control.system_identifier,
+        size: start.wal_segment_size,
+        first: start.wal_segment,
+        last: stop.wal_segment,
+    };
+    request.progress.phase("wal", 0);
+    let missing = if expect_archive { own_wal::wait_for_archive(request, range)? } else { Some(range.first) };
+    let own_wal = match missing {
+        None => false,
+        Some(segment) if request.own_wal == super::OwnWal::Archive => {
+            return Err(own_wal::missing(request, segment));
+        }
+        Some(segment) => {
+            if expect_archive {
+                request
+                    .progress
+                    .note(&format!("{segment} is not in the archive yet: the backup takes its WAL along"));
+            }
+            take_wal(request, range, first_index, &mut copier, &mut late)?;
+            true
+        }
+    };
+    // The slot, if there is one, has held the WAL until here.
+    session.close();
+    let summary = copier.finish()?;
+    Ok((Ended { stop, facts, outside, own_wal }, summary, late))
+}
+
+fn take_wal(
+    request: &BackupRequest<'_>,
+    range: WalRange,
+    first_index: usize,
+    copier: &mut Copier<'_>,
+    late: &mut Vec<FileToCopy>,
+) -> Result<(), BackupError> {
+    for segment in range.segments() {
+        if late.len() >= LATE_FILES {
+            return Err(BackupError::Internal("too much WAL was written during the backup"));
+        }
+        let bytes = own_wal::read_segment(&request.data_directory, range, segment)?;
+        copier.bytes(first_index + late.len(), &bytes)?;
+        late.push(late_file(wal_path(segment), bytes.len()));
+    }
+    Ok(())
+}
+
+fn wal_path(segment: WalSegmentName) -> Vec<u8> {
+    format!("pg_wal/{segment}").into_bytes()
+}
+
+fn late_file(path: Vec<u8>, size: usize) -> FileToCopy {
+    let what = What::File { size: 0, stat: FileStat::default(), leaves: Arc::from([]) };
+    let entry = Entry { path, mode: 0o600, uid: 0, gid: 0, mtime_ns: 0, what };
+    FileToCopy { entry, size: size as u64, first_block: None, checked: false }
+}
+
+fn name_relations(bad: &mut [BadPage], facts: &RecordedFacts) {
+    for page in bad {
+        if let FileClass::Relation(file) = classify(page.path.as_bytes()) {
+            page.relation = facts.relation_of(file.database, file.number);
+        }
+    }
+}
+
+/// Writes the manifest and the commit.
+fn commit(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared,
+    start: &StartPoint,
+    copied: Copied,
+    began: Instant,
+) -> Result<BackupReport, BackupError> {
+    request.progress.phase("commit", 0);
+    let repository = request.repository;
+    let mut names = names(request, &copied);
+    names.bad_pages = copied.bad_pages.iter().map(|p| (p.path.clone(), u64::from(p.block))).collect();
+    let mut notes = prepared.notes.clone();
+    notes.extend(copied.listing.notes.iter().cloned());
+    if copied.collected.suspects_dropped > 0 {
+        notes.push(format!(
+            "{} more pages looked wrong and were not read again",
+            copied.collected.suspects_dropped
+        ));
+    }
+    let bad_pages = copied.bad_pages.len() as u64 + copied.collected.suspects_dropped;
+    let (stop, own_wal, read) = (copied.stop.clone(), copied.own_wal, copied.read);
+    let (reported_bad, written) = (copied.bad_pages.clone(), write_manifest(request, copied)?);
+    let packs = pack_uses(&written.summaries);
+    let sizes = Sizes {
+        entries: written.entries,
+        source: written.bytes,
+        read,
+        stored: packs.iter().map(|p| p.size).sum(),
+    };
+    let control = &prepared.control;
+    let commit = Commit {
+        source: prepared.source,
+        backup: prepared.id,
+        number: repository.next_commit_number(prepared.source)?,
+        kind: BackupType::Full,
+        parent: None,
+        started: prepared.started,
+        finished: request.clock.now(),
+        cluster: ClusterPoint {
+            system: control.system_identifier,
+            timeline: start.timeline,
+            start_lsn: start.lsn,
+            stop_lsn: stop.lsn,
+            start_time: start.server_time,
+            stop_time: stop.server_time,
+            wal_segment_size: start.wal_segment_size.bytes() as u32,
+            server_version: written.server_version,
+            checksums: control.checksum_version != 0,
+        },
+        sizes,
+        keys: prepared.key.iter().map(|key| key.id()).collect(),
+        root: written.root,
+        own_wal,
+        bad_pages,
+    };
+    repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
+    prepared.note.done()?;
+    Ok(BackupReport {
+        backup: prepared.id,
+        number: commit.number,
+        kind: "full",
+        source: request.source.to_string(),
+        start_lsn: start.lsn,
+        stop_lsn: stop.lsn,
+        stop_time: stop.server_time,
+        entries: sizes.entries,
+        source_bytes: sizes.source,
+        stored_bytes: sizes.stored,
+        seconds: began.elapsed().as_secs_f64(),
+        own_wal,
+        bad_pages: reported_bad,
+        notes,
+        cleared_packs: prepared.cleared_packs,
+    })
+}
+
+fn names(request: &BackupRequest<'_>, copied: &Copied) -> CommitNames {
+    let sizes = copied.facts.cluster.databases.iter();
+    CommitNames {
+        source_name: request.source.to_string(),
+        host: request.host.clone(),
+        data_directory: request.data_directory.display().to_string(),
+        label: request.label.clone(),
+        databases: sizes.map(|d| (d.name.clone(), d.size_bytes.unwrap_or(0))).collect(),
+        bad_pages: Vec::new(),
+    }
+}
+
+/// A manifest that is stored.
+struct Written {
+    root: RootRef,
+    summaries: Vec<PackSummary>,
+    entries: u64,
+    bytes: u64,
+    server_version: u32,
+}
+
+fn write_manifest(request: &BackupRequest<'_>, copied: Copied) -> Result<Written, BackupError> {
+    let Copied { listing, collected, data, stop, mut facts, outside, .. } = copied;
+    facts.data_directory_mode = listing.top_mode;
+    let facts_bytes = json(&facts)?;
+    let outside_bytes = json(&outside)?;
+    let mut packer = collected.packer;
+    let (mut entries, mut bytes) = (0, 0);
+    let mut writer = ManifestWriter::new(&mut packer);
+    for entry in merge(listing, collected.files) {
+        if let What::File { size, .. } = entry.what {
+            bytes += size;
+        }
+        entries += 1;
+        writer.push(&entry)?;
+    }
+    writer.blob("backup_label", &stop.label)?;
+    writer.blob("tablespace_map", &stop.tablespace_map)?;
+    writer.blob("facts", &facts_bytes)?;
+    writer.blob("outside_files", &outside_bytes)?;
+    writer.blob("configuration", request.configuration.as_bytes())?;
+    let root = writer.finish()?;
+    let mut summaries = data;
+    summaries.push(packer.finish()?);
+    let server_version = facts.cluster.server.version_number;
+    Ok(Written { root, summaries, entries, bytes, server_version })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, BackupError> {
+    serde_json::to_vec(value).map_err(|_| BackupError::Internal("its facts cannot be written"))
+}
+
+/// All entries in the order of their paths; files that vanished are left out.
+fn merge(listing: Listing, leaves: Vec<super::collect::FileLeaves>) -> Vec<Entry> {
+    let mut entries = listing.others;
+    for (file, known) in listing.files.into_iter().zip(leaves) {
+        if known.vanished {
+            continue;
+        }
+        let What::File { stat, .. } = file.entry.what else { continue };
+        let leaves = known.leaves.into_iter().map(|(_, leaf)| leaf).collect();
+        entries.push(Entry { what: What::File { size: known.size, stat, leaves }, ..file.entry });
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    entries
+}
+
+fn pack_uses(summaries: &[PackSummary]) -> Vec<PackUse> {
+    let mut live: BTreeMap<ObjectId, u64> = BTreeMap::new();
+    for summary in summaries {
+        live.extend(&summary.live);
+    }
+    let mut packs: Vec<PackUse> = summaries
+        .iter()
+        .flat_map(|s| &s.packs)
+        .map(|p| PackUse { id: p.id, key: p.key, size: p.size, live: live.get(&p.id).copied().unwrap_or(0) })
+        .collect();
+    packs.sort_by_key(|p| p.id);
+    packs
+}

@@ -1,0 +1,14 @@
+//! Work on clusters: backup, restore, WAL, verification.
+//!
+//! Lowest first: `progress` and `locked` serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
+//! which moments can be reached, `backup`, `restore`, `verify` and `takeover` do what they are called. Nothing here reads
+//! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
+
+pub mod backup;
+pub mod locked;
+pub mod pitr;
+pub mod progress;
+pub mod restore;
+pub mod takeover;
+pub mod verify;
+pub mod wal;

@@ -1,0 +1,29 @@
+//! Restoring a backup into a data directory.
+//!
+//! [`plan`] reads the manifest, looks at the destination and refuses before a byte is written; [`restore`] then does it.
+//! The order makes a crash harmless at any point: what was there is first made unstartable and set aside whole, the lock
+//! comes before any file, and `global/pg_control` comes last, with a checkpoint that leads nowhere unless `backup_label`
+//! is there. Until then `refloat.restoring` marks the directory as ours, and the same restore may begin again there.
+
+mod aside;
+mod crc;
+mod disk;
+mod error;
+mod listing;
+mod marker;
+mod outside;
+mod place;
+mod plan;
+pub mod read;
+mod recovery;
+mod request;
+mod run;
+mod sync;
+
+pub use aside::Move;
+pub use error::RestoreError;
+pub use plan::{RestorePlan, SpaceNeed, Tablespace, WalNeed, plan};
+pub use request::{
+    Become, Destination, FollowTimeline, Owner, Recovery, RestoreRequest, Target, TargetAction,
+};
+pub use run::{FetchWal, ReadyWal, RestoreReport, restore};

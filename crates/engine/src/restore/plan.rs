@@ -1,0 +1,501 @@
+//! What a restore will do, and every reason not to begin it. Nothing is written here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use refloat_pg::control::{ControlFile, read_settled};
+use refloat_pg::server::{ServerState, server_state};
+use refloat_repo::Repository;
+use refloat_repo::manifest::{Entry, What};
+use refloat_types::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
+
+use super::aside::{Aside, Move};
+use super::disk::{is_empty, is_mount_point, may_rename_in, nearest};
+use super::error::{RestoreError, io_error};
+use super::marker::Marker;
+use super::read::Backup;
+use super::{Destination, RestoreRequest, Target};
+
+/// A restore that can begin.
+pub struct RestorePlan {
+    pub(super) request: RestoreRequest,
+    pub(super) backup: Backup,
+    pub(super) control: Vec<u8>,
+    pub(super) control_entry: Entry,
+    pub(super) label: Vec<u8>,
+    pub(super) present: Present,
+    /// Some tablespaces are plain directories, which recovery accepts only when told so.
+    pub(super) tablespaces_in_place: bool,
+    /// A directory for WAL on a disk of its own, which stays in use.
+    pub(super) wal_directory: Option<PathBuf>,
+    /// The data directory, without links on the way.
+    pub directory: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Where each tablespace goes.
+    pub tablespaces: Vec<Tablespace>,
+    /// Space on each file system.
+    pub space: Vec<SpaceNeed>,
+    /// WAL that is replayed before the server is consistent.
+    pub wal: WalNeed,
+    /// What will be renamed.
+    pub set_aside: Vec<Move>,
+    /// Whether a half-finished restore of this source is begun anew there.
+    pub again: bool,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// What is at the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Present {
+    /// Nothing.
+    Nothing,
+    /// A half-finished restore of this source.
+    Half(Marker),
+    /// A cluster to be set aside, or one that half is.
+    Cluster(Aside),
+}
+
+/// A tablespace that lay outside of the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tablespace {
+    /// Its oid.
+    pub oid: u32,
+    /// Where it was, as the link said.
+    pub was: PathBuf,
+    /// Where it goes; `None`: into the data directory.
+    pub goes: Option<PathBuf>,
+    /// Bytes of its files.
+    pub bytes: u64,
+}
+
+/// Space on one file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpaceNeed {
+    /// A directory on it.
+    pub path: PathBuf,
+    /// Bytes needed.
+    pub need: u64,
+    /// Bytes this user may write.
+    pub free: u64,
+}
+
+/// WAL that a backup needs to become consistent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalNeed {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// From here.
+    pub start: Lsn,
+    /// To here.
+    pub stop: Lsn,
+    /// The WAL segment that holds `start`.
+    pub first: WalSegmentName,
+    /// The WAL segment that ends at or behind `stop`.
+    pub last: WalSegmentName,
+    /// How large they are.
+    pub segment_size: WalSegmentSize,
+    /// They are in the backup itself.
+    pub in_backup: bool,
+}
+
+impl WalNeed {
+    /// The WAL segments, in order.
+    pub fn segments(&self) -> impl Iterator<Item = WalSegmentName> {
+        let (size, timeline) = (self.segment_size, self.timeline);
+        (self.first.number(size)..=self.last.number(size))
+            .map(move |number| WalSegmentName::numbered(timeline, number, size))
+    }
+}
+
+/// Sums of a manifest.
+#[derive(Default)]
+struct Contents {
+    entries: u64,
+    bytes: u64,
+    links: BTreeMap<u32, PathBuf>,
+    tablespace_bytes: BTreeMap<u32, u64>,
+    control: Option<Entry>,
+    in_place: bool,
+}
+
+/// The one fact that is needed here.
+#[derive(serde::Deserialize)]
+struct RecordedMode {
+    data_directory_mode: u32,
+}
+
+/// Reads the manifest and looks at the destination.
+///
+/// # Errors
+/// Every reason not to begin; nothing was written.
+pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestorePlan, RestoreError> {
+    check_target(&request)?;
+    let directory = real_path(request.to.path())?;
+    let present = inspect(&directory, &request)?;
+    let backup = Backup::open(repository, &request.commit)?;
+    let contents = contents(&backup)?;
+    let control_entry =
+        contents.control.clone().ok_or(RestoreError::Incomplete { what: "global/pg_control" })?;
+    let control = backup.read_file(&control_entry, 64 << 10)?;
+    ControlFile::parse(&control).map_err(RestoreError::Control)?;
+    let label = backup.blob("backup_label")?.filter(|label| !label.is_empty());
+    let label = label.ok_or(RestoreError::Incomplete { what: "backup_label" })?;
+    let tablespaces = tablespaces(&contents, &request, &directory)?;
+    let wal = wal_need(&request)?;
+    let recorded =
+        backup.blob("facts")?.and_then(|facts| serde_json::from_slice::<RecordedMode>(&facts).ok());
+    let mut plan = RestorePlan {
+        mode: mode(&directory, recorded.map(|facts| facts.data_directory_mode)),
+        entries: contents.entries,
+        bytes: contents.bytes,
+        again: matches!(present, Present::Half(_)),
+        set_aside: Vec::new(),
+        space: Vec::new(),
+        notes: Vec::new(),
+        request,
+        backup,
+        control,
+        control_entry,
+        label,
+        present,
+        tablespaces_in_place: contents.in_place || tablespaces.iter().any(|t| t.goes.is_none()),
+        wal_directory: None,
+        directory,
+        tablespaces,
+        wal,
+    };
+    plan.check_tablespaces()?;
+    plan.check_aside()?;
+    plan.check_space()?;
+    Ok(plan)
+}
+
+/// A cheap look at what the archive's plan says better: a backup cannot be restored to before its own end.
+fn check_target(request: &RestoreRequest) -> Result<(), RestoreError> {
+    let point = &request.commit.commit.cluster;
+    let (target, end) = match &request.recovery.target {
+        Target::Time(at) if *at < point.stop_time => (at.to_string(), point.stop_time.to_string()),
+        Target::Lsn(lsn) if *lsn < point.stop_lsn => (lsn.to_string(), point.stop_lsn.to_string()),
+        _ => return Ok(()),
+    };
+    Err(RestoreError::TargetTooEarly { target, end })
+}
+
+/// The path with the links of its existing part resolved; it must be absolute and without `..`.
+pub(super) fn real_path(path: &Path) -> Result<PathBuf, RestoreError> {
+    let bad = |why: &str| RestoreError::BadPlace { path: path.to_owned(), why: why.to_owned() };
+    if !path.is_absolute() {
+        return Err(bad("the path is not absolute"));
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(bad("the path contains .."));
+    }
+    let mut rest = Vec::new();
+    let mut base = path;
+    while fs::symlink_metadata(base).is_err() {
+        let (Some(parent), Some(name)) = (base.parent(), base.file_name()) else { break };
+        rest.push(name);
+        base = parent;
+    }
+    let mut real = fs::canonicalize(base).map_err(|_| bad("a link on the way leads nowhere"))?;
+    real.extend(rest.iter().rev());
+    if real.parent().is_none() {
+        return Err(bad("it is the root of all file systems"));
+    }
+    Ok(real)
+}
+
+/// What is at the destination, or why it must be left alone. Called again right before the first write.
+pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Present, RestoreError> {
+    let bad = |why: &str| RestoreError::BadPlace { path: directory.to_owned(), why: why.to_owned() };
+    if let Some(cluster) = directory.ancestors().skip(1).find(|path| is_data_directory(path)) {
+        return Err(bad(&format!("{} is a data directory", cluster.display())));
+    }
+    let in_place = matches!(request.to, Destination::InPlace(_));
+    let unfinished = |error| io_error("read", directory)(error);
+    let meta = match fs::symlink_metadata(directory) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let left = if in_place { Aside::unfinished(directory).map_err(unfinished)? } else { None };
+            return Ok(left.map_or(Present::Nothing, Present::Cluster));
+        }
+        Err(error) => return Err(io_error("read", directory)(error)),
+    };
+    if !meta.is_dir() {
+        return Err(bad("it is not a directory"));
+    }
+    refuse_running(directory)?;
+    if let Some(marker) = Marker::believed(directory).map_err(unfinished)? {
+        if marker.source != request.commit.commit.source {
+            let other = marker.source_name;
+            return Err(RestoreError::OtherRestore { path: directory.to_owned(), other });
+        }
+        return Ok(Present::Half(marker));
+    }
+    if in_place && let Some(left) = Aside::unfinished(directory).map_err(unfinished)? {
+        return Ok(Present::Cluster(left));
+    }
+    if is_empty(directory).map_err(unfinished)? {
+        return Ok(Present::Nothing);
+    }
+    refuse_foreign(directory, request)?;
+    if in_place && directory.join("PG_VERSION").exists() {
+        let aside = Aside::plan(directory, &request.restore_id).map_err(unfinished)?;
+        return Ok(Present::Cluster(aside));
+    }
+    Err(RestoreError::NotEmpty { path: directory.to_owned() })
+}
+
+fn is_data_directory(path: &Path) -> bool {
+    path.join("PG_VERSION").is_file() && path.join("global").is_dir()
+}
+
+fn refuse_running(directory: &Path) -> Result<(), RestoreError> {
+    let who = match server_state(directory)? {
+        ServerState::NotRunning { .. } => return Ok(()),
+        ServerState::Running(file) => match file.port {
+            Some(port) => Some(format!("process {}, port {port}", file.pid)),
+            None => Some(format!("process {}", file.pid)),
+        },
+        ServerState::Doubtful { why } => Some(why),
+    };
+    Err(RestoreError::Running { path: directory.to_owned(), who })
+}
+
+/// A cluster whose control file cannot be read any more may be set aside; one that is another may not.
+fn refuse_foreign(directory: &Path, request: &RestoreRequest) -> Result<(), RestoreError> {
+    let expected = request.commit.commit.cluster.system;
+    match read_settled(directory) {
+        Ok((control, _)) if control.system_identifier != expected => Err(RestoreError::Foreign {
+            path: directory.to_owned(),
+            found: control.system_identifier,
+            expected,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn contents(backup: &Backup) -> Result<Contents, RestoreError> {
+    let mut contents = Contents::default();
+    backup.entries(|entry| {
+        contents.entries += 1;
+        let oid = tablespace_of(&entry.path);
+        match &entry.what {
+            What::File { size, .. } => {
+                contents.bytes += size;
+                if let Some(oid) = oid {
+                    *contents.tablespace_bytes.entry(oid).or_default() += size;
+                }
+                if entry.path == b"global/pg_control" {
+                    contents.control = Some(entry);
+                }
+            }
+            What::Directory => contents.in_place |= link_of(&entry.path).is_some(),
+            What::Symlink { target } => {
+                if let Some(oid) = link_of(&entry.path) {
+                    contents.links.insert(oid, PathBuf::from(std::ffi::OsStr::from_bytes(target)));
+                }
+            }
+        }
+        Ok::<(), RestoreError>(())
+    })?;
+    Ok(contents)
+}
+
+/// The tablespace whose link this is: `pg_tblspc/16385`.
+pub(super) fn link_of(path: &[u8]) -> Option<u32> {
+    let oid = path.strip_prefix(b"pg_tblspc/")?;
+    std::str::from_utf8(oid).ok()?.parse().ok()
+}
+
+fn tablespace_of(path: &[u8]) -> Option<u32> {
+    let rest = path.strip_prefix(b"pg_tblspc/")?;
+    let end = rest.iter().position(|b| *b == b'/')?;
+    std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
+}
+
+/// 0700, or 0750 where the cluster lets its group read.
+fn mode(directory: &Path, recorded: Option<u32>) -> u32 {
+    let there = fs::metadata(directory).ok().filter(|meta| meta.is_dir()).map(|meta| meta.mode() & 0o777);
+    let wanted = there.filter(|mode| matches!(mode, 0o700 | 0o750)).or(recorded);
+    if wanted.is_some_and(|mode| mode & 0o050 == 0o050) { 0o750 } else { 0o700 }
+}
+
+/// Decides where each tablespace goes.
+fn tablespaces(
+    contents: &Contents,
+    request: &RestoreRequest,
+    directory: &Path,
+) -> Result<Vec<Tablespace>, RestoreError> {
+    let plain = |path: &Path| path.components().collect::<PathBuf>();
+    let known: Vec<PathBuf> = contents.links.values().map(|path| plain(path)).collect();
+    let maps: BTreeMap<PathBuf, &PathBuf> =
+        request.tablespaces.iter().map(|(old, new)| (plain(old), new)).collect();
+    if let Some(path) = maps.keys().find(|old| !known.contains(old)) {
+        return Err(RestoreError::NoSuchTablespace { path: path.clone(), known });
+    }
+    let in_place = matches!(request.to, Destination::InPlace(_));
+    let (mut all, mut unmapped) = (Vec::new(), Vec::new());
+    for (oid, was) in &contents.links {
+        let goes = match maps.get(&plain(was)) {
+            Some(new) => Some(real_path(new)?),
+            None if request.tablespaces_inside => None,
+            None if in_place => Some(real_path(was)?),
+            None => {
+                unmapped.push(was.clone());
+                continue;
+            }
+        };
+        if let Some(goes) = &goes
+            && (goes.starts_with(directory) || directory.starts_with(goes))
+        {
+            let why = "it and the data directory are one inside the other; --tablespaces-inside does that"
+                .to_owned();
+            return Err(RestoreError::BadTablespacePlace { path: goes.clone(), why });
+        }
+        let bytes = contents.tablespace_bytes.get(oid).copied().unwrap_or(0);
+        all.push(Tablespace { oid: *oid, was: was.clone(), goes, bytes });
+    }
+    if unmapped.is_empty() { Ok(all) } else { Err(RestoreError::Unmapped { paths: unmapped }) }
+}
+
+fn wal_need(request: &RestoreRequest) -> Result<WalNeed, RestoreError> {
+    let commit = &request.commit.commit;
+    let point = &commit.cluster;
+    let segment_size = WalSegmentSize::new(point.wal_segment_size)
+        .ok_or(RestoreError::Incomplete { what: "size of WAL segments that PostgreSQL has" })?;
+    Ok(WalNeed {
+        timeline: point.timeline,
+        start: point.start_lsn,
+        stop: point.stop_lsn,
+        first: WalSegmentName::containing(point.timeline, point.start_lsn, segment_size),
+        last: WalSegmentName::ending(point.timeline, point.stop_lsn, segment_size),
+        segment_size,
+        in_backup: commit.own_wal,
+    })
+}
+
+impl RestorePlan {
+    /// The request it came from.
+    pub const fn request(&self) -> &RestoreRequest {
+        &self.request
+    }
+
+    /// The places of tablespaces must be empty, be set aside first, or be half-restored by us.
+    fn check_tablespaces(&self) -> Result<(), RestoreError> {
+        let mut taken: Vec<&Path> = Vec::new();
+        for place in self.tablespaces.iter().filter_map(|t| t.goes.as_deref()) {
+            let refuse = |why: &str| {
+                Err(RestoreError::BadTablespacePlace { path: place.to_owned(), why: why.to_owned() })
+            };
+            if taken.iter().any(|other| place.starts_with(other) || other.starts_with(place)) {
+                return refuse("another tablespace goes there too");
+            }
+            taken.push(place);
+            if let Some(cluster) = place.ancestors().find(|path| is_data_directory(path)) {
+                let set_aside =
+                    matches!(&self.present, Present::Cluster(aside) if aside.directory.from == cluster);
+                let half = matches!(self.present, Present::Half(_)) && cluster == self.directory;
+                if !set_aside && !half {
+                    return refuse(&format!("{} is a data directory", cluster.display()));
+                }
+            }
+            let ours = match &self.present {
+                Present::Nothing => false,
+                Present::Half(marker) => marker.tablespaces.iter().any(|path| path == place),
+                Present::Cluster(aside) => aside.linked.iter().any(|linked| linked.path.from == place),
+            };
+            if ours || !place.exists() {
+                continue;
+            }
+            match is_empty(place) {
+                Ok(true) => {}
+                Ok(false) => return refuse("it is not empty"),
+                Err(error) => return Err(io_error("read", place)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is set aside must be possible to rename.
+    fn check_aside(&mut self) -> Result<(), RestoreError> {
+        let Present::Cluster(aside) = &self.present else { return Ok(()) };
+        let moves = std::iter::once(&aside.directory).chain(aside.linked.iter().map(|linked| &linked.path));
+        for step in moves {
+            // A crash left some of them done.
+            if fs::symlink_metadata(&step.from).is_err() || fs::symlink_metadata(&step.to).is_ok() {
+                continue;
+            }
+            let refuse = |why: String| Err(RestoreError::CannotSetAside { path: step.from.clone(), why });
+            let parent = step.from.parent().unwrap_or(Path::new("/"));
+            if is_mount_point(&step.from) {
+                return refuse(
+                    "a file system is mounted there, and a mount point cannot be renamed".to_owned(),
+                );
+            }
+            if !may_rename_in(parent) {
+                return refuse(format!("this user may not rename in {}", parent.display()));
+            }
+            self.set_aside.push(step.clone());
+        }
+        Ok(())
+    }
+
+    /// Space on each file system. What is set aside stays; what a half-finished restore left will go.
+    fn check_space(&mut self) -> Result<(), RestoreError> {
+        let outside: u64 = self.tablespaces.iter().filter(|t| t.goes.is_some()).map(|t| t.bytes).sum();
+        let wal = self.wal.segments().count() as u64 + 3;
+        let own = self.bytes - outside + wal * self.wal.segment_size.bytes();
+        let mut needs = vec![(self.directory.clone(), own)];
+        needs.extend(self.tablespaces.iter().filter_map(|t| Some((t.goes.clone()?, t.bytes))));
+        let mut by_device: BTreeMap<u64, SpaceNeed> = BTreeMap::new();
+        for (path, need) in needs {
+            let there = nearest(&path);
+            let fail = io_error("read", &there);
+            let device = match fs::metadata(&there) {
+                Ok(meta) => meta.dev(),
+                Err(error) => return Err(fail(error)),
+            };
+            let freed = if self.again { used(&path) } else { 0 };
+            let place = match by_device.entry(device) {
+                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::btree_map::Entry::Vacant(new) => {
+                    let space = rustix::fs::statvfs(&there).map_err(|e| fail(e.into()))?;
+                    let free = space.f_bavail.saturating_mul(space.f_frsize);
+                    new.insert(SpaceNeed { path, need: 0, free })
+                }
+            };
+            place.need += need;
+            place.free += freed;
+        }
+        self.space = by_device.into_values().collect();
+        match self.space.iter().find(|space| space.need > space.free) {
+            Some(SpaceNeed { path, need, free }) => {
+                Err(RestoreError::NoSpace { path: path.clone(), need: *need, free: *free })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes that the files below a directory take on its disk.
+fn used(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => used(&entry.path()),
+            Ok(meta) => meta.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -1,0 +1,314 @@
+//! Reading the files of a backup, planned by pack.
+//!
+//! The manifest is read in windows of bounded size. Within a window every needed frame is read and opened once, in the
+//! order of its pack, neighbours with one read, by several threads; each piece of it goes to a [`Sink`] at once, while it
+//! is in the processor's cache. The CRC of every range is checked at the window's end. A restore writes the pieces, a
+//! verification drops them.
+//!
+//! Nothing is written here.
+
+mod plan;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use refloat_repo::manifest::root::LeafReader;
+use refloat_repo::manifest::{Entry, Root, What};
+use refloat_repo::pack::FrameOpener;
+use refloat_repo::pack::reader::PackKeys;
+use refloat_repo::{RepoError, Repository};
+use refloat_store::Store;
+
+use refloat_repo::commit::CommitRecord;
+
+use crate::progress::Progress;
+
+/// A backup that can be read: its manifest's root and its keys.
+pub struct Backup {
+    store: Arc<dyn Store>,
+    keys: Arc<PackKeys>,
+    root: Root,
+}
+
+/// A file, as far as its bytes are in a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSlot {
+    /// Its place among all files of the backup.
+    pub number: u64,
+    /// Path relative to the data directory.
+    pub path: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Takes the bytes of files. Called by several threads; each has a `Worker` of its own.
+pub trait Sink: Sync {
+    /// What a thread keeps between calls.
+    type Worker: Send;
+
+    /// The state of a new thread.
+    fn worker(&self) -> Self::Worker;
+
+    /// A whole file in one piece; nothing else is called for it.
+    ///
+    /// # Errors
+    /// Ends the reading.
+    fn whole(&self, worker: &mut Self::Worker, file: &FileSlot, bytes: &[u8]) -> Result<(), SinkError>;
+
+    /// A piece of a file. Ranges that no piece covers are zeros.
+    ///
+    /// # Errors
+    /// Ends the reading.
+    fn piece(
+        &self,
+        worker: &mut Self::Worker,
+        file: &FileSlot,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), SinkError>;
+
+    /// All bytes of the file were given and are right. Some other thread may have given them.
+    ///
+    /// # Errors
+    /// Ends the reading.
+    fn finish(&self, worker: &mut Self::Worker, file: &FileSlot) -> Result<(), SinkError>;
+
+    /// Something in the repository is not what was backed up. Ends the reading unless this says otherwise.
+    ///
+    /// # Errors
+    /// Ends the reading.
+    fn damaged(&self, damage: Damage) -> Result<(), Damage> {
+        Err(damage)
+    }
+}
+
+/// What a sink could not do.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {action} {}", path.display())]
+pub struct SinkError {
+    /// What was attempted: `write`.
+    pub action: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Bytes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRange {
+    /// Path relative to the data directory.
+    pub path: Vec<u8>,
+    /// First byte.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+}
+
+/// Bytes that cannot be had, or are not those that were backed up.
+#[derive(Debug)]
+pub struct Damage {
+    /// What they belong to: at least one, every one of them.
+    pub ranges: Vec<FileRange>,
+    /// What is wrong.
+    pub why: DamageCause,
+}
+
+/// Why bytes cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DamageCause {
+    /// A frame cannot be read or opened.
+    #[error(transparent)]
+    Frame(#[from] RepoError),
+    /// Each frame opened, and together they are not what was read from the server.
+    #[error("the bytes have CRC-32C {found:08x}, the backup recorded {expected:08x}")]
+    Checksum {
+        /// As backed up.
+        expected: u32,
+        /// As read.
+        found: u32,
+    },
+}
+
+/// Why reading stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The manifest or a key cannot be read.
+    #[error(transparent)]
+    Repository(#[from] RepoError),
+    /// Damage that the sink did not put up with.
+    #[error("could not read {} from the backup", name(ranges))]
+    Damaged {
+        /// What cannot be read.
+        ranges: Vec<FileRange>,
+        /// Why.
+        #[source]
+        why: DamageCause,
+    },
+    /// The sink failed.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// A thread could not be started.
+    #[error("could not start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// `bytes 0 to 8192 of base/5/16384 (and 3 more ranges)`
+fn name(ranges: &[FileRange]) -> String {
+    let Some(first) = ranges.first() else { return "a file".to_owned() };
+    let path = String::from_utf8_lossy(&first.path);
+    let first = format!("bytes {} to {} of {path}", first.offset, first.offset.saturating_add(first.length));
+    match ranges.len() {
+        1 => first,
+        n => format!("{first} (and {} more ranges)", n - 1),
+    }
+}
+
+impl From<Damage> for ReadError {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged { ranges: damage.ranges, why: damage.why }
+    }
+}
+
+/// How much is read at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Pieces: 24 bytes of memory each, and up to 64 for its frame.
+    pub pieces: usize,
+    /// Files: some 150 bytes of memory each.
+    pub files: usize,
+}
+
+impl Default for Window {
+    /// Below 100 MB of memory in the worst case; two windows are in work at a time.
+    fn default() -> Self {
+        Self { bytes: 8 << 30, pieces: 1 << 20, files: 1 << 17 }
+    }
+}
+
+/// Told of every entry of the manifest, in order, with the CRC-32C of a file's bytes, before any of its bytes is read.
+pub type OnEntry<'a> = &'a mut (dyn FnMut(&Entry, u32) -> Result<bool, SinkError> + Send);
+
+impl Backup {
+    /// Opens a backup: its keys and its manifest's root.
+    ///
+    /// # Errors
+    /// When this host cannot open its keys, or the root is not the one that was signed.
+    pub fn open(repository: &Repository, commit: &CommitRecord) -> Result<Self, RepoError> {
+        let keys = Arc::new(repository.pack_keys(commit)?);
+        let store = Arc::clone(repository.store());
+        let mut opener = FrameOpener::new(Arc::clone(&keys))?;
+        let root = Root::read(store.as_ref(), &mut opener, &commit.commit.root)?;
+        Ok(Self { store, keys, root })
+    }
+
+    /// The manifest's root.
+    pub const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    pub(super) fn opener(&self) -> Result<FrameOpener, RepoError> {
+        FrameOpener::new(Arc::clone(&self.keys))
+    }
+
+    /// A byte string kept beside the files.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn blob(&self, name: &str) -> Result<Option<Vec<u8>>, RepoError> {
+        self.root.blob(self.store.as_ref(), &mut self.opener()?, name)
+    }
+
+    /// Calls `each` for every entry of the manifest, in order.
+    ///
+    /// # Errors
+    /// When a part cannot be read, or what `each` answers.
+    pub fn entries<E: From<RepoError>>(&self, mut each: impl FnMut(Entry) -> Result<(), E>) -> Result<(), E> {
+        let mut opener = self.opener()?;
+        for part in &self.root.parts {
+            let entries = refloat_repo::manifest::root::read_part(self.store.as_ref(), &mut opener, part)?;
+            entries.into_iter().try_for_each(&mut each)?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of one small file.
+    ///
+    /// # Errors
+    /// When they cannot be read, are not those that were backed up, or are more than `limit`.
+    pub fn read_file(&self, entry: &Entry, limit: u64) -> Result<Vec<u8>, ReadError> {
+        let What::File { size, leaves, .. } = &entry.what else { return Ok(Vec::new()) };
+        let path = String::from_utf8_lossy(&entry.path);
+        if *size > limit {
+            let what = format!("{path} has {size} bytes where at most {limit} are expected");
+            return Err(RepoError::damaged("the backup", what).into());
+        }
+        let (mut opener, mut reader) = (self.opener()?, LeafReader::default());
+        let (mut bytes, mut plain) = (Vec::new(), Vec::new());
+        for leaf in leaves.iter() {
+            let leaf = reader.read(self.store.as_ref(), &mut opener, leaf)?;
+            let start = bytes.len();
+            for run in &leaf.runs {
+                let length = usize::try_from(run.length).unwrap_or(usize::MAX);
+                match run.source.and_then(|(place, at)| Some((leaf.frames.get(place)?, at as usize))) {
+                    None => bytes.resize(bytes.len().saturating_add(length), 0),
+                    Some((frame, at)) => {
+                        opener.fetch(self.store.as_ref(), frame, &mut plain)?;
+                        bytes.extend_from_slice(plain.get(at..at + length).unwrap_or_default());
+                    }
+                }
+            }
+            let (expected, found) = (leaf.crc32c, crc32c::crc32c(bytes.get(start..).unwrap_or_default()));
+            if expected != found {
+                let range = FileRange { path: entry.path.clone(), offset: start as u64, length: leaf.length };
+                let why = DamageCause::Checksum { expected, found };
+                return Err(ReadError::Damaged { ranges: vec![range], why });
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the files of the backup into `sink` with `jobs` threads. `each` is asked about every entry; files it
+    /// answers `false` for are left out.
+    ///
+    /// # Errors
+    /// When the manifest cannot be read, bytes are damaged, or sink or `each` fail.
+    pub fn read<S: Sink>(
+        &self,
+        sink: &S,
+        each: OnEntry<'_>,
+        jobs: usize,
+        window: Window,
+        progress: &dyn Progress,
+    ) -> Result<(), ReadError> {
+        // One window is planned while the one before is read.
+        let (sender, receiver) = sync_channel(0);
+        std::thread::scope(|scope| {
+            let planner = std::thread::Builder::new().name("restore-plan".to_owned());
+            let planned = planner
+                .spawn_scoped(scope, move || plan::windows(self, each, window, &sender))
+                .map_err(ReadError::Thread)?;
+            let mut result = Ok(());
+            for window in receiver {
+                result = work::run(self, &window, sink, jobs.max(1), progress);
+                if result.is_err() {
+                    // Dropping the receiver ends the planner.
+                    break;
+                }
+            }
+            match planned.join() {
+                Ok(planned) => result.and(planned),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}

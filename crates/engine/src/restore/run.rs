@@ -1,0 +1,417 @@
+//! The steps of a restore, in the one order that survives a crash.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use refloat_pg::control::poison;
+use refloat_repo::manifest::{Entry, What};
+use refloat_types::{TimelineId, WalFileName, fault};
+
+use super::aside::Move;
+use super::disk::{make_directory, remove_contents, write_durably};
+use super::error::{RestoreError, io_error};
+use super::listing::Listing;
+use super::marker::{MARKER, Marker};
+use super::place::Placer;
+use super::plan::{Present, RestorePlan, Tablespace, inspect, link_of};
+use super::read::{SinkError, Window};
+use super::sync::{Durable, sync_directory};
+use super::{Become, Destination, Owner, Target, WalNeed, outside, recovery};
+use crate::locked::{LOCK_FILE, Locked};
+use crate::progress::Progress;
+
+/// Fetches a WAL file to a path that does not exist yet.
+pub type FetchWal<'a> =
+    &'a dyn Fn(WalFileName, &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// WAL of the old directory that was never archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadyWal {
+    /// The `pg_wal` that holds it.
+    pub path: PathBuf,
+    /// How many files.
+    pub count: u64,
+}
+
+/// A restore that is done.
+#[derive(Debug, Clone)]
+pub struct RestoreReport {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// How far recovery will go.
+    pub target: Target,
+    /// Major version of the server.
+    pub major_version: u32,
+    /// What was renamed, the data directory first.
+    pub set_aside: Vec<Move>,
+    /// WAL in what was set aside that no archive has acknowledged.
+    pub ready_wal: Option<ReadyWal>,
+    /// Where tablespaces are now.
+    pub tablespaces: Vec<Tablespace>,
+    /// WAL that is replayed before the server is consistent; recovery to a target replays more.
+    pub wal: WalNeed,
+    /// Archiving is locked until takeover (or for ever, for a copy).
+    pub locked: bool,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// A restore at work.
+struct Restore<'a> {
+    plan: RestorePlan,
+    progress: &'a dyn Progress,
+    notes: Vec<String>,
+}
+
+/// Restores a backup as planned. `fetch` is asked for WAL where the plan places some.
+///
+/// # Errors
+/// Refusals, when the destination is no longer what the plan saw; then nothing was written. Anything else leaves a
+/// directory that cannot be started, in which the same restore may be run again.
+pub fn restore(
+    plan: RestorePlan,
+    progress: &dyn Progress,
+    fetch: Option<FetchWal<'_>>,
+) -> Result<RestoreReport, RestoreError> {
+    let began = Instant::now();
+    let notes = plan.notes.clone();
+    let mut work = Restore { plan, progress, notes };
+    let ready_wal = work.clear_the_place()?;
+    let durable = work.begin()?;
+    let listing = work.files()?;
+    work.finish(listing, &durable, fetch)?;
+    let Restore { plan, notes, .. } = work;
+    Ok(RestoreReport {
+        bytes: plan.bytes,
+        entries: plan.entries,
+        took: began.elapsed(),
+        target: plan.request.recovery.target.clone(),
+        major_version: major(&plan),
+        set_aside: plan.set_aside,
+        ready_wal,
+        tablespaces: plan.tablespaces,
+        wal: plan.wal,
+        locked: plan.request.becomes.purpose().is_some(),
+        directory: plan.directory,
+        notes,
+    })
+}
+
+fn major(plan: &RestorePlan) -> u32 {
+    plan.request.commit.commit.cluster.server_version / 10_000
+}
+
+impl Restore<'_> {
+    fn owner(&self) -> Option<Owner> {
+        self.plan.request.owner
+    }
+
+    fn point(&self, name: &'static str) -> Result<(), RestoreError> {
+        fault::point(name).map_err(io_error("restore into", &self.plan.directory))
+    }
+
+    /// Looks once more, then sets aside what is there.
+    fn clear_the_place(&mut self) -> Result<Option<ReadyWal>, RestoreError> {
+        let directory = self.plan.directory.clone();
+        let present = inspect(&directory, &self.plan.request)?;
+        let same = match (&present, &self.plan.present) {
+            (Present::Half(_), Present::Half(_)) => true,
+            (now, then) => now == then,
+        };
+        if !same {
+            return Err(RestoreError::NotEmpty { path: directory });
+        }
+        let Present::Cluster(aside) = present else { return Ok(None) };
+        // The new directories are like the old ones.
+        let old = |path: &Path| {
+            let meta = fs::metadata(path).ok()?;
+            Some((meta.mode() & 0o777, Owner { uid: meta.uid(), gid: meta.gid() }))
+        };
+        let owner = old(&aside.directory.from).or_else(|| old(&aside.directory.to)).map(|(_, owner)| owner);
+        if rustix::process::geteuid().is_root() && self.owner().is_none() {
+            self.plan.request.owner = owner;
+        }
+        aside.run()?;
+        let moved = std::iter::once(&aside.directory).chain(aside.linked.iter().map(|linked| &linked.path));
+        self.plan.set_aside = moved.cloned().collect();
+        // A disk of its own for WAL stays in use.
+        if let Some(wal) = aside.linked.iter().find(|linked| linked.link == "pg_wal") {
+            self.notes.push(format!("pg_wal is in {}, as before", wal.path.from.display()));
+            self.plan.wal_directory = Some(wal.path.from.clone());
+        }
+        Ok(ready_wal(&aside.directory.to.join("pg_wal")))
+    }
+
+    /// From here on the directory is ours, locked, and cannot be started.
+    fn begin(&mut self) -> Result<Durable, RestoreError> {
+        let (directory, owner) = (self.plan.directory.clone(), self.owner());
+        make_directory(&directory, self.plan.mode, owner)
+            .map_err(io_error("create directory", &directory))?;
+        let mut outside: Vec<PathBuf> = self.plan.tablespaces.iter().filter_map(|t| t.goes.clone()).collect();
+        outside.extend(self.plan.wal_directory.clone());
+        let mut ours = outside.clone();
+        if let Present::Half(before) = &self.plan.present {
+            self.plan.wal_directory.clone_from(&before.wal_directory);
+            outside.extend(before.wal_directory.clone());
+            ours.extend(before.wal_directory.clone());
+            ours.extend(before.tablespaces.iter().filter(|path| !outside.contains(path)).cloned());
+        }
+        let marker = Marker::new(&directory, &self.plan.request, ours.clone());
+        let written = marker.and_then(|mut marker| {
+            marker.wal_directory.clone_from(&self.plan.wal_directory);
+            marker.write(&directory, owner)
+        });
+        written.map_err(io_error("write", directory.join(MARKER)))?;
+        self.point("restore.after_marker")?;
+        if matches!(self.plan.present, Present::Half(_)) {
+            self.clear_half(&directory, &ours)?;
+        }
+        for path in &outside {
+            make_directory(path, 0o700, owner).map_err(io_error("create directory", path))?;
+        }
+        self.lock(&directory)?;
+        self.point("restore.after_lock")?;
+        let roots: Vec<PathBuf> = std::iter::once(directory).chain(outside).collect();
+        Durable::open(&roots).map_err(|(path, error)| io_error("open", path)(error))
+    }
+
+    /// What a half-finished restore left: its control file first, everything else after it.
+    fn clear_half(&self, directory: &Path, ours: &[PathBuf]) -> Result<(), RestoreError> {
+        let control = directory.join("global/pg_control");
+        match fs::remove_file(&control) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => return Err(io_error("remove", control)(error)),
+            Ok(()) => sync_directory(&directory.join("global")).map_err(io_error("sync", &control))?,
+        }
+        self.point("restore.after_unstartable")?;
+        remove_contents(directory, &[MARKER]).map_err(io_error("clear", directory))?;
+        for path in ours.iter().filter(|path| path.is_dir()) {
+            remove_contents(path, &[]).map_err(io_error("clear", path))?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self, directory: &Path) -> Result<(), RestoreError> {
+        let request = &self.plan.request;
+        let Some(purpose) = request.becomes.purpose() else { return Ok(()) };
+        let lock = Locked {
+            restore: request.restore_id.clone(),
+            source: request.source_name.clone(),
+            backup: request.commit.commit.backup.to_string(),
+            at: request.now,
+            purpose,
+            system: request.commit.commit.cluster.system,
+        };
+        let written = lock.write(directory).and_then(|()| match request.owner {
+            Some(Owner { uid, gid }) => {
+                std::os::unix::fs::chown(directory.join(LOCK_FILE), Some(uid), Some(gid))
+            }
+            None => Ok(()),
+        });
+        written.map_err(io_error("write", directory.join(LOCK_FILE)))
+    }
+
+    /// Places every file but the control file.
+    fn files(&mut self) -> Result<Listing, RestoreError> {
+        let (directory, owner) = (self.plan.directory.clone(), self.owner());
+        let jobs = self.plan.request.jobs.max(1);
+        let system = self.plan.request.commit.commit.cluster.system;
+        let placer = Placer::new(&directory, owner, jobs).map_err(io_error("open", &directory))?;
+        let mut listing = Listing::begin(&directory, major(&self.plan), system, owner)
+            .map_err(io_error("write", directory.join("backup_manifest")))?;
+        let places = Places { plan: &self.plan, placer: &placer };
+        let mut notes = Vec::new();
+        let mut each = |entry: &Entry, crc: u32| -> Result<bool, SinkError> {
+            match &entry.what {
+                What::File { .. } if entry.path == self.plan.control_entry.path => return Ok(false),
+                What::File { .. } => listing.file(entry, crc).map_err(|source| SinkError {
+                    action: "write",
+                    path: directory.join("backup_manifest"),
+                    source,
+                })?,
+                What::Directory => places.directory(entry)?,
+                What::Symlink { target } => notes.extend(places.link(entry, target)?),
+            }
+            Ok(true)
+        };
+        self.progress.phase("restoring files", self.plan.bytes);
+        self.plan.backup.read(&placer, &mut each, jobs, Window::default(), self.progress)?;
+        places.missing()?;
+        self.notes.extend(notes);
+        Ok(listing)
+    }
+
+    /// Configuration, WAL, durability, and last what lets the server start.
+    fn finish(
+        &mut self,
+        mut listing: Listing,
+        durable: &Durable,
+        fetch: Option<FetchWal<'_>>,
+    ) -> Result<(), RestoreError> {
+        let directory = self.plan.directory.clone();
+        let owner = self.owner();
+        for file in self.configure(&directory)? {
+            listing.add(&file);
+        }
+        if self.plan.request.with_wal && !self.plan.wal.in_backup {
+            self.place_wal(&directory, fetch)?;
+        }
+        let label = directory.join("backup_label");
+        self.point("restore.before_label")?;
+        write_durably(&label, &self.plan.label, 0o600, owner).map_err(io_error("write", &label))?;
+        listing.add(&label);
+        if self.plan.request.becomes.purpose().is_some() {
+            listing.add(&directory.join(LOCK_FILE));
+        }
+        let control = poison(&self.plan.control).map_err(RestoreError::Control)?;
+        listing
+            .finish(&control, self.plan.request.now, &self.plan.wal)
+            .map_err(io_error("write", directory.join("backup_manifest")))?;
+        self.progress.phase("making it durable", 0);
+        self.point("restore.before_sync")?;
+        durable.sync().map_err(|(path, error)| io_error("sync", path)(error))?;
+        self.point("restore.before_control")?;
+        let path = directory.join("global/pg_control");
+        write_durably(&path, &control, self.plan.control_entry.mode & 0o777, owner)
+            .map_err(io_error("write", &path))?;
+        self.point("restore.after_control")?;
+        let marker = directory.join(MARKER);
+        let removed = fs::remove_file(&marker).and_then(|()| sync_directory(&directory));
+        removed.map_err(io_error("remove", marker))
+    }
+
+    /// The files that were made or changed.
+    fn configure(&mut self, directory: &Path) -> Result<BTreeSet<PathBuf>, RestoreError> {
+        let blob = self.plan.backup.blob("outside_files")?;
+        let files = outside::parse(blob.as_deref())?;
+        let in_place = matches!(self.plan.request.to, Destination::InPlace(_));
+        let there = if in_place { outside::main_file_there(&files) } else { None };
+        let mut changed = BTreeSet::new();
+        if there.is_none() {
+            let (written, notes) = outside::write(directory, &files, &self.plan.request)?;
+            self.notes.extend(notes);
+            changed.extend(written);
+        }
+        let main = there.or_else(|| recovery::main_file_inside(directory));
+        if main.is_none() {
+            self.notes.push(
+                "the backup has no postgresql.conf: the server starts with PostgreSQL's defaults".to_owned(),
+            );
+        }
+        let mut settings = recovery::settings(&self.plan.request.recovery, self.plan.wal.timeline);
+        if self.plan.request.becomes == Become::Copy {
+            // Another tool's archive_command knows nothing of our lock.
+            settings.push(("archive_mode", "off".to_owned()));
+        }
+        if self.plan.tablespaces_in_place {
+            // Recovery ends in a panic over directories in pg_tblspc otherwise.
+            settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+        }
+        let major = major(&self.plan);
+        changed.extend(recovery::write(directory, main.as_deref(), major, settings, &self.plan.request)?);
+        Ok(changed)
+    }
+
+    fn place_wal(&self, directory: &Path, fetch: Option<FetchWal<'_>>) -> Result<(), RestoreError> {
+        let wal = &self.plan.wal;
+        let history = (wal.timeline != TimelineId::FIRST).then_some(WalFileName::History(wal.timeline));
+        self.progress.phase("fetching WAL", wal.segments().count() as u64 * wal.segment_size.bytes());
+        for name in history.into_iter().chain(wal.segments().map(WalFileName::Segment)) {
+            let path = directory.join("pg_wal").join(name.to_string());
+            let failed = |source| RestoreError::Wal { name: name.to_string(), source };
+            let fetch = fetch.ok_or_else(|| failed("nothing was given to fetch it with".into()))?;
+            fetch(name, &path).map_err(failed)?;
+            if let Some(Owner { uid, gid }) = self.owner() {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+                    .map_err(io_error("give away", &path))?;
+            }
+            self.progress.advance(wal.segment_size.bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Directories and links.
+struct Places<'a> {
+    plan: &'a RestorePlan,
+    placer: &'a Placer,
+}
+
+/// Directories without which a server does not start, or makes with another mode.
+const NEEDED: [&str; 19] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_logical/mappings",
+    "pg_logical/snapshots",
+    "pg_multixact",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_wal",
+    "pg_wal/archive_status",
+];
+
+impl Places<'_> {
+    fn directory(&self, entry: &Entry) -> Result<(), SinkError> {
+        match &self.plan.wal_directory {
+            Some(wal) if entry.path == b"pg_wal" => self.placer.link(&entry.path, wal.as_os_str().as_bytes()),
+            _ => self.placer.directory(&entry.path, entry.mode),
+        }
+    }
+
+    /// A tablespace's link leads to its new place. A link where PostgreSQL wants a directory becomes one; others are left
+    /// out, as PostgreSQL's own base backup does: nothing is ever written through a link that we did not make.
+    fn link(&self, entry: &Entry, target: &[u8]) -> Result<Option<String>, SinkError> {
+        let tablespace =
+            link_of(&entry.path).and_then(|oid| self.plan.tablespaces.iter().find(|t| t.oid == oid));
+        if let Some(tablespace) = tablespace {
+            return match &tablespace.goes {
+                Some(path) => self.placer.link(&entry.path, path.as_os_str().as_bytes()).map(|()| None),
+                None => self.placer.directory(&entry.path, self.plan.mode).map(|()| None),
+            };
+        }
+        if NEEDED.iter().any(|name| entry.path == name.as_bytes()) {
+            return self.directory(entry).map(|()| None);
+        }
+        let (path, target) = (String::from_utf8_lossy(&entry.path), String::from_utf8_lossy(target));
+        Ok(Some(format!("the link {path}, which led to {target}, is left out")))
+    }
+
+    fn missing(&self) -> Result<(), SinkError> {
+        NEEDED
+            .iter()
+            .filter(|name| fs::symlink_metadata(self.plan.directory.join(name)).is_err())
+            .try_for_each(|name| self.placer.directory(name.as_bytes(), self.plan.mode))
+    }
+}
+
+/// Files in `archive_status` that wait for their segments to be archived.
+fn ready_wal(pg_wal: &Path) -> Option<ReadyWal> {
+    let entries = fs::read_dir(pg_wal.join("archive_status")).ok()?;
+    let ready = entries.flatten().filter(|entry| entry.file_name().as_bytes().ends_with(b".ready"));
+    let count = ready.count() as u64;
+    (count > 0).then(|| ReadyWal { path: pg_wal.to_owned(), count })
+}

@@ -1,0 +1,198 @@
+//! `restore_command`: one WAL file out of the first repository that holds it whole.
+//!
+//! PostgreSQL takes any ordinary failure as the end of the archive: it ends recovery and promotes, and what follows is
+//! lost without a word. So "not found" is said only when it is known; whatever else is wrong is tried again until the
+//! deadline and then stops the recovery.
+//!
+//! The bytes are verified before the file gets its name; a crash leaves at most a temporary file beside it, which the
+//! next run removes. Nothing is synced: PostgreSQL syncs the file itself when it takes it into `pg_wal`.
+//!
+//! PostgreSQL: `RestoreArchivedFile` and `KeepFileRestoredFromArchive` in `src/backend/access/transam/xlogarchive.c`.
+
+mod absence;
+mod error;
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use refloat_repo::repository::StoredWal;
+use refloat_repo::{RepoError, Repository};
+use refloat_types::{SystemIdentifier, WalFileName, fault};
+
+use super::keep;
+
+pub use error::{FetchError, Unanswered};
+
+/// Pause before the second attempt; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How to fetch.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchOptions {
+    /// The cluster.
+    pub system: SystemIdentifier,
+    /// No attempt begins after this long.
+    pub deadline: Duration,
+    /// The server is a standby, which asks again by itself: one attempt is made.
+    pub is_standby: bool,
+}
+
+/// A file that was fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Out of which repository.
+    pub repository: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Why it does not come out of one before that, if so.
+    pub passed_over: Vec<String>,
+}
+
+/// Writes the WAL file `name` to `dest`, which need not be absolute, out of the first of `repositories` that has it whole.
+///
+/// # Errors
+/// [`FetchError::NotFound`] only when no repository has it and that is no hole; see [`FetchError::exit_code`].
+pub fn fetch(
+    repositories: &[&Repository],
+    options: &FetchOptions,
+    name: WalFileName,
+    dest: &Path,
+) -> Result<Fetched, FetchError> {
+    let until = Instant::now() + options.deadline;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match attempt(repositories, options.system, name, dest) {
+            Err(error) if error.may_pass() => error,
+            other => return other,
+        };
+        let now = Instant::now();
+        if options.is_standby || now + pause > until {
+            return Err(error);
+        }
+        tracing::warn!(%name, %error, "asking again");
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn attempt(
+    repositories: &[&Repository],
+    system: SystemIdentifier,
+    name: WalFileName,
+    dest: &Path,
+) -> Result<Fetched, FetchError> {
+    let mut unanswered = Vec::new();
+    for repository in repositories {
+        let describe = || repository.store().describe().to_owned();
+        match out_of(repository, system, name, dest) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => {
+                let passed_over = unanswered.iter().map(ToString::to_string).collect();
+                return Ok(Fetched { repository: describe(), bytes, passed_over });
+            }
+            Err(Trouble::Repo(source)) => {
+                unanswered.push(Unanswered { repository: describe(), source });
+            }
+            Err(Trouble::Conflict(stored)) => {
+                let writers = keep::writers(repository, &stored, None);
+                return Err(FetchError::Conflict { name, repository: describe(), writers });
+            }
+            Err(Trouble::Write(path, source)) => return Err(FetchError::Write { path, source }),
+        }
+    }
+    if !unanswered.is_empty() || repositories.is_empty() {
+        return Err(FetchError::Unanswered { name, unanswered });
+    }
+    // None has it. Whether that may be so is asked only now: the usual case is that the file is there.
+    for repository in repositories {
+        match absence::hole(repository, system, name) {
+            Ok(None) => {}
+            Ok(Some(hole)) => {
+                let repository = repository.store().describe().to_owned();
+                return Err(FetchError::Hole { name, repository, hole });
+            }
+            Err(source) => {
+                let repository = repository.store().describe().to_owned();
+                unanswered.push(Unanswered { repository, source });
+                return Err(FetchError::Unanswered { name, unanswered });
+            }
+        }
+    }
+    Err(FetchError::NotFound { name })
+}
+
+/// Why one repository did not give it.
+enum Trouble {
+    Repo(RepoError),
+    Conflict(Vec<StoredWal>),
+    Write(PathBuf, io::Error),
+}
+
+/// The file out of one repository: its bytes, `None` when it has none.
+fn out_of(
+    repository: &Repository,
+    system: SystemIdentifier,
+    name: WalFileName,
+    dest: &Path,
+) -> Result<Option<u64>, Trouble> {
+    let mut found = repository.find_wal(system, name).map_err(Trouble::Repo)?;
+    let stored = match found.len() {
+        0 => return Ok(None),
+        1 => found.remove(0),
+        _ => return Err(Trouble::Conflict(found)),
+    };
+    let head = repository.read_wal_head(&stored).map_err(Trouble::Repo)?;
+    let mut file = Temporary::create(dest)?;
+    let mut written: io::Result<()> = Ok(());
+    let read = repository.read_wal(&head, &mut |bytes| {
+        written = file.file.write_all(bytes);
+        if written.is_ok() { Ok(()) } else { Err(io::Error::other("the file cannot be written")) }
+    });
+    written.map_err(|error| Trouble::Write(file.path.clone(), error))?;
+    read.map_err(Trouble::Repo)?;
+    fault::point("wal.fetch.before_rename").map_err(|e| Trouble::Write(dest.to_owned(), e))?;
+    file.place(dest)?;
+    Ok(Some(head.clear.size))
+}
+
+/// A file beside the destination, removed unless it was placed.
+struct Temporary {
+    path: PathBuf,
+    file: fs::File,
+    placed: bool,
+}
+
+impl Temporary {
+    fn create(dest: &Path) -> Result<Self, Trouble> {
+        // One name for each destination: PostgreSQL asks for one file at a time, and what a killed run left is reused.
+        let mut name = std::ffi::OsString::from(".");
+        name.push(dest.file_name().unwrap_or_default());
+        name.push(".refloat");
+        let path = dest.with_file_name(name);
+        let _ = fs::remove_file(&path);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        match opened {
+            Ok(file) => Ok(Self { path, file, placed: false }),
+            Err(error) => Err(Trouble::Write(path, error)),
+        }
+    }
+
+    fn place(mut self, dest: &Path) -> Result<(), Trouble> {
+        fs::rename(&self.path, dest).map_err(|error| Trouble::Write(dest.to_owned(), error))?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

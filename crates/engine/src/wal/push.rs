@@ -1,0 +1,298 @@
+//! `archive_command`: one WAL file into every repository, acknowledged when all of them hold it durably.
+//!
+//! A file that is torn, recycled or another cluster's is refused before anything is stored: PostgreSQL keeps it and
+//! offers it again. A crash at any point leaves in each repository nothing or the whole file.
+
+mod error;
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use refloat_pg::control;
+use refloat_repo::Repository;
+use refloat_repo::compress::Compression;
+use refloat_types::{ByteSize, Lsn, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
+
+use super::check::{self, Checked, Known};
+use super::keep::{self, Refusal, Task};
+use crate::locked::{Locked, Purpose};
+
+pub use super::keep::Writer;
+pub use error::PushError;
+
+/// How to push.
+#[derive(Debug, Clone)]
+pub struct PushOptions<'a> {
+    /// How to compress.
+    pub compression: Compression,
+    /// Host time, stored with the file.
+    pub now: Timestamp,
+    /// The cluster; read from the data directory's control file when `None`.
+    pub expected_system: Option<SystemIdentifier>,
+    /// The data directory of the server: where its lock and its control file are.
+    pub data_directory: Option<&'a Path>,
+    /// The source, so that its owner record can be asked whether this server is still the one.
+    pub source: Option<SourceId>,
+    /// No step begins after this long. Each call to a store has its own deadline in the store.
+    pub deadline: Duration,
+}
+
+/// How a push ended well.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pushed {
+    /// Every repository holds it.
+    Stored(Stored),
+    /// The server is a declared copy: nothing was stored, and PostgreSQL may recycle the file.
+    Discarded {
+        /// The file.
+        name: WalFileName,
+        /// The source that the copy was made of.
+        copy_of: String,
+    },
+}
+
+/// A file that every repository holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Which.
+    pub name: WalFileName,
+    /// Its bytes.
+    pub file_bytes: u64,
+    /// In the order that was asked for.
+    pub repositories: Vec<StoredIn>,
+    /// How long it took.
+    pub seconds: f64,
+    /// What a person should see.
+    pub warnings: Vec<PushWarning>,
+}
+
+/// What one repository holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredIn {
+    /// The repository's store.
+    pub repository: String,
+    /// Size of the object.
+    pub stored_bytes: u64,
+    /// It was there before, with the same bytes.
+    pub already_there: bool,
+    /// An object of that name was there, damaged, and was replaced.
+    pub replaced_damaged: bool,
+}
+
+/// What a person should see though the file was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushWarning {
+    /// WAL of a version this release does not know: stored, its records not checked.
+    UnknownVersion {
+        /// Magic number of its pages.
+        magic: u16,
+    },
+    /// WAL of a timeline that the owner has left, from beyond the point where it left: another server is still writing.
+    LeftTimeline {
+        /// The timeline it is of.
+        timeline: TimelineId,
+        /// Where its WAL ends.
+        end: Lsn,
+        /// The owner's timeline.
+        owner: TimelineId,
+        /// Where that one began.
+        fork: Lsn,
+    },
+    /// An object of that name was there, damaged, and was replaced.
+    ReplacedDamaged {
+        /// In which repository.
+        repository: String,
+    },
+}
+
+impl fmt::Display for PushWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownVersion { magic } => write!(
+                f,
+                "WAL of an unknown version of PostgreSQL (magic {magic:04X}): stored as bytes, its records were not checked"
+            ),
+            Self::LeftTimeline { timeline, end, owner, fork } => write!(
+                f,
+                "timeline {timeline} was left at {fork} by the owner of this source, which is on timeline {owner}, and goes on here to {end}: two servers are writing"
+            ),
+            Self::ReplacedDamaged { repository } => {
+                write!(f, "a damaged object of this name in {repository} was replaced")
+            }
+        }
+    }
+}
+
+impl PushWarning {
+    /// Its stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownVersion { .. } => "WAL-011",
+            Self::LeftTimeline { .. } => "WAL-012",
+            Self::ReplacedDamaged { .. } => "WAL-013",
+        }
+    }
+}
+
+impl fmt::Display for Stored {
+    /// One line for a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "archived {}: {}", self.name, ByteSize(self.file_bytes))?;
+        match self.repositories.as_slice() {
+            [one] if one.already_there => f.write_str(", was there already")?,
+            [one] => write!(f, " as {}", ByteSize(one.stored_bytes))?,
+            many => write!(f, " in {} repositories", many.len())?,
+        }
+        write!(f, " in {:.2} s", self.seconds)
+    }
+}
+
+/// Stores the WAL file at `path` in every one of `repositories`.
+///
+/// # Errors
+/// When any of them does not hold it: then PostgreSQL must keep the file and offer it again.
+pub fn push(
+    repositories: &[&Repository],
+    options: &PushOptions<'_>,
+    path: &Path,
+) -> Result<Pushed, PushError> {
+    let started = Instant::now();
+    let name = file_name(path)?;
+    if let Some(discarded) = refuse_locked(options, name)? {
+        return Ok(discarded);
+    }
+    if repositories.is_empty() {
+        return Err(PushError::NoRepository);
+    }
+    let system = cluster(options)?;
+    let keys: Vec<[u8; 32]> = repositories.iter().map(|repository| *repository.naming_key()).collect();
+    let file = check::check(path, name, &Known { system, keys: &keys })?;
+    let mut warnings: Vec<PushWarning> = unknown_version(&file).into_iter().collect();
+    let history = match name {
+        WalFileName::Segment(segment) | WalFileName::Partial(segment)
+            if segment.timeline != TimelineId::FIRST =>
+        {
+            Some((segment.timeline, check::local_history(path, segment.timeline, &keys)?))
+        }
+        _ => None,
+    };
+    let task = Task {
+        file: &file,
+        system,
+        now: options.now,
+        compression: options.compression,
+        history,
+        until: started + options.deadline,
+    };
+    let stored = keep_everywhere(repositories, &task)?;
+    warnings.extend(left_timeline(repositories, options.source, system, &file));
+    let replaced = stored.iter().filter(|stored| stored.replaced_damaged);
+    warnings.extend(
+        replaced.map(|stored| PushWarning::ReplacedDamaged { repository: stored.repository.clone() }),
+    );
+    Ok(Pushed::Stored(Stored {
+        name,
+        file_bytes: file.size,
+        repositories: stored,
+        seconds: started.elapsed().as_secs_f64(),
+        warnings,
+    }))
+}
+
+fn file_name(path: &Path) -> Result<WalFileName, PushError> {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    name.parse().map_err(|source| PushError::Name { source })
+}
+
+/// A restored directory pushes nothing before it is taken over.
+fn refuse_locked(options: &PushOptions<'_>, name: WalFileName) -> Result<Option<Pushed>, PushError> {
+    let Some(directory) = options.data_directory else { return Ok(None) };
+    let locked = Locked::read(directory)
+        .map_err(|source| PushError::LockUnreadable { directory: directory.to_owned(), source })?;
+    match locked {
+        None => Ok(None),
+        Some(locked) if locked.purpose == Purpose::Copy => {
+            Ok(Some(Pushed::Discarded { name, copy_of: locked.source }))
+        }
+        Some(locked) => Err(PushError::Locked { source_name: locked.source, at: locked.at }),
+    }
+}
+
+fn cluster(options: &PushOptions<'_>) -> Result<SystemIdentifier, PushError> {
+    match (options.expected_system, options.data_directory) {
+        (Some(system), _) => Ok(system),
+        (None, Some(directory)) => {
+            let (control, _) = control::read_settled(directory).map_err(PushError::Control)?;
+            Ok(control.system_identifier)
+        }
+        (None, None) => Err(PushError::WhoseWal),
+    }
+}
+
+fn unknown_version(file: &Checked) -> Option<PushWarning> {
+    let segment = file.facts.segment.as_ref().filter(|segment| segment.version.is_none())?;
+    Some(PushWarning::UnknownVersion { magic: segment.magic })
+}
+
+/// Stores the file in all repositories, at once when they are several; one that fails does not keep it from the others.
+fn keep_everywhere(repositories: &[&Repository], task: &Task<'_>) -> Result<Vec<StoredIn>, PushError> {
+    let results: Vec<Result<StoredIn, Refusal>> = match repositories {
+        [one] => vec![keep::keep(one, 0, task)],
+        many => std::thread::scope(|scope| {
+            let mut started = Vec::with_capacity(many.len());
+            for (index, repository) in many.iter().copied().enumerate() {
+                let thread = std::thread::Builder::new()
+                    .spawn_scoped(scope, move || keep::keep(repository, index, task));
+                started.push((index, repository, thread));
+            }
+            let mut results = Vec::with_capacity(many.len());
+            for (index, repository, thread) in started {
+                results.push(match thread {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    // A thread that cannot be started (too many processes) is no reason not to archive.
+                    Err(_) => keep::keep(repository, index, task),
+                });
+            }
+            results
+        }),
+    };
+    let mut stored = Vec::new();
+    let mut errors = Vec::new();
+    for (repository, result) in repositories.iter().zip(results) {
+        match result {
+            Ok(one) => stored.push(one),
+            Err(refusal) => errors.push(PushError::refused(repository, task, refusal)),
+        }
+    }
+    match errors.len() {
+        0 => Ok(stored),
+        1 => Err(errors.remove(0)),
+        _ => Err(PushError::Several { of: repositories.len(), errors }),
+    }
+}
+
+/// Another server that writes on after the owner went another way is worth an alarm, not a refusal: its WAL may be the
+/// only copy of what its clients were told is committed.
+fn left_timeline(
+    repositories: &[&Repository],
+    source: Option<SourceId>,
+    system: SystemIdentifier,
+    file: &Checked,
+) -> Option<PushWarning> {
+    let timeline = match file.name {
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) => segment.timeline,
+        WalFileName::History(_) | WalFileName::BackupHistory(..) => return None,
+    };
+    let end = file.end?;
+    // The file is stored; a repository that cannot tell its owner does not undo that.
+    let owners = repositories.iter().filter_map(|repository| repository.owner(source?).ok().flatten());
+    let newest = owners.filter(|owner| owner.system == system).max_by_key(|owner| owner.timeline)?;
+    let fork = newest.fork_lsn?;
+    (timeline < newest.timeline && end > fork).then_some(PushWarning::LeftTimeline {
+        timeline,
+        end,
+        owner: newest.timeline,
+        fork,
+    })
+}

@@ -1,0 +1,7 @@
+//! Work on real clusters.
+
+mod backup;
+mod restore;
+mod takeover;
+mod verify;
+mod wal;

@@ -1,0 +1,10 @@
+//! WAL of real servers through push and fetch.
+
+#![expect(clippy::unwrap_used, reason = "tests, and what only they call")]
+
+mod archiver;
+mod fetch;
+mod fixture;
+mod moments;
+mod push;
+mod races;
