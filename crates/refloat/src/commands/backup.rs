@@ -1,0 +1,216 @@
+//! `backup`.
+
+use std::time::Duration;
+
+use clap::Args;
+use refloat_config::{BackupWal, Checkpoint, RepositoryConfig, SourceConfig};
+use refloat_engine::backup::{self, BackupReport, BackupRequest, OwnWal};
+use refloat_types::{ByteSize, Clock as _};
+
+use super::key::unconfirmed;
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::operations::Operation;
+use crate::progress::Meter;
+use crate::render::time;
+
+/// How long an unconfirmed recovery sheet is only warned about.
+const PATIENCE: Duration = Duration::from_secs(72 * 3600);
+/// How long the last WAL segment of a backup may take to arrive.
+const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Back up running clusters: all sources, or those that are named
+///
+/// The server goes on working. A backup becomes visible only when everything it needs is safe in the repository.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo refloat backup
+  sudo refloat backup prod --label 'before the upgrade'
+
+Exit code 3: the backup is kept, but a person must look: a damaged page in the database, or a recovery sheet that nobody
+has confirmed for 72 hours.")]
+pub(crate) struct Backup {
+    /// Names of sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    sources: Vec<String>,
+    /// What kind of backup; this release makes full ones
+    #[arg(long = "type", value_name = "full", default_value = "full")]
+    kind: String,
+    /// A word to remember it by
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+    /// Threads that read, compress and encrypt [default: as many as processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Backup {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        if self.kind != "full" {
+            let message = match self.kind.as_str() {
+                "diff" | "incr" | "differential" | "incremental" => {
+                    format!("--type {} is not in this release", self.kind)
+                }
+                _ => format!("\"{}\" is no type of backup", self.kind),
+            };
+            return Err(CliError::usage(
+                message,
+                "This release makes full backups: --type full, or leave it out.",
+            )
+            .into());
+        }
+        let sources = context.sources(&self.sources)?;
+        if sources.is_empty() {
+            return Err(CliError::usage(
+                "there is no source to back up",
+                "Write [source.NAME] into the configuration.",
+            )
+            .into());
+        }
+        context.assume(&sources, false)?;
+        let mut reports = Vec::new();
+        let mut outcome = Outcome::Done;
+        let mut failed: Option<Failure> = None;
+        for source in &sources {
+            for repository in context.repositories(Some(source))? {
+                if self.dry_run {
+                    context.out.text(&format!(
+                        "would make a full backup of {} ({}) in {} ({})\n",
+                        source.name,
+                        source.data_directory.display(),
+                        repository.name,
+                        repository.url
+                    ));
+                    continue;
+                }
+                match self.one(&context, source, &repository) {
+                    Ok((report, one)) => {
+                        reports.push(report);
+                        if one == Outcome::Findings {
+                            outcome = one;
+                        }
+                    }
+                    // The others are made all the same.
+                    Err(failure) => match &mut failed {
+                        None => failed = Some(failure),
+                        Some(first) => first.more.push(failure),
+                    },
+                }
+            }
+        }
+        context.out.document(&serde_json::json!({ "dry_run": self.dry_run, "backups": reports }));
+        failed.map_or(Ok(outcome), Err)
+    }
+
+    fn one(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        config: &RepositoryConfig,
+    ) -> Result<(BackupReport, Outcome), Failure> {
+        let mut operation = Operation::begin(context, "backup", Some(source.name.as_str()));
+        let opened = context.open(config, Access::Bulk).inspect_err(|failure| {
+            operation.finish_locally(&Err(failure.clone()));
+        })?;
+        let result = self.make(context, source, &opened);
+        if let Ok((report, _)) = &result {
+            operation.bytes = report.stored_bytes;
+            operation.about = Some(report.backup.to_string());
+            operation.detail =
+                (!report.bad_pages.is_empty()).then(|| format!("{} damaged pages", report.bad_pages.len()));
+        }
+        let ended = result.as_ref().map(|(_, outcome)| *outcome).map_err(Clone::clone);
+        operation.finish(context, [&opened.repository], &ended);
+        result
+    }
+
+    fn make(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        opened: &Opened,
+    ) -> Result<(BackupReport, Outcome), Failure> {
+        let meter = Meter::new(context.out);
+        let request = BackupRequest {
+            repository: &opened.repository,
+            repository_name: opened.name.clone(),
+            source: source.name.clone(),
+            data_directory: source.data_directory.clone(),
+            connection: Context::connection(source),
+            label: self.label.clone(),
+            jobs: jobs(self.jobs.or(source.jobs)),
+            compression: opened.compression,
+            fast_checkpoint: source.checkpoint == Checkpoint::Fast,
+            own_wal: match source.backup_wal {
+                BackupWal::Auto => OwnWal::Auto,
+                BackupWal::Include => OwnWal::Include,
+                BackupWal::Archive => OwnWal::Archive,
+            },
+            archive_timeout: ARCHIVE_TIMEOUT,
+            max_read_rate: source.max_read_rate.map(|rate| rate.0),
+            configuration: context.config()?.without_secrets().to_owned(),
+            host: context.host.clone(),
+            clock: &context.clock,
+            progress: &meter,
+        };
+        let report = backup::run(&request)?;
+        meter.finish();
+        let outcome = judge(context, opened, &report)?;
+        tell(context, opened, &report);
+        Ok((report, outcome))
+    }
+}
+
+/// How many threads: as asked for, else one for each processor.
+pub(crate) fn jobs(asked: Option<u32>) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    asked.and_then(|jobs| usize::try_from(jobs).ok()).unwrap_or(processors).max(1)
+}
+
+/// Whether a person must look.
+fn judge(context: &Context, opened: &Opened, report: &BackupReport) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::Done;
+    for page in &report.bad_pages {
+        let relation = page.relation.as_deref().map_or_else(String::new, |name| format!(" of {name}"));
+        context
+            .out
+            .warn(&format!("damaged page: block {}{relation} in {}: {}", page.block, page.path, page.what));
+        outcome = Outcome::Findings;
+    }
+    if unconfirmed(opened)? {
+        let age = time::since(opened.repository.marker().created, context.clock.now());
+        context.out.warn(&format!(
+            "nobody has shown that the recovery sheet of {} is kept: if {} is lost, nobody can open these backups.     {} key confirm",
+            opened.name,
+            context.host,
+            context.command()
+        ));
+        if age > PATIENCE {
+            outcome = Outcome::Findings;
+        }
+    }
+    Ok(outcome)
+}
+
+fn tell(context: &Context, opened: &Opened, report: &BackupReport) {
+    for note in &report.notes {
+        context.out.say(&format!("note: {note}"));
+    }
+    context.out.text(&format!(
+        "backup {} of {} in {}: {} read, {} stored, in {}\n  restorable from {} on; {}\n",
+        report.backup,
+        report.source,
+        opened.name,
+        ByteSize(report.source_bytes),
+        ByteSize(report.stored_bytes),
+        time::seconds(report.seconds),
+        time::moment(report.stop_time),
+        if report.own_wal { "carries its own WAL" } else { "its WAL is verified in the archive" },
+    ));
+}

@@ -1,0 +1,137 @@
+//! Stores and keys.
+
+use std::time::{Duration, Instant};
+
+use refloat_config::{RepositoryConfig, SourceConfig};
+use refloat_repo::crypt::random;
+use refloat_store::{Key, Store, StoreError, StoreErrorKind, read_whole};
+use refloat_types::ByteSize;
+
+use super::Lines;
+use crate::commands::key::unconfirmed;
+use crate::context::{Access, Opened};
+use crate::error::Failure;
+
+/// How long a store may take for each call.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Looks at every repository of these sources; answers those that can be used.
+pub(super) fn check_all(lines: &mut Lines<'_>, sources: &[SourceConfig]) -> Result<Vec<Opened>, Failure> {
+    let mut configs: Vec<RepositoryConfig> = Vec::new();
+    for source in sources {
+        for config in lines.context().repositories(Some(source))? {
+            if configs.iter().all(|known| known.name != config.name) {
+                configs.push(config);
+            }
+        }
+    }
+    let mut opened = Vec::new();
+    for config in configs {
+        let about = format!("repository {}", config.name);
+        match lines.context().open(&config, Access::Within(PATIENCE)) {
+            Err(failure) => lines.failure(about, &failure),
+            Ok(one) => {
+                check(lines, &config, &one, &about);
+                opened.push(one);
+            }
+        }
+    }
+    Ok(opened)
+}
+
+fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, about: &str) {
+    let began = Instant::now();
+    let store = opened.repository.store();
+    match probe(store.as_ref()) {
+        Err(error) => lines.failure(about, &Failure::from(error)),
+        Ok(conditional) => {
+            let free = store
+                .space()
+                .ok()
+                .flatten()
+                .map_or_else(String::new, |space| format!(", {} free", ByteSize(space.free)));
+            let what = format!(
+                "{}: write, read, list, delete{} proven; {} ms{free}",
+                config.url,
+                if conditional { ", conditional create" } else { "" },
+                began.elapsed().as_millis()
+            );
+            lines.ok(about, what);
+            if !conditional {
+                lines.warn(
+                    about,
+                    "the store creates an object of a name that exists: two hosts could overwrite each other",
+                    "",
+                );
+            }
+        }
+    }
+    let name = &config.name;
+    match opened.repository.store().head(&refloat_repo::layout::agent(opened.repository.agent())) {
+        Ok(Some(_)) => {}
+        Ok(None) => lines.fault(
+            format!("host in {name}"),
+            "this host is not enrolled: nothing that it writes would be believed",
+            format!("{} init", lines.context().command()),
+        ),
+        Err(error) => lines.failure(format!("host in {name}"), &Failure::from(error)),
+    }
+    if !opened.repository.is_encrypted() {
+        lines.warn(format!("key {name}"), "the repository is not encrypted", "");
+        return;
+    }
+    match unconfirmed(opened) {
+        Ok(false) => lines.ok(
+            format!("key {name}"),
+            format!("kept, as somebody has shown; fingerprint {}", opened.repository.fingerprint()),
+        ),
+        Ok(true) => lines.look(
+            format!("key {name}"),
+            "no one has shown that the recovery sheet is kept",
+            format!("{} key confirm", lines.context().command()),
+        ),
+        Err(failure) => lines.failure(format!("key {name}"), &failure),
+    }
+}
+
+/// Creates, creates again, reads, lists and deletes an object. Answers whether the second creation was refused.
+fn probe(store: &dyn Store) -> Result<bool, StoreError> {
+    let body = b"refloat check";
+    // Below the envelopes' neighbours nothing else is ever made; a crash leaves one object that verify names.
+    let name = format!("check/{}", random::object_id());
+    let key: Key = name.parse().map_err(|error: refloat_store::BadKey| {
+        StoreError::new(StoreErrorKind::Other, "name", &name, store.describe(), std::io::Error::other(error))
+    })?;
+    store.put_new(&key, body)?;
+    let checked = (|| {
+        let conditional = match store.put_new(&key, b"another") {
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => true,
+            Err(error) => return Err(error),
+            Ok(()) => false,
+        };
+        let read = read_whole(store, &key, 1024)?;
+        let mut listed = false;
+        store.list("check/", &mut |info| {
+            listed |= info.key == key;
+            std::ops::ControlFlow::Continue(())
+        })?;
+        let unconfirmed = |what: &str| {
+            StoreError::new(
+                StoreErrorKind::Unconfirmed,
+                "check",
+                key.as_str(),
+                store.describe(),
+                std::io::Error::other(what),
+            )
+        };
+        if conditional && read != body {
+            return Err(unconfirmed("other bytes came back than were stored"));
+        }
+        if !listed {
+            return Err(unconfirmed("it is stored and not listed"));
+        }
+        Ok(conditional)
+    })();
+    store.delete(&key)?;
+    checked
+}

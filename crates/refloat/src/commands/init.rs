@@ -1,0 +1,338 @@
+//! `init`: makes what is missing, enrols this host, prints the sheet and PostgreSQL's settings. Safe to repeat.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use refloat_config::{Encryption, RepositoryConfig, SecretRef, SecretSource, SourceConfig};
+use refloat_repo::crypt::identity::{Identity as AgeIdentity, Recipient, draw_passphrase};
+use refloat_repo::repository::{InitOptions, Protection, Shown};
+use refloat_repo::{RepoError, Repository};
+use refloat_store::posix::Options;
+use refloat_types::Clock as _;
+use serde::Serialize;
+
+use super::key::{give_sheet, no_place_for_sheet, sheet_text, try_entered, unconfirmed};
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::identity::{is_root, make_directory};
+use crate::operations::Operation;
+use crate::render::text::shell_path;
+use crate::render::{can_ask, on_terminal};
+use crate::terminal;
+
+/// Make the repositories that are configured, enrol this host, print the recovery sheet and PostgreSQL's settings
+///
+/// Safe to repeat, and needed on every node that backs up or restores. Where the passphrase's file does not exist yet, a
+/// passphrase is drawn and kept there.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo refloat init                         prints the recovery sheet on the terminal and asks for the passphrase back
+  sudo refloat init --sheet /root/sheet     writes it to a new file instead
+  refloat init --key-kept                   for automation whose passphrase comes from a secret store")]
+pub(crate) struct Init {
+    /// Write the recovery sheet to this new file (0600) instead of the terminal
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
+    /// What opens the repository is kept elsewhere already: no sheet, no question
+    #[arg(long)]
+    key_kept: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Made {
+    name: String,
+    url: String,
+    fingerprint: String,
+    made: bool,
+    confirmed: bool,
+    encrypted: bool,
+}
+
+/// What is found of a repository before anything is done.
+struct Plan {
+    config: RepositoryConfig,
+    exists: bool,
+    draws_passphrase: bool,
+}
+
+impl Init {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
+        let owner = context.wanted_ids().unwrap_or((context.identity.uid, context.identity.gid));
+        let plans: Vec<Plan> = context.repositories(None)?.into_iter().map(plan).collect();
+        let makes_key = |plan: &Plan| !plan.exists && !matches!(plan.config.encryption, Encryption::None);
+        if !self.key_kept && self.sheet.is_none() && !on_terminal() && plans.iter().any(makes_key) {
+            return Err(no_place_for_sheet().into());
+        }
+        if self.dry_run {
+            return Ok(tell_plan(&context, &plans));
+        }
+        for plan in &plans {
+            prepare(&context, plan, owner)?;
+        }
+        context.assume(&sources, false)?;
+        let mut made = Vec::new();
+        for plan in plans {
+            let mut operation = Operation::begin(&context, "init", None);
+            operation.detail = Some(format!("repository {}", plan.config.name));
+            let opened = match open_or_make(&context, &plan) {
+                Ok(opened) => opened,
+                Err(failure) => {
+                    operation.finish_locally(&Err(failure.clone()));
+                    return Err(failure);
+                }
+            };
+            let result = self.keep_key(&context, &plan, &opened);
+            let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
+            operation.finish(&context, [&opened.repository], &ended);
+            made.push(tell(&context, &plan, &opened, result?));
+        }
+        let lines = settings(&context);
+        tell_settings(&context, &lines);
+        context.out.document(&serde_json::json!({ "repositories": made, "postgresql_conf": lines }));
+        Ok(Outcome::Done)
+    }
+
+    /// Shows the sheet of a new repository and asks whether it is kept. Answers whether that is shown.
+    fn keep_key(&self, context: &Context, plan: &Plan, opened: &Opened) -> Result<bool, Failure> {
+        let repository = &opened.repository;
+        if !unconfirmed(opened)? {
+            return Ok(true);
+        }
+        if self.key_kept {
+            repository.put_confirmation(Shown::Declared, context.clock.now())?;
+            return Ok(true);
+        }
+        let passphrase = match &plan.config.encryption {
+            Encryption::Passphrase(secret) => Some(secret.read(&context.secret_reader())?),
+            _ => None,
+        };
+        if self.sheet.is_some() || on_terminal() {
+            let text =
+                sheet_text(context, &plan.config, opened, passphrase.as_ref().map(|secret| secret.expose()));
+            give_sheet(context, &text, self.sheet.as_deref())?;
+        }
+        if !can_ask() || self.sheet.is_some() {
+            return Ok(false);
+        }
+        loop {
+            let entered = terminal::secret(&format!(
+                "Paste what opens repository {} from where you kept it (Enter alone: later, by key confirm): ",
+                opened.name
+            ))?;
+            if entered.is_empty() {
+                return Ok(false);
+            }
+            match try_entered(opened, &entered) {
+                Ok(()) => {
+                    repository.put_confirmation(Shown::Entered, context.clock.now())?;
+                    return Ok(true);
+                }
+                Err(failure) => context.out.say(&format!("{}; try again", failure.message)),
+            }
+        }
+    }
+}
+
+fn plan(config: RepositoryConfig) -> Plan {
+    let exists = config.url.path().join(refloat_repo::layout::REPOSITORY).exists();
+    let draws_passphrase = passphrase_file(&config).is_some_and(|file| !exists && !file.exists());
+    Plan { config, exists, draws_passphrase }
+}
+
+fn passphrase_file(config: &RepositoryConfig) -> Option<&Path> {
+    match config.encryption.passphrase().map(SecretRef::source) {
+        Some(SecretSource::File(path)) => Some(path),
+        _ => None,
+    }
+}
+
+/// The passphrase of an encryption, where it has one.
+trait HasPassphrase {
+    fn passphrase(&self) -> Option<&SecretRef>;
+}
+
+impl HasPassphrase for Encryption {
+    fn passphrase(&self) -> Option<&SecretRef> {
+        match self {
+            Self::Passphrase(secret) => Some(secret),
+            _ => None,
+        }
+    }
+}
+
+fn tell_plan(context: &Context, plans: &[Plan]) -> Outcome {
+    for plan in plans {
+        let name = &plan.config.name;
+        if plan.draws_passphrase
+            && let Some(file) = passphrase_file(&plan.config)
+        {
+            context.out.text(&format!("would draw a passphrase into {}\n", file.display()));
+        }
+        let what = if plan.exists { "would open and enrol this host in" } else { "would make" };
+        context.out.text(&format!("{what} repository {name} at {}\n", plan.config.url));
+    }
+    let planned: Vec<_> = plans
+        .iter()
+        .map(|plan| {
+            serde_json::json!({ "name": plan.config.name.to_string(), "exists": plan.exists, "draws_passphrase": plan.draws_passphrase })
+        })
+        .collect();
+    context.out.document(&serde_json::json!({ "dry_run": true, "repositories": planned }));
+    Outcome::Done
+}
+
+/// What only root may be able to do: directories below root's, and the passphrase's file. Everything is given to `owner`.
+fn prepare(context: &Context, plan: &Plan, owner: (u32, u32)) -> Result<(), Failure> {
+    let directory = plan.config.url.path();
+    make_directory(directory, 0o750, owner).map_err(|source| CliError::file("create", directory, source))?;
+    if plan.draws_passphrase
+        && let Some(file) = passphrase_file(&plan.config)
+    {
+        keep_passphrase(file, owner)
+            .map_err(|source| CliError::file("keep a new passphrase in", file, source))?;
+        context.out.say(&format!("A passphrase was drawn and is kept in {}.", file.display()));
+    }
+    Ok(())
+}
+
+/// 0640 root:GROUP when root makes it for another user, 0600 otherwise. Durable before it is used.
+fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let for_other = is_root() && uid != 0;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(format!("{}\n", draw_passphrase()).as_bytes())?;
+    if for_other {
+        std::os::unix::fs::fchown(&file, Some(0), Some(gid))?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))?;
+    }
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
+}
+
+fn open_or_make(context: &Context, plan: &Plan) -> Result<Opened, Failure> {
+    let config = &plan.config;
+    let store = context.store(&config.url, Access::Bulk, Options { create: true, ..Options::default() })?;
+    match Repository::read_marker(store.as_ref()) {
+        Ok(_) => {
+            let opened = context.open_in(config, store)?;
+            opened.repository.ensure_enrolled(context.clock.now())?;
+            Ok(opened)
+        }
+        Err(RepoError::NotARepository { .. }) => {
+            let options = InitOptions {
+                protection: protection(context, &config.encryption)?,
+                now: context.clock.now(),
+            };
+            Repository::init(store.clone(), context.state(), options)?;
+            context.open_in(config, store)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn protection(context: &Context, encryption: &Encryption) -> Result<Protection, Failure> {
+    let reader = context.secret_reader();
+    Ok(match encryption {
+        Encryption::None => Protection::None,
+        Encryption::Passphrase(secret) => Protection::Passphrase(secret.read(&reader)?.expose().to_owned()),
+        Encryption::Recipients { recipients, identity } => {
+            let bad = |text: &String| {
+                CliError::usage(format!("\"{text}\" is no age recipient"), "It begins with age1.")
+            };
+            let recipients: Vec<Recipient> = recipients
+                .iter()
+                .map(|text| Recipient::parse(text).ok_or_else(|| bad(text)))
+                .collect::<Result<_, _>>()?;
+            let identity = match identity {
+                None => None,
+                Some(secret) => {
+                    let text = secret.read(&reader)?;
+                    let identity = AgeIdentity::parse(text.expose()).ok_or_else(|| {
+                        CliError::usage(
+                            format!("what {} names is no age identity", secret.setting()),
+                            "It is a file with a line AGE-SECRET-KEY-1…",
+                        )
+                    })?;
+                    Some(identity)
+                }
+            };
+            Protection::Recipients { recipients, identity }
+        }
+    })
+}
+
+fn tell(context: &Context, plan: &Plan, opened: &Opened, confirmed: bool) -> Made {
+    let repository = &opened.repository;
+    let done =
+        if plan.exists { "was there; this host is enrolled" } else { "is made; this host is enrolled" };
+    context.out.text(&format!(
+        "repository {} at {} {done}\n  fingerprint  {}\n",
+        opened.name,
+        plan.config.url,
+        repository.fingerprint()
+    ));
+    if !repository.is_encrypted() {
+        context.out.warn(&format!(
+            "repository {} is not encrypted: whoever can read it can read the databases",
+            opened.name
+        ));
+    }
+    if !confirmed {
+        context.out.text(&format!(
+            "! nobody has shown that the recovery sheet is kept: if {} is lost, nobody can open these backups.     {} key confirm\n",
+            context.host,
+            context.command()
+        ));
+    }
+    Made {
+        name: opened.name.clone(),
+        url: plan.config.url.to_string(),
+        fingerprint: repository.fingerprint(),
+        made: !plan.exists,
+        confirmed,
+        encrypted: repository.is_encrypted(),
+    }
+}
+
+/// The lines for `postgresql.conf`.
+pub(crate) fn settings(context: &Context) -> Vec<String> {
+    vec![
+        "archive_mode = on".to_owned(),
+        format!("archive_command = '{}'", archive_command(context).replace('\'', "''")),
+        "archive_timeout = 60".to_owned(),
+    ]
+}
+
+/// The command as PostgreSQL shall run it: nothing in it depends on the environment.
+pub(crate) fn archive_command(context: &Context) -> String {
+    let program = shell_path(&context.executable);
+    // PostgreSQL replaces %p; any other % is doubled for it.
+    format!("{} wal push %p", format!("{program}{}", context.config_option()).replace('%', "%%"))
+}
+
+fn tell_settings(context: &Context, lines: &[String]) {
+    let sources = context.config.iter().flat_map(|config| config.sources.values());
+    for source in sources {
+        let place = super::config::settings_file(&source.data_directory)
+            .unwrap_or_else(|| source.data_directory.join("postgresql.conf"));
+        context.out.text(&format!("\nsource {}: these lines belong in {}\n", source.name, place.display()));
+        for line in lines {
+            context.out.text(&format!("{line}\n"));
+        }
+    }
+    context.out.text(&format!(
+        "\narchive_mode needs a restart of the server, the others a reload. Then:  {0} check,  {0} backup\n",
+        context.command()
+    ));
+}

@@ -1,0 +1,206 @@
+//! `key confirm` and `key sheet`.
+
+use clap::Subcommand;
+use refloat_config::{Encryption, RepositoryConfig, SecretReader, SourceConfig};
+use refloat_repo::crypt::identity::Identity as AgeIdentity;
+use refloat_repo::repository::{Confirmation, Shown};
+use refloat_types::Clock as _;
+
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::operations::Operation;
+use crate::render::{can_ask, on_terminal, time};
+use crate::sheet::Sheet;
+use crate::terminal;
+
+/// Keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Prove that what opens the repository is kept: paste the passphrase from where you keep it
+    #[command(
+        after_help = "Example:  sudo refloat key confirm\nRepeat it now and then, such as once a month."
+    )]
+    Confirm,
+    /// Print the recovery sheet again, on the terminal only
+    Sheet {
+        /// Write it to this new file (0600) instead
+        #[arg(long, value_name = "FILE")]
+        sheet: Option<std::path::PathBuf>,
+    },
+}
+
+impl Key {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
+        context.assume(&sources, false)?;
+        for config in context.repositories(None)? {
+            let opened = context.open(&config, Access::Bulk)?;
+            let mut operation = Operation::begin(
+                &context,
+                if matches!(self, Self::Confirm) { "key confirm" } else { "key sheet" },
+                None,
+            );
+            operation.detail = Some(format!("repository {}", config.name));
+            let result = match &self {
+                Self::Confirm => confirm(&context, &opened).map(|()| Outcome::Done),
+                Self::Sheet { sheet } => {
+                    print_again(&context, &config, &opened, sheet.as_deref()).map(|()| Outcome::Done)
+                }
+            };
+            operation.finish(&context, [&opened.repository], &result);
+            result?;
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// Asks for what opens the repository, and records that it was shown.
+fn confirm(context: &Context, opened: &Opened) -> Result<(), Failure> {
+    let repository = &opened.repository;
+    if !repository.needs_confirmation() {
+        context.out.say(&format!("repository {}: nothing has to be kept to open it", opened.name));
+        return Ok(());
+    }
+    let entered = entered(context, &opened.name)?;
+    try_entered(opened, &entered)?;
+    let confirmation = repository.put_confirmation(Shown::Entered, context.clock.now())?;
+    context.out.say(&format!(
+        "repository {}: it opens. Confirmed {}; repeat it now and then.",
+        opened.name,
+        time::moment(confirmation.at)
+    ));
+    context.out.document(&serde_json::json!({ "repository": opened.name, "confirmation": confirmation }));
+    Ok(())
+}
+
+fn entered(context: &Context, name: &str) -> Result<String, Failure> {
+    if let Some(file) = &context.global.passphrase_file {
+        let text = std::fs::read_to_string(file).map_err(|source| CliError::file("read", file, source))?;
+        return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
+    }
+    if can_ask() {
+        return Ok(terminal::secret(&format!(
+            "Paste what opens repository {name}, from where you keep it (not from this host): "
+        ))?);
+    }
+    Err(CliError::NeedsTerminal {
+        message: "the passphrase has to be pasted by a person, and there is no terminal".to_owned(),
+        hints: vec![
+            "Run it on a terminal: sudo refloat key confirm".to_owned(),
+            "For automation that takes it from a secret store: refloat init --key-kept, or --passphrase-file FILE".to_owned(),
+        ],
+    }
+    .into())
+}
+
+/// Whether what was entered opens the repository.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn try_entered(opened: &Opened, entered: &str) -> Result<(), Failure> {
+    if entered.contains("AGE-SECRET-KEY-") {
+        let fits = AgeIdentity::parse(entered)
+            .is_some_and(|identity| opened.repository.marker().recipients.contains(&identity.recipient()));
+        return if fits { Ok(()) } else { Err(CliError::NotTheKey(opened.name.clone()).into()) };
+    }
+    match opened.repository.try_passphrase(entered) {
+        Ok(()) => Ok(()),
+        Err(refloat_repo::RepoError::WrongPassphrase { .. }) => {
+            Err(CliError::NotTheKey(opened.name.clone()).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether somebody has to be reminded, and what is known.
+///
+/// # Errors
+/// What the repository says.
+pub(crate) fn unconfirmed(opened: &Opened) -> Result<bool, Failure> {
+    let repository = &opened.repository;
+    let confirmed: Option<Confirmation> =
+        if repository.needs_confirmation() { repository.confirmation()? } else { return Ok(false) };
+    Ok(confirmed.is_none())
+}
+
+fn print_again(
+    context: &Context,
+    config: &RepositoryConfig,
+    opened: &Opened,
+    file: Option<&std::path::Path>,
+) -> Result<(), Failure> {
+    let reader: SecretReader<'_> = context.secret_reader();
+    let passphrase = match &config.encryption {
+        Encryption::Passphrase(secret) => Some(secret.read(&reader)?),
+        _ => None,
+    };
+    let text = sheet_text(context, config, opened, passphrase.as_ref().map(|secret| secret.expose()));
+    give_sheet(context, &text, file)
+}
+
+/// The sheet of a repository.
+pub(crate) fn sheet_text(
+    context: &Context,
+    config: &RepositoryConfig,
+    opened: &Opened,
+    passphrase: Option<&str>,
+) -> String {
+    let all = context.config.iter().flat_map(|all| all.sources.values());
+    let clusters = all.filter(|source| source.repositories.contains(&config.name)).map(|source| {
+        let version = refloat_pg::server::read_pg_version(&source.data_directory)
+            .map_or_else(|_| "PostgreSQL".to_owned(), |version| format!("PostgreSQL {version}"));
+        format!("{}: {version} in {}", source.name, source.data_directory.display())
+    });
+    Sheet {
+        name: config.name.as_str(),
+        url: config.url.to_string(),
+        marker: opened.repository.marker(),
+        passphrase,
+        host: &context.host,
+        now: context.clock.now(),
+        clusters: clusters.collect(),
+    }
+    .text()
+}
+
+/// Shows a sheet on the terminal, or writes it to a new file; never to a pipe.
+///
+/// # Errors
+/// There is neither, or the file exists.
+pub(crate) fn give_sheet(
+    context: &Context,
+    text: &str,
+    file: Option<&std::path::Path>,
+) -> Result<(), Failure> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    if let Some(path) = file {
+        let fail = |source| CliError::file("write the recovery sheet to", path, source);
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+        context.out.say(&format!(
+            "The recovery sheet is in {}. Keep it elsewhere, then delete it here.",
+            path.display()
+        ));
+        return Ok(());
+    }
+    if !on_terminal() {
+        return Err(no_place_for_sheet().into());
+    }
+    crate::render::print(&format!("\n{text}\n"));
+    Ok(())
+}
+
+/// A sheet is never written to a pipe.
+pub(crate) fn no_place_for_sheet() -> CliError {
+    CliError::NeedsTerminal {
+        message: "the recovery sheet is shown on a terminal only, and there is none".to_owned(),
+        hints: vec![
+            "Run it on a terminal, or let it be written: --sheet FILE".to_owned(),
+            "For automation whose passphrase comes from a secret store: refloat init --key-kept".to_owned(),
+        ],
+    }
+}

@@ -1,0 +1,257 @@
+//! `list`.
+
+use clap::Args;
+use refloat_repo::commit::{CommitNames, CommitRecord};
+use refloat_repo::repository::SourceInfo;
+use refloat_types::{ByteSize, Timestamp};
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::identity::Wanted;
+use crate::render::text::table;
+use crate::render::time;
+
+/// List the backups
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo refloat list prod
+  sudo refloat -r file:///backup/db1 list        without a configuration; asks for the passphrase")]
+pub(crate) struct List {
+    /// Name of a source [default: all]
+    #[arg(value_name = "SOURCE")]
+    source: Option<String>,
+}
+
+/// A backup as it is listed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Listed {
+    repository: String,
+    source: String,
+    backup: String,
+    number: u64,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    started: Timestamp,
+    finished: Timestamp,
+    restorable_from: Timestamp,
+    timeline: refloat_types::TimelineId,
+    start_lsn: refloat_types::Lsn,
+    stop_lsn: refloat_types::Lsn,
+    system: refloat_types::SystemIdentifier,
+    server_version: u32,
+    source_bytes: u64,
+    stored_bytes: u64,
+    own_wal: bool,
+    bad_pages: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+}
+
+impl Listed {
+    /// What is listed of a backup.
+    pub(crate) fn new(
+        opened: &Opened,
+        source: &str,
+        record: &CommitRecord,
+        names: Option<&CommitNames>,
+    ) -> Self {
+        let commit = &record.commit;
+        Self {
+            repository: opened.name.clone(),
+            source: source.to_owned(),
+            backup: commit.backup.to_string(),
+            number: commit.number,
+            kind: commit.kind.as_str(),
+            started: commit.started,
+            finished: commit.finished,
+            restorable_from: commit.cluster.stop_time,
+            timeline: commit.cluster.timeline,
+            start_lsn: commit.cluster.start_lsn,
+            stop_lsn: commit.cluster.stop_lsn,
+            system: commit.cluster.system,
+            server_version: commit.cluster.server_version,
+            source_bytes: commit.sizes.source,
+            stored_bytes: commit.sizes.stored,
+            own_wal: commit.own_wal,
+            bad_pages: commit.bad_pages,
+            label: names.and_then(|names| names.label.clone()),
+        }
+    }
+}
+
+/// What a source is called: its name, or its id where this host cannot read names.
+pub(crate) fn source_name(info: &SourceInfo) -> String {
+    info.description.as_ref().map_or_else(|| info.id.to_string(), |description| description.name.to_string())
+}
+
+/// Becomes the right user for reading: by the configuration, or for `-r URL` the owner of the repository's directory.
+///
+/// # Errors
+/// When that cannot be.
+pub(crate) fn prepare_reading(
+    context: &mut Context,
+    state: Option<std::path::PathBuf>,
+) -> Result<(), Failure> {
+    if !context.is_ad_hoc()? {
+        let sources: Vec<_> = context.config()?.sources.values().cloned().collect();
+        return context.assume(&sources, false);
+    }
+    let path = ad_hoc_path(context)?;
+    if crate::identity::is_root()
+        && let Some(owner) = Wanted::owner_of([path.as_path()])
+    {
+        context.become_user(&owner, false)?;
+    }
+    context.use_state(state)
+}
+
+/// Directory of the repository of `-r URL`.
+///
+/// # Errors
+/// It is no URL.
+pub(crate) fn ad_hoc_path(context: &Context) -> Result<std::path::PathBuf, Failure> {
+    let url = context.global.repository.clone().unwrap_or_default();
+    Ok(refloat_store::url::file_path(&url)?)
+}
+
+/// The repositories to read: that of `-r URL`, or the configured ones that answer.
+///
+/// # Errors
+/// None answers.
+pub(crate) fn open_all(context: &Context, access: Access) -> Result<Vec<Opened>, Failure> {
+    if context.is_ad_hoc()? {
+        return Ok(vec![context.open_for(None, access)?]);
+    }
+    let mut opened = Vec::new();
+    let mut failed = Vec::new();
+    for config in context.repositories(None)? {
+        match context.open(&config, access) {
+            Ok(one) => opened.push(one),
+            Err(failure) => failed.push((config.name, failure)),
+        }
+    }
+    if opened.is_empty() && !failed.is_empty() {
+        let mut all = failed.into_iter().map(|(_, failure)| failure);
+        let mut first = all
+            .next()
+            .unwrap_or_else(|| CliError::usage("there is no repository", "Write [repository.NAME].").into());
+        first.more.extend(all);
+        return Err(first);
+    }
+    for (name, failure) in failed {
+        context.out.warn(&format!("repository {name}: {}", failure.message));
+    }
+    Ok(opened)
+}
+
+/// The sources of a repository, or the one that is asked for.
+///
+/// # Errors
+/// What the repository says.
+pub(crate) fn sources_of(opened: &Opened, name: Option<&str>) -> Result<Vec<SourceInfo>, Failure> {
+    let mut sources = opened.repository.list_sources()?;
+    sources.retain(|source| name.is_none_or(|name| source_name(source) == name));
+    sources.sort_by_key(source_name);
+    Ok(sources)
+}
+
+/// The commits of a source that can be believed; the others are told.
+///
+/// # Errors
+/// What the repository says.
+pub(crate) fn commits_of(
+    context: &Context,
+    opened: &Opened,
+    source: &SourceInfo,
+) -> Result<Vec<CommitRecord>, Failure> {
+    Ok(opened.repository.list_commits(source.id, &mut |key, error| {
+        context.out.warn(&format!(
+            "repository {}: backup {} cannot be used: {error}",
+            opened.name,
+            key.file_name()
+        ));
+    })?)
+}
+
+impl List {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        prepare_reading(&mut context, None)?;
+        let mut all: Vec<Listed> = Vec::new();
+        let mut known = Vec::new();
+        let opened = open_all(&context, Access::Bulk)?;
+        for one in &opened {
+            for source in sources_of(one, None)? {
+                let name = source_name(&source);
+                known.push(name.clone());
+                if self.source.as_ref().is_some_and(|wanted| *wanted != name) {
+                    continue;
+                }
+                for record in commits_of(&context, one, &source)? {
+                    let names = one.repository.read_commit_names(&record).ok();
+                    all.push(Listed::new(one, &name, &record, names.as_ref()));
+                }
+            }
+        }
+        refuse_unknown(&context, self.source.as_deref(), &known)?;
+        context.out.text(&text(&all));
+        context.out.document(&serde_json::json!({ "backups": all }));
+        Ok(Outcome::Done)
+    }
+}
+
+/// A name that neither repository nor configuration knows is an error; one that only the configuration knows has no
+/// backup yet.
+///
+/// # Errors
+/// As said.
+pub(crate) fn refuse_unknown(
+    context: &Context,
+    wanted: Option<&str>,
+    known: &[String],
+) -> Result<(), Failure> {
+    let Some(name) = wanted else { return Ok(()) };
+    let configured = context.source_names();
+    if known.iter().chain(&configured).any(|known| known == name) {
+        return Ok(());
+    }
+    let place =
+        context.global.repository.clone().unwrap_or_else(|| context.config_file.display().to_string());
+    let mut known: Vec<String> = known.iter().chain(&configured).cloned().collect();
+    known.sort();
+    known.dedup();
+    Err(CliError::NoSource { name: name.to_owned(), place, known }.into())
+}
+
+fn text(all: &[Listed]) -> String {
+    if all.is_empty() {
+        return "no backups yet\n".to_owned();
+    }
+    let several = all.iter().any(|one| one.repository != all[0].repository);
+    let mut rows = vec![
+        ["source", "backup", "type", "finished", "size", "stored", "wal", ""].map(str::to_owned).to_vec(),
+    ];
+    for one in all {
+        let mut remarks: Vec<String> = one.label.iter().map(|label| format!("\"{label}\"")).collect();
+        if one.bad_pages > 0 {
+            remarks.push(format!("! {} damaged pages", one.bad_pages));
+        }
+        if several {
+            remarks.insert(0, format!("in {}", one.repository));
+        }
+        rows.push(vec![
+            one.source.clone(),
+            one.backup.clone(),
+            one.kind.to_owned(),
+            time::moment(one.finished),
+            ByteSize(one.source_bytes).to_string(),
+            ByteSize(one.stored_bytes).to_string(),
+            if one.own_wal { "own" } else { "archive" }.to_owned(),
+            remarks.join(" "),
+        ]);
+    }
+    table(&rows, &[4, 5])
+}

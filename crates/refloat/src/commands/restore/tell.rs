@@ -1,0 +1,301 @@
+//! The plan before a restore, and the numbered next steps behind it.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use refloat_engine::pitr;
+use refloat_engine::restore::{Become, RestorePlan, RestoreReport, TargetAction};
+use refloat_pg::server::{Binaries, Surroundings, find_binaries, start_commands};
+use refloat_types::ByteSize;
+use serde_json::json;
+
+use super::ask::Asked;
+use super::place::Place;
+use crate::context::Context;
+use crate::render::text::{count, shell_path};
+use crate::render::time;
+
+/// First port that is tried for a server beside another one.
+const COPY_PORT: u16 = 5499;
+
+/// How far recovery goes, in words.
+fn target_text(found: &pitr::Plan) -> String {
+    let just = if found.exclusive { "just before " } else { "" };
+    match &found.target {
+        pitr::Target::Latest => match found.reaches.alive.or(found.reaches.last_commit) {
+            Some(at) => format!("everything archived, to {}", time::with_utc(at)),
+            None => "everything archived".to_owned(),
+        },
+        pitr::Target::Immediate => {
+            format!("the end of the backup, {}", time::with_utc(found.backup.commit.cluster.stop_time))
+        }
+        pitr::Target::Time(at) => format!("{just}{}", time::with_utc(*at)),
+        pitr::Target::Lsn(lsn) => format!("{just}LSN {lsn}"),
+        pitr::Target::Xid(xid) => format!("{just}the end of transaction {xid}"),
+        pitr::Target::Name(name) => format!("restore point \"{name}\""),
+    }
+}
+
+/// Prints the plan; a dry run's is the data itself.
+pub(super) fn plan(context: &Context, asked: &Asked, found: &pitr::Plan, plan: &RestorePlan, dry_run: bool) {
+    let commit = &found.backup.commit;
+    let mut out = format!("plan: restore {} to {}\n", plan.request().source_name, target_text(found));
+    let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<12}{text}\n"));
+    line(
+        "backup",
+        format!(
+            "{} of {}, {} in {} files",
+            commit.backup,
+            time::moment(commit.finished),
+            ByteSize(plan.bytes),
+            plan.entries
+        ),
+    );
+    line("into", plan.directory.display().to_string());
+    for step in &plan.set_aside {
+        line("set aside", format!("{} becomes {}", step.from.display(), step.to.display()));
+    }
+    for tablespace in &plan.tablespaces {
+        let goes =
+            tablespace.goes.as_ref().map_or_else(|| "inside".to_owned(), |path| path.display().to_string());
+        line(
+            "tablespace",
+            format!("{} goes to {goes}, {}", tablespace.was.display(), ByteSize(tablespace.bytes)),
+        );
+    }
+    for space in &plan.space {
+        line(
+            "space",
+            format!(
+                "{} needed, {} free at {}",
+                ByteSize(space.need),
+                ByteSize(space.free),
+                space.path.display()
+            ),
+        );
+    }
+    match &found.wal {
+        Some(wal) => line(
+            "WAL",
+            format!(
+                "{} … {}, {}, {} to replay at most",
+                wal.first,
+                wal.last,
+                count(usize::try_from(wal.segments).unwrap_or(usize::MAX), "segment"),
+                ByteSize(wal.bytes)
+            ),
+        ),
+        None => line("WAL", "in the backup itself; none of the archive is needed".to_owned()),
+    }
+    line("timeline", found.timelines.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → "));
+    if asked.has_target {
+        line("then", plan.request().recovery.action.as_str().to_owned());
+    }
+    for note in found.notes.iter().chain(&plan.notes) {
+        line("note", note.clone());
+    }
+    if dry_run {
+        context.out.text(&format!("{out}nothing was written (--dry-run)\n"));
+        context.out.document(&json!({ "dry_run": true, "plan": document(found, plan) }));
+    } else {
+        context.out.say(out.trim_end());
+    }
+}
+
+fn document(found: &pitr::Plan, plan: &RestorePlan) -> serde_json::Value {
+    let commit = &found.backup.commit;
+    json!({
+        "backup": commit.backup,
+        "directory": plan.directory,
+        "target": target_word(found),
+        "exclusive": found.exclusive,
+        "timelines": found.timelines,
+        "bytes": plan.bytes,
+        "entries": plan.entries,
+        "set_aside": plan.set_aside.iter().map(|step| json!({ "from": step.from, "to": step.to })).collect::<Vec<_>>(),
+        "tablespaces": plan.tablespaces.iter().map(|t| json!({ "was": t.was, "goes": t.goes, "bytes": t.bytes })).collect::<Vec<_>>(),
+        "space": plan.space.iter().map(|s| json!({ "path": s.path, "need": s.need, "free": s.free })).collect::<Vec<_>>(),
+        "wal": found.wal.as_ref().map(|wal| json!({
+            "first": wal.first.to_string(), "last": wal.last.to_string(), "segments": wal.segments, "bytes": wal.bytes,
+        })),
+        "reaches": json!({ "lsn": found.reaches.lsn, "time": found.reaches.alive.or(found.reaches.last_commit) }),
+        "notes": found.notes.iter().chain(&plan.notes).collect::<Vec<_>>(),
+    })
+}
+
+fn target_word(found: &pitr::Plan) -> serde_json::Value {
+    match &found.target {
+        pitr::Target::Latest => json!("latest"),
+        pitr::Target::Immediate => json!("immediate"),
+        pitr::Target::Time(at) => json!({ "time": at }),
+        pitr::Target::Lsn(lsn) => json!({ "lsn": lsn }),
+        pitr::Target::Xid(xid) => json!({ "xid": xid }),
+        pitr::Target::Name(name) => json!({ "name": name }),
+    }
+}
+
+/// The lines that a person types next.
+struct Steps {
+    start: String,
+    look: String,
+    stop: String,
+}
+
+/// Prints what was done and what comes next.
+pub(super) fn report(
+    context: &Context,
+    place: &Place,
+    asked: &Asked,
+    found: &pitr::Plan,
+    report: &RestoreReport,
+    becomes: Option<Become>,
+    action: TargetAction,
+) {
+    let becomes = becomes.unwrap_or(Become::Undecided);
+    let source = place.source_name();
+    let steps = steps(context, place, report, becomes);
+    let mut out = format!(
+        "{source} is restored to {}: {} in {}\n",
+        target_text(found),
+        ByteSize(report.bytes),
+        time::seconds(report.took.as_secs_f64())
+    );
+    let mut things = vec![(report.directory.display().to_string(), "ready, not started".to_owned())];
+    for step in &report.set_aside {
+        things.push((step.to.display().to_string(), "what was there, untouched".to_owned()));
+    }
+    for tablespace in report.tablespaces.iter().filter_map(|tablespace| tablespace.goes.as_ref()) {
+        things.push((tablespace.display().to_string(), "a tablespace".to_owned()));
+    }
+    if let Some(own) = &place.own {
+        things.push((
+            own.display().to_string(),
+            "how it fetches its WAL; remove it when that is no longer needed".to_owned(),
+        ));
+    }
+    let width = things.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+    for (path, what) in &things {
+        out.push_str(&format!("  {path:width$}   {what}\n"));
+    }
+    if let Some(ready) = &report.ready_wal {
+        out.push_str(&format!(
+            "  {} of WAL in {} were never archived: they may hold the last commits; keep them, or archive them with wal push\n",
+            count(usize::try_from(ready.count).unwrap_or(usize::MAX), "file"),
+            ready.path.display()
+        ));
+    }
+    for note in &report.notes {
+        out.push_str(&format!("  note: {note}\n"));
+    }
+    out.push_str(&next(context, place, asked, source, found, (becomes, action), &steps));
+    context.out.text(&out);
+    context.out.document(&json!({
+        "source": source, "directory": report.directory, "backup": found.backup.commit.backup, "target": target_word(found),
+        "bytes": report.bytes, "entries": report.entries, "seconds": report.took.as_secs_f64(), "locked": report.locked,
+        "set_aside": report.set_aside.iter().map(|step| json!({ "from": step.from, "to": step.to })).collect::<Vec<_>>(),
+        "tablespaces": report.tablespaces.iter().map(|t| json!({ "was": t.was, "is": t.goes })).collect::<Vec<_>>(),
+        "ready_wal": report.ready_wal.as_ref().map(|ready| json!({ "path": ready.path, "files": ready.count })),
+        "own_configuration": place.own, "notes": report.notes, "start": steps.start,
+    }));
+}
+
+fn next(
+    context: &Context,
+    place: &Place,
+    asked: &Asked,
+    source: &str,
+    found: &pitr::Plan,
+    (becomes, action): (Become, TargetAction),
+    steps: &Steps,
+) -> String {
+    let replays =
+        found.wal.as_ref().map_or_else(String::new, |wal| format!("replays {} at most", ByteSize(wal.bytes)));
+    let stops = asked.has_target && !matches!(found.target, pitr::Target::Latest);
+    let then = match (action, stops) {
+        (TargetAction::Pause, true) => "then waits read-only for your look",
+        (TargetAction::Shutdown, true) => "then stops",
+        _ => "then it is open for writing",
+    };
+    let about =
+        [replays.as_str(), then].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+    let mut out = format!("next\n  1  {}       {about}\n  2  {}\n", steps.start, steps.look);
+    match becomes {
+        Become::Copy => {
+            let remove = place.own.as_ref().map_or_else(String::new, |own| format!(" {}", shell_path(own)));
+            out.push_str(&format!(
+                "  3  take out what you need (pg_dump), then:  {};  rm -r {}{remove}\n\
+                 it is a copy: it archives nothing, ever\n",
+                steps.stop,
+                shell_path(&place.directory)
+            ));
+        }
+        Become::Primary => {
+            out.push_str(&format!(
+                "  3  {}\n\
+                 it is {source} from now on; a new full backup makes the next recovery shorter\n",
+                if place.is_elsewhere(context) {
+                    format!(
+                        "set data_directory of {source} to {} in the configuration, then:  sudo refloat init;  sudo refloat check;  sudo refloat backup {source}",
+                        place.directory.display()
+                    )
+                } else {
+                    format!("{0} check {source};  {0} backup {source}", context.command())
+                }
+            ));
+        }
+        Become::Undecided => {
+            let elsewhere = if place.is_elsewhere(context) {
+                format!(" (first set data_directory of {source} to {})", place.directory.display())
+            } else {
+                String::new()
+            };
+            out.push_str(&format!(
+                "  3  right?  {0} takeover {source}       opens it for writing, archiving goes on{elsewhere}\n\
+                 \x20    wrong?  {1}, then restore again with another moment\n\
+                 until step 3 archiving is locked: WAL stays in pg_wal; a table that is dropped just behind the target cannot be read\n",
+                context.command(),
+                steps.stop
+            ));
+        }
+    }
+    out
+}
+
+fn steps(context: &Context, place: &Place, report: &RestoreReport, becomes: Become) -> Steps {
+    let owner = &context.identity.name;
+    let sudo = if context.who == *owner { String::new() } else { format!("sudo -u {owner} ") };
+    let version = report.major_version;
+    let binaries = find_binaries(version, None, None).unwrap_or_else(|_| Binaries {
+        directory: Path::new("/usr/lib/postgresql").join(version.to_string()).join("bin"),
+        version,
+        version_text: String::new(),
+    });
+    let pg_ctl = shell_path(&binaries.path("pg_ctl"));
+    let data = shell_path(&report.directory);
+    if !place.is_beside(context, becomes) {
+        let host = Surroundings::of_this_host(&context.who);
+        let start = start_commands(&report.directory, version, owner, &binaries.directory, &host);
+        let stop = if start.contains(" -D ") {
+            format!("{sudo}{pg_ctl} -D {data} stop")
+        } else {
+            start.replace("systemctl start", "systemctl stop").replace(" start", " stop")
+        };
+        return Steps { start, look: format!("{sudo}psql -c 'select …'       is it right?"), stop };
+    }
+    // Beside another server: a port and a socket of its own.
+    let port = free_port();
+    let log = shell_path(&report.directory.join("startup.log"));
+    Steps {
+        start: format!("{sudo}{pg_ctl} -D {data} -l {log} -o '-p {port} -k /tmp' start"),
+        look: format!("{sudo}psql -h /tmp -p {port} -d postgres -c 'select …'       is it right?"),
+        stop: format!("{sudo}{pg_ctl} -D {data} stop"),
+    }
+}
+
+fn free_port() -> u16 {
+    let free = |port: &u16| {
+        TcpListener::bind(("127.0.0.1", *port)).is_ok()
+            && !Path::new("/tmp").join(format!(".s.PGSQL.{port}")).exists()
+    };
+    (COPY_PORT..COPY_PORT + 100).find(free).unwrap_or(COPY_PORT)
+}

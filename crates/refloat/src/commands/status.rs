@@ -1,0 +1,221 @@
+//! `status`.
+
+use std::time::Duration;
+
+use clap::Args;
+use refloat_types::{ByteSize, Clock as _, Timestamp};
+
+use super::key::unconfirmed;
+use super::list::{ad_hoc_path, prepare_reading, refuse_unknown, source_name};
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::Failure;
+use crate::facts::{Finding, SourceFacts, of_source};
+use crate::render::text::table;
+use crate::render::time;
+
+/// A repository that does not answer within this is told as not answering.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// From when to when each source can be recovered, its last backup, and what is wrong
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo refloat status
+  sudo refloat status --exit-code --quiet        for monitoring: 3 when a person must look, 5 when nothing answers
+  refloat -r file:///backup/db1 status           without a configuration")]
+pub(crate) struct Status {
+    /// Name of a source [default: all]
+    #[arg(value_name = "SOURCE")]
+    source: Option<String>,
+    /// End with 3 when a person must look
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// All that is found out.
+pub(crate) struct Found {
+    /// Sources, each in each repository.
+    pub sources: Vec<SourceFacts>,
+    /// What is wrong beside the sources.
+    pub findings: Vec<Finding>,
+    /// No repository answered.
+    pub silent: Option<Failure>,
+}
+
+impl Found {
+    /// Whether a person must look.
+    pub(crate) fn is_bad(&self) -> bool {
+        !self.findings.is_empty() || self.sources.iter().any(|source| !source.findings.is_empty())
+    }
+}
+
+/// Looks at all sources, or one.
+///
+/// # Errors
+/// Only for what is asked wrongly; what does not answer is a finding.
+pub(crate) fn find_out(context: &Context, wanted: Option<&str>) -> Result<Found, Failure> {
+    let mut found = Found { sources: Vec::new(), findings: Vec::new(), silent: None };
+    let mut opened: Vec<Opened> = Vec::new();
+    if context.is_ad_hoc()? {
+        opened.push(context.open_for(None, Access::Bulk)?);
+    } else {
+        for config in context.repositories(None)? {
+            match context.open(&config, Access::Within(PATIENCE)) {
+                Ok(one) => opened.push(one),
+                Err(failure) => {
+                    let why = failure.detail.last().map_or_else(String::new, |why| format!(": {why}"));
+                    found.findings.push(Finding {
+                        what: format!("repository {}: {}{why}", config.name, failure.message),
+                        mend: failure.hints.first().cloned(),
+                    });
+                    found.silent = found.silent.take().or(Some(failure));
+                }
+            }
+        }
+    }
+    if !opened.is_empty() {
+        found.silent = None;
+    }
+    let mut known = Vec::new();
+    for one in &opened {
+        look_into(context, one, wanted, &mut found, &mut known)?;
+    }
+    refuse_unknown(context, wanted, &known)?;
+    if found.silent.is_none() {
+        add_unseen(context, wanted, &known, &mut found);
+    }
+    Ok(found)
+}
+
+fn look_into(
+    context: &Context,
+    opened: &Opened,
+    wanted: Option<&str>,
+    found: &mut Found,
+    known: &mut Vec<String>,
+) -> Result<(), Failure> {
+    for source in opened.repository.list_sources()? {
+        let name = source_name(&source);
+        known.push(name.clone());
+        if wanted.is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        let config = context
+            .config
+            .as_ref()
+            .and_then(|config| config.sources.values().find(|s| s.name.as_str() == name));
+        let config = config.filter(|config| config.repositories.iter().any(|r| r.as_str() == opened.name));
+        found.sources.push(of_source(context, opened, &source, config)?);
+    }
+    if !context.is_ad_hoc()? && unconfirmed(opened)? {
+        found.findings.push(Finding::new(
+            format!(
+                "The recovery sheet of {} is not confirmed: if {} is lost, nobody can open these backups.",
+                opened.name, context.host
+            ),
+            format!("{} key confirm", context.command()),
+        ));
+    }
+    Ok(())
+}
+
+/// Sources of the configuration that no repository knows yet.
+fn add_unseen(context: &Context, wanted: Option<&str>, known: &[String], found: &mut Found) {
+    for name in context.source_names() {
+        if known.contains(&name) || wanted.is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        let mut facts = SourceFacts::empty(&name, "");
+        facts
+            .findings
+            .push(Finding::new("there is no backup yet", format!("{} backup {name}", context.command())));
+        found.sources.push(facts);
+    }
+}
+
+impl Status {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        prepare_reading(&mut context, None)?;
+        if context.is_ad_hoc()? {
+            ad_hoc_path(&context)?;
+        }
+        let found = find_out(&context, self.source.as_deref())?;
+        let now = context.clock.now();
+        let mut out = source_table(&found.sources, now);
+        out.push_str(&findings_text(&found));
+        context.out.text(&out);
+        context.out.document(&serde_json::json!({ "sources": found.sources, "findings": found.findings }));
+        if self.exit_code {
+            if let Some(failure) = found.silent {
+                return Err(failure);
+            }
+            if found.is_bad() {
+                return Ok(Outcome::Findings);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// `2026-11-06 02:00:09 … 16:04:28 (3 s ago)`.
+pub(crate) fn window_text(facts: &SourceFacts, now: Timestamp) -> String {
+    match (facts.recoverable_from, facts.recoverable_to) {
+        (Some(from), Some(to)) => format!(
+            "{} … {} ({} ago)",
+            time::moment(from),
+            time::short(to, now),
+            time::length(time::since(to, now))
+        ),
+        _ => "not recoverable yet".to_owned(),
+    }
+}
+
+fn source_table(sources: &[SourceFacts], now: Timestamp) -> String {
+    if sources.is_empty() {
+        return "no sources\n".to_owned();
+    }
+    let header = ["source", "repository", "recoverable", "last backup", "size", "state"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for facts in sources {
+        let last = facts.last_backup.as_ref().map_or_else(
+            || "none".to_owned(),
+            |last| {
+                format!(
+                    "{} {} {}",
+                    time::short(last.finished, now),
+                    last.kind,
+                    time::seconds(last.seconds as f64)
+                )
+            },
+        );
+        rows.push(vec![
+            facts.source.clone(),
+            facts.repository.clone(),
+            window_text(facts, now),
+            last,
+            if facts.source_bytes == 0 { String::new() } else { ByteSize(facts.source_bytes).to_string() },
+            if facts.findings.is_empty() { "ok".to_owned() } else { "LOOK".to_owned() },
+        ]);
+    }
+    table(&rows, &[4])
+}
+
+/// One line for each finding, with what mends it.
+pub(crate) fn findings_text(found: &Found) -> String {
+    let mut out = String::new();
+    let of_sources = found
+        .sources
+        .iter()
+        .flat_map(|source| source.findings.iter().map(move |f| (Some(&source.source), f)));
+    for (source, finding) in of_sources.chain(found.findings.iter().map(|finding| (None, finding))) {
+        let source = source.map_or_else(String::new, |source| format!("{source}: "));
+        out.push_str(&format!("! {source}{}", finding.what));
+        if let Some(mend) = &finding.mend {
+            out.push_str(&format!("     {mend}"));
+        }
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,128 @@
+//! `takeover SOURCE`.
+
+use std::time::Duration;
+
+use clap::Args;
+use refloat_engine::takeover::{TakeoverReport, TakeoverRequest, takeover};
+use refloat_types::Clock as _;
+
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::operations::Operation;
+use crate::progress::Meter;
+use crate::render::text::count;
+
+/// How long the end of a recovery may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// This server is SOURCE from now on: a paused recovery ends, archiving is unlocked
+///
+/// Look at the restored server first. The new owner is recorded in every repository, then the lock is lifted and
+/// PostgreSQL archives what has waited.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  sudo refloat takeover prod")]
+pub(crate) struct Takeover {
+    /// Name of the source; its data directory is the restored one
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// A later release
+    #[arg(long, hide = true)]
+    new_cluster: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Takeover {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        if self.new_cluster {
+            return Err(CliError::usage(
+                "--new-cluster is not in this release",
+                "Give the new cluster a source of its own in the configuration; the old one stays restorable.",
+            )
+            .into());
+        }
+        let source = context.source(Some(&self.source), "takeover")?.clone();
+        context.assume(std::slice::from_ref(&source), false)?;
+        if self.dry_run {
+            context.out.text(&format!(
+                "would end the recovery of the server in {}, record it as the owner of {}, and unlock archiving\n",
+                source.data_directory.display(),
+                source.name
+            ));
+            context.out.document(&serde_json::json!({ "dry_run": true, "source": self.source }));
+            return Ok(Outcome::Done);
+        }
+        let mut opened = Vec::new();
+        for config in context.repositories(Some(&source))? {
+            opened.push(context.open(&config, Access::Bulk)?);
+        }
+        let mut operation = Operation::begin(&context, "takeover", Some(&self.source));
+        let result = opened.iter().try_fold(None, |first, one| {
+            let report = self.one(&context, &source, one)?;
+            Ok::<_, Failure>(first.or(Some(report)))
+        });
+        let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
+        if let Ok(Some(report)) = &result {
+            operation.about = Some(format!("timeline {}", report.timeline));
+        }
+        operation.finish(&context, opened.iter().map(|one| &one.repository), &ended);
+        if let Some(report) = result? {
+            self.tell(&context, &report);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// In one repository. Ending the recovery and lifting the lock are done by the first; the others record the owner.
+    fn one(
+        &self,
+        context: &Context,
+        source: &refloat_config::SourceConfig,
+        opened: &Opened,
+    ) -> Result<TakeoverReport, Failure> {
+        let known = opened.repository.find_source(&source.name)?.ok_or_else(|| CliError::NoSource {
+            name: self.source.clone(),
+            place: format!("repository {}", opened.name),
+            known: Vec::new(),
+        })?;
+        let request = TakeoverRequest {
+            data_directory: source.data_directory.clone(),
+            source: known.id,
+            connection: Context::connection(source),
+            patience: PATIENCE,
+            now: context.clock.now(),
+        };
+        let meter = Meter::new(context.out);
+        Ok(takeover(&request, &[&opened.repository], &meter)?)
+    }
+
+    fn tell(&self, context: &Context, report: &TakeoverReport) {
+        let fork = report.fork_lsn.map_or_else(String::new, |lsn| format!(", which began at {lsn}"));
+        let mut out =
+            format!("{} is this server from now on, on timeline {}{fork}\n", self.source, report.timeline);
+        if report.promoted {
+            out.push_str("  recovery is ended: the server accepts writes\n");
+        }
+        if report.was_locked {
+            out.push_str("  archiving is unlocked\n");
+        }
+        if report.waiting_wal > 0 {
+            let waiting = count(usize::try_from(report.waiting_wal).unwrap_or(usize::MAX), "WAL file");
+            out.push_str(&format!("  {waiting} will be archived now\n"));
+        }
+        if !report.running {
+            out.push_str("  the server is stopped; start it as you are used to\n");
+        }
+        for note in &report.notes {
+            out.push_str(&format!("  note: {note}\n"));
+        }
+        out.push_str(&format!("next:  {0} check {1};  {0} backup {1}\n", context.command(), self.source));
+        context.out.text(&out);
+        context.out.document(&serde_json::json!({
+            "source": self.source, "timeline": report.timeline, "fork_lsn": report.fork_lsn, "promoted": report.promoted,
+            "was_locked": report.was_locked, "running": report.running, "waiting_wal": report.waiting_wal, "notes": report.notes,
+        }));
+    }
+}

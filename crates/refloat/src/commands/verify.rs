@@ -1,0 +1,178 @@
+//! `verify`.
+
+use clap::Args;
+use refloat_engine::verify::{Grade, Scope, SourceRef, VerifyReport, VerifyRequest, Which, verify};
+use refloat_types::{BackupId, Clock as _};
+
+use super::backup::jobs;
+use super::list::{commits_of, open_all, prepare_reading, sources_of};
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::operations::Operation;
+use crate::progress::Meter;
+use crate::render::text::count;
+use crate::render::time;
+use crate::times::{self, Moment};
+
+/// Check what is stored: that everything is there and signed by this repository's agents
+///
+/// Says what it proved and what it did not. With --read-data every byte is read, decrypted and compared with its digest.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo refloat verify
+  sudo refloat verify prod latest --read-data
+
+Exit code 3: something is missing, damaged, or not ours.")]
+pub(crate) struct Verify {
+    /// Name of a source [default: everything in the repositories]
+    #[arg(value_name = "SOURCE")]
+    source: Option<String>,
+    /// A backup by its id, `latest`, or the day it was finished on [default: all]
+    #[arg(value_name = "BACKUP|latest|DATE")]
+    backup: Option<String>,
+    /// Read every byte
+    #[arg(long)]
+    read_data: bool,
+    /// Threads that read [default: as many as processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
+    /// A later release
+    #[arg(long, hide = true)]
+    restore: bool,
+}
+
+impl Verify {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        if self.restore {
+            return Err(CliError::usage(
+                "verify --restore is not in this release",
+                "Prove it by hand: refloat restore SOURCE --to DIR --as copy, and start the copy.",
+            )
+            .into());
+        }
+        prepare_reading(&mut context, None)?;
+        let mut outcome = Outcome::Done;
+        let mut documents = Vec::new();
+        for opened in open_all(&context, Access::Bulk)? {
+            let mut operation = Operation::begin(&context, "verify", self.source.as_deref());
+            let report = self.one(&context, &opened);
+            let ended = match &report {
+                Ok(report) if report.needs_attention() => Ok(Outcome::Findings),
+                Ok(_) => Ok(Outcome::Done),
+                Err(failure) => Err(failure.clone()),
+            };
+            if let Ok(report) = &report {
+                operation.bytes = report.bytes_read;
+                operation.detail =
+                    Some(format!("{}; {}", report.summary(), count(report.findings.len(), "finding")));
+            }
+            if context.is_ad_hoc()? {
+                operation.finish_locally(&ended);
+            } else {
+                operation.finish(&context, [&opened.repository], &ended);
+            }
+            let report = report?;
+            if ended? == Outcome::Findings {
+                outcome = Outcome::Findings;
+            }
+            context.out.text(&text(&opened, &report));
+            documents.push(serde_json::json!({ "repository": opened.name, "summary": report.summary(), "report": report }));
+        }
+        context.out.document(&serde_json::json!({ "repositories": documents }));
+        Ok(outcome)
+    }
+
+    fn one(&self, context: &Context, opened: &Opened) -> Result<VerifyReport, Failure> {
+        let scope = match &self.source {
+            None => Scope::Repository,
+            Some(name) => {
+                let name = name.parse().map_err(|error: refloat_types::BadName| {
+                    CliError::usage(error.to_string(), "refloat list  shows the sources.")
+                })?;
+                Scope::Source(SourceRef::Name(name), self.which(context, opened)?)
+            }
+        };
+        let meter = Meter::new(context.out);
+        let request = VerifyRequest {
+            repository: &opened.repository,
+            scope,
+            read_data: self.read_data,
+            jobs: jobs(self.jobs),
+            progress: &meter,
+        };
+        Ok(verify(&request)?)
+    }
+
+    fn which(&self, context: &Context, opened: &Opened) -> Result<Which, Failure> {
+        let Some(text) = self.backup.as_deref() else { return Ok(Which::All) };
+        if text == "latest" {
+            return Ok(Which::Latest);
+        }
+        if let Ok(id) = text.parse::<BackupId>() {
+            return Ok(Which::Backup(id));
+        }
+        let Moment::Zoneless(civil) = times::parse(text, context.clock.now()) else {
+            return Err(CliError::usage(
+                format!("\"{text}\" is neither a backup, nor latest, nor a day"),
+                "Write an id (refloat list), latest, or a day such as 2026-11-20.",
+            )
+            .into());
+        };
+        let mut newest = None;
+        for source in sources_of(opened, self.source.as_deref())? {
+            for record in commits_of(context, opened, &source)? {
+                if record.commit.finished.to_zoned(time::zone()).date() == civil.date() {
+                    newest = Some(record.commit.backup);
+                }
+            }
+        }
+        newest.map(Which::Backup).ok_or_else(|| {
+            CliError::usage(
+                format!("no backup was finished on {}", civil.date()),
+                "refloat list  shows when each was finished.",
+            )
+            .into()
+        })
+    }
+}
+
+fn text(opened: &Opened, report: &VerifyReport) -> String {
+    let mut out =
+        format!("repository {}: {}, in {}\n", opened.name, report.summary(), time::seconds(report.seconds));
+    for backup in &report.backups {
+        let state = match (backup.restorable, backup.recoverable) {
+            (false, _) => "CANNOT be restored whole",
+            (true, false) => "can be restored; CANNOT be recovered to the newest WAL",
+            (true, true) => "nothing found against restoring it",
+        };
+        out.push_str(&format!("  backup {}: {state}\n", backup.name));
+    }
+    for wal in &report.wal {
+        let span = wal
+            .first
+            .as_ref()
+            .zip(wal.last.as_ref())
+            .map_or_else(String::new, |(a, b)| format!(" {a} … {b}"));
+        let missing =
+            if wal.missing == 0 { "none missing".to_owned() } else { format!("{} MISSING", wal.missing) };
+        out.push_str(&format!("  WAL of timeline {}:{span}, {missing}\n", wal.timeline));
+    }
+    for finding in &report.findings {
+        let grade = match finding.grade {
+            Grade::Note => "note ",
+            Grade::Attention => "LOOK ",
+            Grade::Damage => "DAMAGE",
+        };
+        out.push_str(&format!("{grade} {finding}\n"));
+    }
+    if report.findings_left_out > 0 {
+        out.push_str(&format!("and {} more findings\n", report.findings_left_out));
+    }
+    for not in &report.not_proved {
+        out.push_str(&format!("  not proved: {not}\n"));
+    }
+    out
+}

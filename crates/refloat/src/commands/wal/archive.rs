@@ -1,0 +1,332 @@
+//! Push and fetch: one process for each WAL file, so nothing is started that is not needed.
+//!
+//! What goes wrong is one line below 200 characters on stderr, which PostgreSQL copies into its log; all of it is in the
+//! local log. A watchdog ends the process when its whole time is over, whatever hangs.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use refloat_config::SourceConfig;
+use refloat_engine::locked::{Locked, Purpose};
+use refloat_engine::wal::push::Pushed;
+use refloat_engine::wal::{FetchOptions, PushError, PushOptions, fetch as fetch_file, push as push_file};
+use refloat_pg::control::read_settled;
+use refloat_repo::Repository;
+use refloat_types::{Clock as _, SystemIdentifier, WalFileName};
+
+use super::{Fetch, Push};
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::operations::Operation;
+use crate::render::{complain, failure};
+use crate::{Ended, Outcome};
+
+/// Longest line for PostgreSQL's log.
+const LINE: usize = 199;
+
+/// A push whose whole time was over.
+const LATE_PUSH: &str = "WAL-090";
+/// A fetch whose whole time was over.
+const LATE_FETCH: &str = "WAL-091";
+
+/// A failure as one line: code, message, causes, and the first hint where it fits.
+fn one_line(failed: &Failure) -> String {
+    let mut text = format!("refloat[{}]: {}", failed.code, failed.message);
+    for cause in &failed.detail {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    if let Some(hint) = failed.hints.first()
+        && text.chars().count() + hint.chars().count() + 2 <= LINE
+    {
+        text.push_str("; ");
+        text.push_str(hint);
+    }
+    let text = text.replace(['\n', '\r'], " ");
+    if text.chars().count() <= LINE {
+        return text;
+    }
+    text.chars().take(LINE - 1).chain(['…']).collect()
+}
+
+fn say(json: bool, failed: &Failure) {
+    complain(&if json { failure::document(failed) } else { format!("{}\n", one_line(failed)) });
+}
+
+/// Ends the process with `code` when `limit` is over.
+fn watch(limit: Duration, code: i32, line: String) {
+    let watchdog = std::thread::Builder::new().name("watchdog".to_owned());
+    let started = watchdog.spawn(move || {
+        std::thread::sleep(limit);
+        complain(&line);
+        #[expect(
+            clippy::exit,
+            reason = "a call to a dead file system never comes back; nothing is acknowledged by this"
+        )]
+        std::process::exit(code);
+    });
+    if let Err(error) = started {
+        tracing::warn!(%error, "no watchdog could be started");
+    }
+}
+
+/// The data directory that PostgreSQL starts its commands in, where this is one.
+fn here() -> Option<PathBuf> {
+    let directory = std::env::current_dir().ok()?;
+    directory.join("PG_VERSION").exists().then_some(directory)
+}
+
+fn find_source(context: &Context, name: Option<&str>, here: Option<&Path>) -> Result<SourceConfig, Failure> {
+    let source = match (name, here) {
+        (Some(name), _) => context.source(Some(name), "this")?,
+        (None, Some(directory)) => context.config()?.source_for_data_directory(directory)?,
+        (None, None) => context.source(None, "this, outside of a data directory,")?,
+    };
+    Ok(source.clone())
+}
+
+/// `wal push`.
+pub(super) fn push(command: &Push, context: Result<Context, Failure>) -> Result<Outcome, Ended> {
+    let json = context.as_ref().is_ok_and(|context| context.global.json);
+    match context.and_then(|context| push_with(command, context)) {
+        Ok(()) => Ok(Outcome::Done),
+        Err(failed) => {
+            say(json, &failed);
+            Err(Ended::Said(failed.exit_code()))
+        }
+    }
+}
+
+fn push_with(command: &Push, mut context: Context) -> Result<(), Failure> {
+    let here = here();
+    // First of all, and before any source is looked for: a clone lies where no configuration knows it.
+    if let Some(directory) = &here
+        && refuse_locked(directory)? == Purpose::Copy
+    {
+        return Ok(());
+    }
+    let source = find_source(&context, command.source.as_deref(), here.as_deref())?;
+    context.assume(std::slice::from_ref(&source), false)?;
+    let name = command.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let limit = source.wal_push_timeout;
+    watch(
+        limit,
+        5,
+        format!(
+            "refloat[{LATE_PUSH}]: could not archive {name} within {} s; WAL is kept and offered again\n",
+            limit.as_secs()
+        ),
+    );
+    let mut operation = Operation::begin(&context, "wal push", Some(source.name.as_str()));
+    operation.about = Some(name);
+    let result = push_to_all(command, &context, &source, here.as_deref(), &mut operation);
+    operation.finish_locally(&result.as_ref().map(|()| Outcome::Done).map_err(Failure::clone));
+    result
+}
+
+/// What a lock in `directory` says: refuses an undecided one; without a lock this is nobody's copy.
+fn refuse_locked(directory: &Path) -> Result<Purpose, Failure> {
+    let locked = Locked::read(directory)
+        .map_err(|source| PushError::LockUnreadable { directory: directory.to_owned(), source })?;
+    match locked {
+        None => Ok(Purpose::Undecided),
+        Some(locked) if locked.purpose == Purpose::Copy => Ok(Purpose::Copy),
+        Some(locked) => Err(PushError::Locked { source_name: locked.source, at: locked.at }.into()),
+    }
+}
+
+fn push_to_all(
+    command: &Push,
+    context: &Context,
+    source: &SourceConfig,
+    here: Option<&Path>,
+    operation: &mut Operation,
+) -> Result<(), Failure> {
+    let limit = source.wal_push_timeout;
+    let access = Access::Within(limit * 8 / 10);
+    let (mut opened, mut failed) = (Vec::new(), Vec::new());
+    for config in context.repositories(Some(source))? {
+        match context.open(&config, access) {
+            Ok(one) => opened.push(one),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    if !opened.is_empty() {
+        let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
+        let options = PushOptions {
+            compression: opened.first().map(|one| one.compression).unwrap_or_default(),
+            now: context.clock.now(),
+            expected_system: None,
+            data_directory: Some(here.unwrap_or(&source.data_directory)),
+            source: None,
+            deadline: limit * 8 / 10,
+        };
+        match push_file(&repositories, &options, &command.file)? {
+            Pushed::Discarded { .. } => return Ok(()),
+            Pushed::Stored(stored) => {
+                operation.bytes = stored.file_bytes;
+                for warning in &stored.warnings {
+                    complain(&format!("refloat[{}]: {warning}\n", warning.code()));
+                }
+                context.out.document(&serde_json::json!({
+                    "name": stored.name.to_string(), "bytes": stored.file_bytes, "seconds": stored.seconds,
+                    "already_there": stored.repositories.iter().all(|one| one.already_there),
+                }));
+                tracing::info!("{stored}");
+            }
+        }
+    }
+    // One that cannot be opened does not keep the file from the others, but it is not acknowledged.
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(failed.remove(0)),
+    }
+}
+
+/// `wal fetch`.
+pub(super) fn fetch(command: &Fetch, context: Result<Context, Failure>) -> Result<Outcome, Ended> {
+    let json = context.as_ref().is_ok_and(|context| context.global.json);
+    let unknown = super::cannot_know();
+    let is_standby = unknown == 1;
+    match context
+        .map_err(|failed| (failed, unknown))
+        .and_then(|context| fetch_with(command, context, is_standby))
+    {
+        Ok(()) => Ok(Outcome::Done),
+        Err((failed, code)) => {
+            // A file that does not exist is an answer, which every recovery asks for; it is not worth a line of log.
+            if code != 1 || is_standby {
+                say(json, &failed);
+            }
+            Err(Ended::Said(code))
+        }
+    }
+}
+
+/// A failure and what to end with.
+type FetchFailed = (Failure, u8);
+
+fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result<(), FetchFailed> {
+    let unknown = if is_standby { 1 } else { 255 };
+    let cannot_know = |failed: Failure| (failed, unknown);
+    let here = here();
+    let source = find_source(&context, command.source.as_deref(), here.as_deref()).map_err(cannot_know)?;
+    context.assume(std::slice::from_ref(&source), false).map_err(cannot_know)?;
+    let name: WalFileName = command.name.parse().map_err(|error: refloat_types::wal_name::BadWalName| {
+        cannot_know(CliError::usage(error.to_string(), "PostgreSQL gives it as %f.").into())
+    })?;
+    let limit = source.wal_fetch_timeout;
+    // Longer than all attempts together: a call that hangs is ended by its own deadline first.
+    watch(
+        limit * 2,
+        i32::from(unknown),
+        format!(
+            "refloat[{LATE_FETCH}]: could not fetch {name} within {} s; recovery stops here and can go on\n",
+            limit.as_secs() * 2
+        ),
+    );
+    let mut operation = Operation::begin(&context, "wal fetch", Some(source.name.as_str()));
+    operation.about = Some(name.to_string());
+    let result =
+        fetch_from_any(command, &context, &source, here.as_deref(), name, is_standby, &mut operation);
+    let told = result.as_ref().map(|()| Outcome::Done).map_err(|(failed, _)| failed.clone());
+    operation.finish_locally(&told);
+    result
+}
+
+fn fetch_from_any(
+    command: &Fetch,
+    context: &Context,
+    source: &SourceConfig,
+    here: Option<&Path>,
+    name: WalFileName,
+    is_standby: bool,
+    operation: &mut Operation,
+) -> Result<(), FetchFailed> {
+    let unknown = if is_standby { 1 } else { 255 };
+    let cannot_know = |failed: Failure| (failed, unknown);
+    let until = Instant::now() + source.wal_fetch_timeout;
+    let (opened, failed) = open_patiently(context, source, is_standby, until).map_err(cannot_know)?;
+    let Some(first) = opened.first() else {
+        let none = || CliError::usage("there is no repository to fetch from", "Name one: -r NAME").into();
+        return Err(cannot_know(failed.unwrap_or_else(none)));
+    };
+    let system = cluster(&first.repository, source, here).map_err(cannot_know)?;
+    let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
+    let deadline = until.saturating_duration_since(Instant::now());
+    let options = FetchOptions { system, deadline, is_standby };
+    match fetch_file(&repositories, &options, name, &command.dest) {
+        Ok(fetched) => {
+            operation.bytes = fetched.bytes;
+            for why in &fetched.passed_over {
+                complain(&format!("refloat: passed over: {why}\n"));
+            }
+            context.out.document(&serde_json::json!({
+                "name": name.to_string(), "bytes": fetched.bytes, "repository": fetched.repository,
+            }));
+            Ok(())
+        }
+        Err(error) => {
+            let code = error.exit_code(is_standby);
+            match failed {
+                // The others do not have it, and this one could not be asked.
+                Some(failed) if code == 1 => Err(cannot_know(failed)),
+                _ => Err((error.into(), code)),
+            }
+        }
+    }
+}
+
+/// Opens what can be opened of a source's repositories; asks again until `until` while one cannot.
+fn open_patiently(
+    context: &Context,
+    source: &SourceConfig,
+    is_standby: bool,
+    until: Instant,
+) -> Result<(Vec<Opened>, Option<Failure>), Failure> {
+    let configs = context.repositories(Some(source))?;
+    let access = Access::Within(source.wal_fetch_timeout / 2);
+    loop {
+        let (mut opened, mut failed) = (Vec::new(), None);
+        for config in &configs {
+            match context.open(config, access) {
+                Ok(one) => opened.push(one),
+                Err(failure) => failed = failed.or(Some(failure)),
+            }
+        }
+        let pause = Duration::from_secs(1);
+        if !opened.is_empty() || is_standby || Instant::now() + pause > until {
+            return Ok((opened, failed));
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+/// Which cluster it is: by the directory that asks, else by the source's own, else as the repository knows it.
+fn cluster(
+    repository: &Repository,
+    source: &SourceConfig,
+    here: Option<&Path>,
+) -> Result<SystemIdentifier, Failure> {
+    let directory = here.unwrap_or(&source.data_directory);
+    match read_settled(directory) {
+        Ok((control, _)) => Ok(control.system_identifier),
+        Err(error) => match repository.find_source(&source.name)?.and_then(|found| found.system) {
+            Some(system) => Ok(system),
+            None => Err(error.into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_into_a_log() {
+        let mut failed = Failure::from(CliError::usage("x".repeat(300), "do this"));
+        assert_eq!(one_line(&failed).chars().count(), LINE);
+        failed.message = "short\nlines".into();
+        assert_eq!(one_line(&failed), "refloat[CLI-001]: short lines; do this");
+    }
+}

@@ -1,0 +1,204 @@
+//! What is archived, and closing a segment.
+
+use std::time::Duration;
+
+use refloat_config::SourceConfig;
+use refloat_engine::wal::push::Writer;
+use refloat_engine::wal::status::{RepositoryWal, ServerPosition, TimelineStatus, WalStatus};
+use refloat_pg::control::read_settled;
+use refloat_pg::sql::Session;
+use refloat_repo::Repository;
+use refloat_types::{ByteSize, Clock as _, Timestamp};
+
+use super::{Status, Switch};
+use crate::Outcome;
+use crate::context::{Access, Context};
+use crate::error::Failure;
+use crate::operations::Operation;
+use crate::render::text::{count, thousands};
+use crate::render::time;
+
+/// `wal status`.
+pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, Failure> {
+    let names: Vec<String> = command.source.clone().into_iter().collect();
+    let sources = context.sources(&names)?;
+    context.assume(&sources, false)?;
+    let mut documents = Vec::new();
+    for source in &sources {
+        let mut opened = Vec::new();
+        for config in context.repositories(Some(source))? {
+            match context.open(&config, Access::Within(Duration::from_secs(10))) {
+                Ok(one) => opened.push(one),
+                Err(failure) => context.out.warn(&format!("repository {}: {}", config.name, failure.message)),
+            }
+        }
+        let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
+        let here = position(source);
+        let system = match read_settled(&source.data_directory) {
+            Ok((control, _)) => Some(control.system_identifier),
+            Err(_) => {
+                let find = |repository: &&Repository| repository.find_source(&source.name).ok().flatten();
+                repositories.iter().find_map(find).and_then(|found| found.system)
+            }
+        };
+        let Some(system) = system else {
+            context.out.text(&format!("{}: nothing is archived yet\n", source.name));
+            continue;
+        };
+        let directory = source.data_directory.exists().then_some(source.data_directory.as_path());
+        let status = refloat_engine::wal::status(&repositories, system, directory, here)
+            .map_err(|error| crate::error::CliError::file("look into", &source.data_directory, error))?;
+        context.out.text(&text(&context, source, &status));
+        documents.push(document(source, &status));
+    }
+    context.out.document(&serde_json::json!({ "sources": documents }));
+    Ok(Outcome::Done)
+}
+
+/// Where the server writes, when it answers.
+fn position(source: &SourceConfig) -> Option<ServerPosition> {
+    let session = Session::connect_to(&source.data_directory, &Context::connection(source)).ok()?;
+    let lsn = session.current_wal_lsn().ok()?;
+    let (control, _) = read_settled(&source.data_directory).ok()?;
+    Some(ServerPosition { lsn, timeline: control.checkpoint.timeline })
+}
+
+fn text(context: &Context, source: &SourceConfig, status: &WalStatus) -> String {
+    let now = context.clock.now();
+    let mut out = format!("{} (cluster {})\n", source.name, status.system);
+    if let Some(server) = &status.server {
+        let waits = match (server.ready, &server.oldest_ready, server.waiting_since) {
+            (0, ..) => "nothing waits to be archived".to_owned(),
+            (number, Some(oldest), Some(since)) => format!(
+                "{} to be archived, the oldest is {oldest}, for {}",
+                if number == 1 { "1 file waits".to_owned() } else { format!("{number} files wait") },
+                time::length(time::since(since, now))
+            ),
+            (number, ..) => {
+                format!("{} to be archived", count(usize::try_from(number).unwrap_or(usize::MAX), "file"))
+            }
+        };
+        out.push_str(&format!(
+            "  server      {waits}; pg_wal has {}, {} free\n",
+            ByteSize(server.pg_wal_bytes),
+            ByteSize(server.free_bytes)
+        ));
+        if let Some(locked) = &server.locked {
+            out.push_str(&format!(
+                "  ! archiving is locked: restored from {} at {}, not yet taken over; WAL is kept:  {} takeover {}\n",
+                locked.source,
+                time::moment(locked.at),
+                context.command(),
+                source.name
+            ));
+        }
+    }
+    for repository in &status.repositories {
+        out.push_str(&format!("  {}\n", repository.repository));
+        out.push_str(&match &repository.timelines {
+            Err(error) => format!("    ! {error}\n"),
+            Ok(timelines) if timelines.is_empty() => "    nothing is archived yet\n".to_owned(),
+            Ok(timelines) => timelines.iter().map(|timeline| timeline_text(timeline, now)).collect(),
+        });
+    }
+    out
+}
+
+fn timeline_text(timeline: &TimelineStatus, now: Timestamp) -> String {
+    let span = timeline.span.map_or_else(String::new, |(first, last)| format!("{first} … {last}, "));
+    let mut out = format!(
+        "    timeline {}  {span}{} segments, {}\n",
+        timeline.timeline,
+        thousands(timeline.segments),
+        ByteSize(timeline.stored_bytes)
+    );
+    if let Some(stored) = timeline.last_stored {
+        let lag = timeline
+            .lag_bytes
+            .map_or_else(String::new, |bytes| format!("; {} not yet archived", ByteSize(bytes)));
+        let commit =
+            timeline.last_commit.map_or_else(String::new, |at| format!(", last commit {}", time::exact(at)));
+        out.push_str(&format!(
+            "      last one {} ago{commit}{lag}\n",
+            time::length(time::since(stored, now))
+        ));
+    }
+    for gap in &timeline.gaps {
+        out.push_str(&format!("      ! missing: {gap}\n"));
+    }
+    for (name, writers) in &timeline.conflicts {
+        let who: Vec<String> = writers.iter().map(writer).collect();
+        out.push_str(&format!("      ! {name} is stored with different bytes: {}\n", who.join("; ")));
+    }
+    for partial in &timeline.partials {
+        out.push_str(&format!("      {partial}.partial is the unfinished end of a timeline\n"));
+    }
+    out
+}
+
+fn writer(writer: &Writer) -> String {
+    let agent = writer.agent.map_or_else(|| "unknown".to_owned(), |agent| agent.to_string());
+    let at = writer.stored.map_or_else(String::new, |at| format!(" at {}", time::moment(at)));
+    format!("agent {agent}{at} ({})", writer.object)
+}
+
+fn document(source: &SourceConfig, status: &WalStatus) -> serde_json::Value {
+    let of_timeline = |timeline: &TimelineStatus| {
+        serde_json::json!({
+            "timeline": timeline.timeline,
+            "first": timeline.span.map(|(first, _)| first.to_string()),
+            "last": timeline.span.map(|(_, last)| last.to_string()),
+            "segments": timeline.segments,
+            "gaps": timeline.gaps.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "conflicts": timeline.conflicts.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(),
+            "partials": timeline.partials.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "stored_bytes": timeline.stored_bytes,
+            "last_stored": timeline.last_stored,
+            "last_commit": timeline.last_commit,
+            "archived_to": timeline.archived_to,
+            "lag_bytes": timeline.lag_bytes,
+        })
+    };
+    let of_repository = |repository: &RepositoryWal| match &repository.timelines {
+        Ok(timelines) => serde_json::json!({
+            "repository": repository.repository,
+            "timelines": timelines.iter().map(of_timeline).collect::<Vec<_>>(),
+        }),
+        Err(error) => {
+            serde_json::json!({ "repository": repository.repository, "problem": error.to_string() })
+        }
+    };
+    serde_json::json!({
+        "source": source.name.to_string(),
+        "system": status.system,
+        "repositories": status.repositories.iter().map(of_repository).collect::<Vec<_>>(),
+        "server": status.server.as_ref().map(|server| serde_json::json!({
+            "waiting": server.ready,
+            "oldest_waiting": server.oldest_ready.map(|name| name.to_string()),
+            "waiting_since": server.waiting_since,
+            "pg_wal_bytes": server.pg_wal_bytes,
+            "free_bytes": server.free_bytes,
+            "locked": server.locked,
+        })),
+    })
+}
+
+/// `wal switch`.
+pub(super) fn switch(command: &Switch, mut context: Context) -> Result<Outcome, Failure> {
+    let source = context.source(command.source.as_deref(), "wal switch")?.clone();
+    context.assume(std::slice::from_ref(&source), false)?;
+    let mut operation = Operation::begin(&context, "wal switch", Some(source.name.as_str()));
+    let switched = Session::connect_to(&source.data_directory, &Context::connection(&source))
+        .and_then(|session| session.switch_wal())
+        .map_err(Failure::from);
+    operation.about = switched.as_ref().ok().map(|switched| switched.segment.to_string());
+    operation.finish_locally(&switched.as_ref().map(|_| Outcome::Done).map_err(Failure::clone));
+    let switched = switched?;
+    context
+        .out
+        .text(&format!("{} is complete and will be archived (to {})\n", switched.segment, switched.lsn));
+    context
+        .out
+        .document(&serde_json::json!({ "segment": switched.segment.to_string(), "lsn": switched.lsn }));
+    Ok(Outcome::Done)
+}

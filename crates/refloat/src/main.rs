@@ -1,0 +1,115 @@
+//! The `refloat` program: parses the command line, becomes the right user, calls, prints.
+//!
+//! One file per command in `commands`; `render` is how things look, `error` the one shape of every error, `identity` who
+//! we are, `context` what every command starts from. The environment is read here and nowhere else.
+
+mod cli;
+mod commands;
+mod context;
+mod error;
+mod facts;
+mod identity;
+mod log;
+mod operations;
+mod progress;
+mod render;
+mod sheet;
+mod terminal;
+mod times;
+mod words;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::cli::Cli;
+use crate::context::Context;
+use crate::error::{CliError, Failure};
+use crate::render::{complain, failure, print};
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done. Exit 0.
+    Done,
+    /// Done and kept, but a person must look. Exit 3.
+    Findings,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+pub(crate) fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    match run(&arguments) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(3),
+        Err(Ended::Said(code)) => ExitCode::from(code),
+        Err(Ended::Failed(failed)) => {
+            complain(&if json { failure::document(&failed) } else { failure::text(&failed) });
+            ExitCode::from(failed.exit_code())
+        }
+    }
+}
+
+/// How a command ended otherwise.
+pub(crate) enum Ended {
+    /// Everything is said already; this is the exit code.
+    Said(u8),
+    /// An error that is to be shown.
+    Failed(Box<Failure>),
+}
+
+impl<E: Into<Failure>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(Box::new(error.into()))
+    }
+}
+
+fn run(arguments: &[OsString]) -> Result<Outcome, Ended> {
+    words::refuse_known(arguments)?;
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            print(&error.render().to_string());
+            return Ok(Outcome::Done);
+        }
+        Err(error) if words::is_fetch(arguments) => {
+            complain(&failure::text(&misused(&error, arguments).into()));
+            return Err(Ended::Said(commands::wal::cannot_know()));
+        }
+        Err(error) => return Err(misused(&error, arguments).into()),
+    };
+    log::begin(cli.global.verbose, cli.global.quiet);
+    let variable = environment("REFLOAT_CONFIG").map(PathBuf::from);
+    let named =
+        cli.global.config.as_deref().or(variable.as_deref().filter(|path| !path.as_os_str().is_empty()));
+    let is_named = named.is_some();
+    let file = refloat_config::file_to_load(named, None);
+    let file = std::path::absolute(&file).unwrap_or(file);
+    let load = |global| Context::load(global, file, is_named, environment);
+    commands::run(cli, load)
+}
+
+/// A command line that clap refuses, in our shape.
+fn misused(error: &clap::Error, arguments: &[OsString]) -> CliError {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut parts = text.split("\n\n");
+    let message = parts.next().unwrap_or(text).lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let mut hints: Vec<String> = words::peer_option(arguments).map(str::to_owned).into_iter().collect();
+    for part in parts {
+        let part = part.trim();
+        let part = part.strip_prefix("tip: ").unwrap_or(part);
+        if !part.is_empty() && !part.starts_with("For more information") {
+            hints.push(part.to_owned());
+        }
+    }
+    CliError::Usage { message, hints }
+}

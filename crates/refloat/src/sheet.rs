@@ -1,0 +1,63 @@
+//! The recovery sheet: what a person needs when the host is gone.
+
+use std::fmt::Write as _;
+
+use refloat_repo::repository::Marker;
+use refloat_types::Timestamp;
+
+use crate::render::time;
+
+/// What stands on the sheet.
+pub(crate) struct Sheet<'a> {
+    /// Name in the configuration.
+    pub name: &'a str,
+    /// Where it is.
+    pub url: String,
+    /// Its repository object.
+    pub marker: &'a Marker,
+    /// The passphrase, where one opens it.
+    pub passphrase: Option<&'a str>,
+    /// This host.
+    pub host: &'a str,
+    /// When it is printed.
+    pub now: Timestamp,
+    /// What the clusters are: `prod: PostgreSQL 15 in /var/lib/postgresql/15/main`.
+    pub clusters: Vec<String>,
+}
+
+impl Sheet<'_> {
+    /// The text.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |label: &str, text: &str| {
+            let _ = writeln!(out, " {label:<13}{text}");
+        };
+        let opened_by = match (self.passphrase, self.marker.recipients.is_empty()) {
+            (Some(passphrase), _) => passphrase.to_owned(),
+            (None, true) => "none: this repository is not encrypted".to_owned(),
+            (None, false) => format!(
+                "none: it opens with the private key of {}",
+                self.marker.recipients.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(" or ")
+            ),
+        };
+        line("store", &self.url);
+        line("", "who can sign in to it: ______________________");
+        line(if self.marker.has_passphrase { "passphrase" } else { "key" }, &opened_by);
+        line("fingerprint", &self.marker.root.fingerprint());
+        line("program", concat!("refloat ", env!("CARGO_PKG_VERSION"), ", or a later one"));
+        for cluster in &self.clusters {
+            line("cluster", cluster);
+        }
+        line("type", &format!("refloat -r {} status", self.url));
+        line("", &format!("refloat -r {} restore SOURCE --to /new/directory", self.url));
+        line("", "refloat help restore");
+        format!(
+            "REFLOAT RECOVERY SHEET · repository {} · printed {} on {}\n\
+             Keep on paper or in a password manager. Not on {}. Not in this repository.\n{out}",
+            self.name,
+            time::moment(self.now),
+            self.host,
+            self.host
+        )
+    }
+}

@@ -1,0 +1,6 @@
+//! The command line itself: help, refusals, exit codes, and that a refusal changes nothing.
+
+mod errors;
+mod help;
+mod output;
+mod wal;

@@ -1,0 +1,153 @@
+//! `kill -9` at every point where something outside the process changes.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use refloat_testkit::cluster::{StopMode, TestCluster};
+
+use super::site::{Site, run, start_restored};
+
+/// The failpoints that a command passes.
+fn points(site: &Site, arguments: &[&str]) -> BTreeSet<String> {
+    let seen = site.path("seen");
+    let _ = fs::remove_file(&seen);
+    let mut command = site.command(arguments);
+    run(command.env("REFLOAT_FAILPOINTS_SEEN", &seen)).ends(0);
+    fs::read_to_string(&seen).expect("failpoints are compiled in").lines().map(str::to_owned).collect()
+}
+
+fn packs(site: &Site) -> usize {
+    let listed = fs::read_dir(site.repo().join("packs")).into_iter().flatten().flatten();
+    listed.flat_map(|d| fs::read_dir(d.path()).into_iter().flatten().flatten()).count()
+}
+
+#[test]
+fn a_backup_killed_anywhere_leaves_nothing_visible() {
+    let site = Site::new(TestCluster::builder().checksums(true));
+    site.cluster.pgbench_init(1);
+    let points = points(&site, &["backup", "prod"]);
+    assert!(points.len() >= 12, "{points:?}");
+    let whole = packs(&site);
+    for point in &points {
+        let before = site.run(&["list", "prod", "--json"]).ends(0).stdout.matches("\"backup\"").count();
+        let mut command = site.command(&["backup", "prod"]);
+        let killed = run(command.env("REFLOAT_FAILPOINTS", format!("{point}=kill")));
+        assert_eq!(killed.code, None, "{point}: killed by a signal: {}", killed.stderr);
+        // A non-exclusive backup leaves no trace in the server's directory, and no session stays.
+        assert!(!site.cluster.data_directory().join("backup_label").exists());
+        let sessions = "select count(*) = 0 from pg_stat_activity where application_name = 'refloat'";
+        site.cluster.wait_for("postgres", sessions, "t");
+        let after = site.run(&["list", "prod", "--json"]).ends(0).stdout.matches("\"backup\"").count();
+        let committed = matches!(point.as_str(), "backup.after_commit") || after > before;
+        assert!(after == before || committed, "{point}");
+        site.run(&["verify", "prod"]).ends(0);
+    }
+    site.run(&["backup", "prod"]).ends(0);
+    let backups = site.run(&["list", "prod", "--json"]).ends(0).stdout.matches("\"backup\"").count();
+    assert_eq!(packs(&site), whole * backups, "what the killed ones left is cleared");
+    let temporary = walk(&site.repo()).into_iter().filter(|p| p.contains("/.")).count();
+    assert_eq!(temporary, 0, "no temporary file stays");
+    site.run(&["verify", "prod", "--read-data"]).ends(0);
+}
+
+fn walk(directory: &std::path::Path) -> Vec<String> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { out.extend(walk(&path)) } else { out.push(path.display().to_string()) }
+    }
+    out
+}
+
+#[test]
+fn a_restore_killed_anywhere_cannot_be_started_and_can_be_finished() {
+    let site = Site::new(TestCluster::builder().checksums(true));
+    site.cluster.pgbench_init(1);
+    site.backup();
+    site.archive_all();
+    let truth = site.cluster.psql("postgres", "select sum(abalance), count(*) from pgbench_accounts");
+    let sample = site.path("sample").display().to_string();
+    let points = points(&site, &["restore", "prod", "latest", "--to", &sample, "--as", "copy", "--yes"]);
+    assert!(points.len() >= 6, "{points:?}");
+    for (number, point) in points.iter().enumerate() {
+        let to = site.path(&format!("killed-{number}"));
+        let path = to.display().to_string();
+        let arguments = ["restore", "prod", "latest", "--to", &path, "--as", "copy", "--yes"];
+        let mut command = site.command(&arguments);
+        let killed = run(command.env("REFLOAT_FAILPOINTS", format!("{point}=kill")));
+        assert_eq!(killed.code, None, "{point}: killed by a signal: {}", killed.stderr);
+        // Points of other names are passed when the directory is whole: the record of the operation is written last.
+        let finished = point.contains("after_control") || !point.starts_with("restore.");
+        if to.join("PG_VERSION").exists() && !finished {
+            let started = TestCluster::builder().try_start_existing(&to);
+            assert!(started.is_err(), "{point}: a half-restored directory started");
+        }
+        let again = site.run(&arguments);
+        if finished && again.code == Some(1) {
+            assert!(again.stderr.contains("RST-001"), "{point}: {}", again.stderr);
+        } else {
+            again.ends(0);
+        }
+        let mut clone = start_restored(15, &to);
+        assert_eq!(
+            clone.psql("postgres", "select sum(abalance), count(*) from pgbench_accounts"),
+            truth,
+            "{point}"
+        );
+        clone.stop(StopMode::Immediate);
+        drop(clone);
+        fs::remove_dir_all(&to).expect("removes");
+    }
+}
+
+#[test]
+fn without_its_label_a_restored_directory_does_not_start() {
+    let site = Site::new(TestCluster::builder());
+    site.backup();
+    site.archive_all();
+    let directory = site.restore("labelless", &["latest", "--as", "copy"]);
+    fs::remove_file(directory.join("backup_label")).expect("removes");
+    let log = TestCluster::builder().try_start_existing(&directory).expect_err("it must not start");
+    assert!(log.contains("could not locate") || log.contains("PANIC") || log.contains("FATAL"), "{log}");
+}
+
+#[test]
+fn a_push_killed_anywhere_is_repeated_with_success() {
+    let site = Site::with(TestCluster::builder(), false, "");
+    site.cluster.pgbench_init(1);
+    for _ in 0..4 {
+        site.cluster
+            .psql("postgres", "select pg_switch_wal() from pg_logical_emit_message(false, 'test', 'x')");
+    }
+    let names = site.cluster.psql(
+        "postgres",
+        "select name from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$' and name < pg_walfile_name(pg_current_wal_lsn()) order by 1",
+    );
+    let wal: Vec<String> = names.lines().map(|n| format!("pg_wal/{n}")).collect();
+    let push = |path: &str, points: &str| {
+        let mut command = site.command(&["wal", "push", path]);
+        run(command.current_dir(site.cluster.data_directory()).env("REFLOAT_FAILPOINTS", points))
+    };
+    let seen = site.path("seen");
+    let mut command = site.command(&["wal", "push", &wal[0]]);
+    let command = command.current_dir(site.cluster.data_directory()).env("REFLOAT_FAILPOINTS_SEEN", &seen);
+    run(command).ends(0);
+    let points: BTreeSet<String> =
+        fs::read_to_string(&seen).expect("failpoints").lines().map(str::to_owned).collect();
+    assert!(points.len() >= 5, "{points:?}");
+    assert!(wal.len() > 1, "{wal:?}");
+    let mut next = wal.iter().skip(1).cycle();
+    for point in &points {
+        let path = next.next().expect("cycles");
+        let _ = push(path, &format!("{point}=kill"));
+        push(path, "").ends(0);
+        push(path, "").ends(0);
+        let name = path.trim_start_matches("pg_wal/");
+        let to = site.path("fetched");
+        let fetched = site.run(&["wal", "fetch", "--source", "prod", name, to.to_str().expect("a path")]);
+        fetched.ends(0);
+        let original = fs::read(site.cluster.data_directory().join(path)).expect("reads");
+        assert!(fs::read(&to).expect("reads") == original, "{point}: {name}");
+        fs::remove_file(&to).expect("removes");
+    }
+}

@@ -1,0 +1,8 @@
+//! The whole way on real servers: back up, archive, restore to a moment, start, compare with the truth of that moment.
+
+mod debian;
+mod kills;
+mod limits;
+mod pitr;
+mod site;
+mod timelines;
