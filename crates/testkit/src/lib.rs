@@ -1,0 +1,19 @@
+//! For tests only: real PostgreSQL clusters, the contract every store must keep, fault plans.
+
+pub mod cluster;
+pub mod fault_plan;
+pub mod memory_store;
+pub mod store_contract;
+
+/// Says loudly that a test, or a part of one, is skipped and why. `./test` repeats it before the runner's summary, because
+/// the runner shows nothing of tests that pass.
+#[expect(clippy::disallowed_methods, reason = "tests only: where the notices are gathered")]
+#[expect(clippy::print_stderr, reason = "tests only: a skip is loud")]
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    eprintln!("SKIPPED: {why}");
+    let Some(file) = std::env::var_os("REFLOAT_TEST_SKIPS") else { return };
+    if let Ok(mut file) = std::fs::OpenOptions::new().append(true).open(file) {
+        let _ = writeln!(file, "{why}");
+    }
+}
