@@ -1,0 +1,173 @@
+"""The two sides of the comparison: how each is set up, and the command line of every measured step.
+
+Both have: two workers, zstd level 1, encryption, a repository on the same file system, files synced to disk.
+A side's repository and state are one directory, kept as it was right after its initialisation, so that every
+measured run begins from the same state (`reset`) and nothing is deleted by the side itself inside the timing.
+"""
+
+import os
+import shutil
+import subprocess
+
+
+class Side:
+    """What both have in common. `home` holds `repo`-like things that `reset` puts back."""
+
+    name = "?"
+
+    def __init__(self, work, cluster):
+        self.cluster = cluster
+        self.root = os.path.join(work, self.name, cluster.name + cluster.scale.suffix)
+        self.home = os.path.join(self.root, "home")
+        self.fresh = os.path.join(self.root, "fresh")
+        self.log = os.path.join(self.root, "log")
+
+    def prepare(self):
+        """Initialises a repository for the running cluster and keeps a copy of it."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        os.makedirs(self.home, mode=0o700)
+        os.makedirs(os.path.join(self.root, "conf"), mode=0o700)
+        self.cluster.archive_to("side", self.archive_command())
+        self.initialise()
+        self.cluster.archive_to("none")
+        self.cluster.settle()
+        shutil.copytree(self.home, self.fresh, symlinks=True)
+
+    def reset(self):
+        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.copytree(self.fresh, self.home, symlinks=True)
+
+    def run(self, argv):
+        """An untimed command that must succeed."""
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env=self.environment(), cwd="/", check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout.decode(errors='replace')[-3000:]}")
+        return done.stdout.decode(errors="replace")
+
+    def environment(self):
+        return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": self.root, "LC_ALL": "C.UTF-8"}
+
+    def stored_bytes(self):
+        return sum(
+            os.lstat(os.path.join(folder, name)).st_size
+            for folder, _, names in os.walk(self.repository())
+            for name in names
+        )
+
+
+class Peer(Side):
+    """pgBackRest."""
+
+    name = "pgbackrest"
+
+    def __init__(self, work, cluster, program):
+        super().__init__(work, cluster)
+        self.program = program
+        self.conf = os.path.join(self.root, "conf", "pgbackrest.conf")
+
+    def version(self):
+        return self.run([self.program, "version"]).strip()
+
+    def repository(self):
+        return os.path.join(self.home, "repo")
+
+    def initialise(self):
+        for name in ("repo", "lock", "spool", "logs"):
+            os.makedirs(os.path.join(self.home, name), mode=0o750)
+        with open(self.conf, "w", encoding="utf-8") as conf:
+            conf.write(
+                "[global]\n"
+                f"repo1-path={self.repository()}\n"
+                "repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=MzJkZjM4ZjYtYmVuY2gtb25seQ\n"
+                "repo1-bundle=y\nrepo1-retention-full=2\n"
+                "process-max=2\ncompress-type=zst\ncompress-level=1\nstart-fast=y\n"
+                f"lock-path={self.home}/lock\nspool-path={self.home}/spool\nlog-path={self.home}/logs\n"
+                "log-level-file=off\nlog-level-console=warn\n\n"
+                f"[bench]\npg1-path={self.cluster.data}\npg1-socket-path={self.cluster.socket}\npg1-user=postgres\n"
+            )
+        os.chmod(self.conf, 0o600)
+        self.run(self._command("stanza-create"))
+
+    def reconnect(self):
+        """The server was started again, on another socket."""
+        with open(self.conf, encoding="utf-8") as conf:
+            lines = [f"pg1-socket-path={self.cluster.socket}\n" if line.startswith("pg1-socket-path=") else line
+                     for line in conf]
+        with open(self.conf, "w", encoding="utf-8") as conf:
+            conf.writelines(lines)
+
+    def archive_command(self):
+        return " ".join(self._command("archive-push")) + " %p"
+
+    def full(self):
+        return self._command("--type=full", "backup")
+
+    def restore(self, directory):
+        return self._command(f"--pg1-path={directory}", "restore")
+
+    def push(self, path):
+        return self._command("archive-push", path)
+
+    def fetch(self, name, destination):
+        return self._command("archive-get", name, destination)
+
+    def _command(self, *words):
+        return [self.program, f"--config={self.conf}", "--stanza=bench", *words]
+
+
+class Ours(Side):
+    """Refloat."""
+
+    name = "refloat"
+
+    def __init__(self, work, cluster, program):
+        super().__init__(work, cluster)
+        self.program = program
+        self.conf = os.path.join(self.root, "conf", "refloat.toml")
+
+    def version(self):
+        return self.run([self.program, "--version"]).strip()
+
+    def repository(self):
+        return os.path.join(self.home, "repo")
+
+    def initialise(self):
+        secret = os.path.join(self.root, "conf", "passphrase")
+        with open(secret, "w", encoding="utf-8") as out:
+            out.write("turbine lava kettle north nineteen fable\n")
+        os.chmod(secret, 0o600)
+        with open(self.conf, "w", encoding="utf-8") as conf:
+            conf.write(
+                f'state = "{self.home}/state"\n\n'
+                "[repository.bench]\n"
+                f'url = "file://{self.repository()}"\n'
+                f'encryption = {{ passphrase = {{ file = "{secret}" }} }}\n'
+                'compression = "zstd:1"\n\n'
+                "[source.bench]\n"
+                'kind = "postgres"\nrepositories = ["bench"]\njobs = 2\n'
+                f'data_directory = "{self.cluster.data}"\n'
+            )
+        os.chmod(self.conf, 0o600)
+        self.run(self._command("init", "--key-kept"))
+
+    def reconnect(self):
+        """Socket and port are read from the data directory."""
+
+    def archive_command(self):
+        return " ".join(self._command("wal", "push", "--source", "bench")) + " %p"
+
+    def full(self):
+        return self._command("backup", "bench", "--type", "full")
+
+    def restore(self, directory):
+        return self._command("restore", "bench", "latest", "--to", directory, "--as", "copy", "--yes")
+
+    def push(self, path):
+        return self._command("wal", "push", "--source", "bench", path)
+
+    def fetch(self, name, destination):
+        return self._command("wal", "fetch", "--source", "bench", name, destination)
+
+    def _command(self, *words):
+        return [self.program, "--config", self.conf, *words]
