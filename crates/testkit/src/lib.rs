@@ -17,3 +17,18 @@ pub fn skipped(why: &str) {
         let _ = writeln!(file, "{why}");
     }
 }
+
+/// `true` when strace is not installed or may not trace here. Says so; fails where `CI=true`.
+///
+/// # Panics
+/// When strace does not work and `CI=true`.
+#[expect(clippy::disallowed_methods, reason = "tests only: CI must not skip")]
+pub fn skip_without_strace() -> bool {
+    let tried = std::process::Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    if tried.is_ok_and(|output| output.status.success()) {
+        return false;
+    }
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "strace does not work, and CI=true allows no skip");
+    skipped("strace is not installed or may not trace processes here");
+    true
+}

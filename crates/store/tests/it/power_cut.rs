@@ -96,7 +96,7 @@ const SECOND: &str = "wal/7/1/second";
 
 #[test]
 fn acknowledged_objects_survive_every_cut() {
-    if record::skip_without_strace() {
+    if refloat_testkit::skip_without_strace() {
         return;
     }
     let script = format!("put {FIRST} {LENGTH}\nput {SECOND} {LENGTH}\nstream packs/3f/third {LENGTH}\n");
@@ -115,7 +115,7 @@ fn acknowledged_objects_survive_every_cut() {
 
 #[test]
 fn every_sync_is_needed_and_the_model_knows() {
-    if record::skip_without_strace() {
+    if refloat_testkit::skip_without_strace() {
         return;
     }
     let (events, said) = record_of(&[&format!("put {FIRST} {LENGTH}\n")], &[]);
@@ -145,7 +145,7 @@ fn every_sync_is_needed_and_the_model_knows() {
 
 #[test]
 fn a_writer_killed_before_its_answer_leaves_no_trap_for_the_next() {
-    if record::skip_without_strace() {
+    if refloat_testkit::skip_without_strace() {
         return;
     }
     for point in ["put.after_fsync", "put.after_link", "put.after_unlink", "put.after_sync"] {
@@ -172,7 +172,7 @@ fn a_writer_killed_before_its_answer_leaves_no_trap_for_the_next() {
 
 #[test]
 fn a_directory_that_a_dead_process_made_holds_what_the_next_puts() {
-    if record::skip_without_strace() {
+    if refloat_testkit::skip_without_strace() {
         return;
     }
     for point in ["after_mkdir", "after_sync", "after_chmod"] {
@@ -187,7 +187,7 @@ fn a_directory_that_a_dead_process_made_holds_what_the_next_puts() {
 
 #[test]
 fn without_hard_links_objects_are_renamed_into_place() {
-    if record::skip_without_strace() {
+    if refloat_testkit::skip_without_strace() {
         return;
     }
     let script = format!("put {FIRST} {LENGTH}\nput {FIRST} 10\nstream {SECOND} {LENGTH}\n");
@@ -207,7 +207,7 @@ fn without_hard_links_objects_are_renamed_into_place() {
 
 #[test]
 fn a_failed_sync_is_the_end_of_that_file() {
-    if record::skip_without_strace() {
+    if refloat_testkit::skip_without_strace() {
         return;
     }
     // Number 4 is the sync of the file, after those for three new directories; number 5 that of its directory.

@@ -38,18 +38,6 @@ pub(super) fn strace(trace: &Path, extra: &[&str]) -> Vec<String> {
     words.into_iter().map(String::from).collect()
 }
 
-/// `true` when strace is not installed or may not trace here. Says so; fails where `CI=true`.
-#[expect(clippy::disallowed_methods, reason = "CI must not skip")]
-pub(super) fn skip_without_strace() -> bool {
-    let tried = std::process::Command::new("strace").args(["-o", "/dev/null", "true"]).output();
-    if tried.is_ok_and(|output| output.status.success()) {
-        return false;
-    }
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "strace does not work, and CI=true allows no skip");
-    eprintln!("SKIPPED: strace is not installed or may not trace processes here");
-    true
-}
-
 /// The events of a trace that concern the store in `root`, in order.
 pub(super) fn traced(text: &str, root: &Path) -> Vec<Event> {
     let root = root.canonicalize().unwrap().display().to_string();
