@@ -12,6 +12,7 @@ pub mod runs;
 pub mod status;
 
 mod check;
+mod content;
 mod keep;
 
 pub use archive::{Archive, Missing, TimelineArchive};

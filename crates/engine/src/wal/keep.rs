@@ -133,8 +133,7 @@ fn put(
         key: key.as_deref(),
         signing: repository.signing(),
     };
-    let mut reader = task.file.reader(repository.naming_key(), digest);
-    match repository.put_wal(&wal, reader.as_mut()) {
+    match task.file.content.put(repository, &wal) {
         Ok((key, size)) => {
             answer.stored_bytes = size;
             let stored = StoredWal { key, name: task.file.name, digest: name_digest(digest), size };

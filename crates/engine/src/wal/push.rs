@@ -167,7 +167,7 @@ pub fn push(
     }
     let system = cluster(options)?;
     let keys: Vec<[u8; 32]> = repositories.iter().map(|repository| *repository.naming_key()).collect();
-    let file = check::check(path, name, &Known { system, keys: &keys })?;
+    let file = check::check(path, name, &Known { system, keys: &keys, compression: options.compression })?;
     let mut warnings: Vec<PushWarning> = unknown_version(&file).into_iter().collect();
     let history = match name {
         WalFileName::Segment(segment) | WalFileName::Partial(segment)

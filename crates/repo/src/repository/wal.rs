@@ -1,6 +1,5 @@
 //! WAL files in the repository.
 
-use std::io::Read;
 use std::ops::ControlFlow;
 
 use refloat_store::Key;
@@ -10,7 +9,7 @@ use super::Repository;
 use crate::error::RepoError;
 use crate::kind::Suite;
 use crate::layout;
-use crate::wal_object::{self, NewWal, WalHead};
+use crate::wal_object::{self, NewWal, WalFrames, WalHead, WalWriter};
 
 /// A stored WAL file as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +82,16 @@ impl Repository {
     ///
     /// # Errors
     /// `AlreadyExists` of the store when the same bytes are there under the same name.
-    pub fn put_wal(&self, wal: &NewWal<'_>, plain: &mut dyn Read) -> Result<(Key, u64), RepoError> {
-        wal_object::write(self.store.as_ref(), wal, plain)
+    pub fn put_wal(&self, wal: &NewWal<'_>, frames: &WalFrames) -> Result<(Key, u64), RepoError> {
+        wal_object::write(self.store.as_ref(), wal, frames)
+    }
+
+    /// Begins to store a WAL file that is too large for [`Repository::put_wal`].
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn create_wal(&self, wal: &NewWal<'_>) -> Result<WalWriter, RepoError> {
+        WalWriter::begin(self.store.as_ref(), wal)
     }
 
     /// Reads and verifies what is known of a stored WAL file.

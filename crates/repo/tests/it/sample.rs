@@ -10,7 +10,7 @@ use refloat_repo::manifest::{Entry, FileStat, Leaf, LeafRef, ManifestWriter, Roo
 use refloat_repo::pack::frame::Content;
 use refloat_repo::pack::{FrameOpener, Packer};
 use refloat_repo::repository::{OperationRecord, OwnerRecord, Shown, SourceDescription, StoredWal};
-use refloat_repo::wal_object::{NewWal, WalDigest};
+use refloat_repo::wal_object::{NewWal, WalDigest, WalFrames};
 use refloat_repo::{Compression, RepoError, Repository, layout};
 use refloat_store::{Key, Store};
 use refloat_types::{BackupId, Lsn, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
@@ -108,7 +108,7 @@ pub(crate) fn put_wal(repository: &Repository, bytes: &[u8]) -> Result<StoredWal
         key: key.as_deref(),
         signing: repository.signing(),
     };
-    let (key, size) = repository.put_wal(&wal, &mut &bytes[..])?;
+    let (key, size) = repository.put_wal(&wal, &WalFrames::of(Compression::default(), bytes)?)?;
     let (name, digest) = layout::parse_wal(&key).unwrap();
     Ok(StoredWal { key, name, digest, size })
 }

@@ -68,6 +68,9 @@ pub enum PushError {
         #[source]
         source: BackupHistoryFault,
     },
+    /// It could not be compressed.
+    #[error("could not prepare the file for storing")]
+    Prepare(#[from] RepoError),
     /// The directory was restored and nobody has said yet that it is the source from now on.
     #[error("archiving is locked: restored from {source_name} at {}, not yet taken over", minute(at))]
     Locked {
@@ -209,6 +212,7 @@ impl Explain for PushError {
                 )
             }
             Self::Control(source) => Advice { safe: safe.into(), ..source.advice() },
+            Self::Prepare(source) => Advice { safe: safe.into(), ..source.advice() },
             Self::Segment { source, .. } => source.advice(),
             Self::History { source, .. } => source.advice(),
             Self::BackupHistory { source, .. } => source.advice(),

@@ -147,7 +147,8 @@ fn two_different_segments_of_one_name_are_a_conflict() {
         key: None,
         signing: repository.signing(),
     };
-    let (key, _) = repository.put_wal(&new, &mut bytes.as_slice()).unwrap();
+    let frames = refloat_repo::wal_object::WalFrames::of(new.compression, &bytes).unwrap();
+    let (key, _) = repository.put_wal(&new, &frames).unwrap();
     let report = verify_all(repository, true, 1);
     let conflict = report.findings.iter().find(|finding| finding.kind == FindingKind::Conflict).unwrap();
     assert!(key.as_str().starts_with(&conflict.object), "{conflict}");
