@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests, and what only they call")]
 
 mod archiver;
+mod content;
 mod fetch;
 mod fixture;
 mod moments;
