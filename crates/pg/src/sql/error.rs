@@ -250,7 +250,9 @@ fn refused_hints(advice: Advice, role: &str, cause: &Cause) -> Advice {
         return advice.hint("Name a database that exists; `postgres` is there unless somebody dropped it.");
     }
     if cause.text.contains("does not exist") {
-        return advice.hint(format!("Make {role}, or name another one with `user` in the configuration."));
+        return advice.hint(format!(
+            "Make {role}, or name another one in the configuration of the source: connection = \"user=NAME\""
+        ));
     }
     if cause.text.contains("pg_hba.conf") {
         return advice

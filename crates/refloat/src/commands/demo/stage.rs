@@ -150,20 +150,7 @@ impl Stage {
         );
         std::fs::write(self.config(), text).map_err(io("write the configuration"))?;
         let mut initdb = self.command(self.binaries.path("initdb"));
-        initdb
-            .args([
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--locale=C",
-                "--data-checksums",
-                "-N",
-                "-D",
-            ])
-            .arg(&data);
+        initdb.args(["-A", "trust", "-E", "UTF8", "--locale=C", "--data-checksums", "-N", "-D"]).arg(&data);
         self.run(&mut initdb)?;
         let settings = format!(
             "\nlisten_addresses = ''\nport = {PORT}\nunix_socket_directories = '{0}/sockets'\nshared_buffers = 64MB\n\
@@ -329,8 +316,7 @@ fn clear(directory: &Path, binaries: &Binaries, user: Option<(u32, u32)>, server
 impl Server<'_> {
     fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut psql = self.stage.command(self.stage.binaries.path("psql"));
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-p"])
-            .arg(PORT.to_string());
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-p"]).arg(PORT.to_string());
         psql.arg("-h").arg(&self.sockets).arg("-c").arg(sql);
         Ok(self.stage.run(&mut psql)?.trim().to_owned())
     }
