@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use refloat_types::fault;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{rename_durably, with_suffix, write_durably};
+use super::disk::{read_own, real_path, rename_durably, with_suffix, write_durably};
 use super::error::{RestoreError, io_error};
 use super::sync::sync_directory;
 
@@ -22,6 +22,8 @@ pub(super) const ASIDE: &str = "refloat.aside";
 /// What `pg_control` is called meanwhile.
 const CONTROL_ASIDE: &str = "global/pg_control.aside";
 const CONTROL: &str = "global/pg_control";
+/// What comes between the old name and the id of the restore in the new one.
+const BEFORE: &str = ".before-";
 
 /// What is renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ impl Aside {
     /// # Errors
     /// When its links cannot be read.
     pub(super) fn plan(directory: &Path, restore_id: &str) -> io::Result<Self> {
-        let suffix = format!(".before-{restore_id}");
+        let suffix = format!("{BEFORE}{restore_id}");
         let beside = |path: &Path| Move { from: path.to_owned(), to: with_suffix(path, &suffix) };
         let mut linked = Vec::new();
         let mut links = vec!["pg_wal".to_owned()];
@@ -65,7 +67,8 @@ impl Aside {
             Err(error) => return Err(error),
             Ok(entries) => {
                 for entry in entries {
-                    links.extend(entry?.file_name().to_str().map(|oid| format!("pg_tblspc/{oid}")));
+                    let link = entry?.file_name().to_str().map(|oid| format!("pg_tblspc/{oid}"));
+                    links.extend(link.filter(|link| is_link(link)));
                 }
             }
         }
@@ -90,12 +93,12 @@ impl Aside {
     /// # Errors
     /// When it cannot be told.
     pub(super) fn unfinished(directory: &Path) -> io::Result<Option<Self>> {
-        if let Some(found) = read(&directory.join(ASIDE))? {
+        if let Some(found) = read(directory)? {
             return Ok((found.directory.from == directory).then_some(found));
         }
         let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return Ok(None) };
         let mut prefix = name.as_bytes().to_vec();
-        prefix.extend_from_slice(b".before-");
+        prefix.extend_from_slice(BEFORE.as_bytes());
         let entries = match fs::read_dir(parent) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -103,13 +106,44 @@ impl Aside {
         for entry in entries {
             let entry = entry?;
             if entry.file_name().as_bytes().starts_with(&prefix)
-                && let Some(found) = read(&entry.path().join(ASIDE))?
+                && let Some(found) = read(&entry.path())?
                 && found.directory == (Move { from: directory.to_owned(), to: entry.path() })
             {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the steps, read in `found_in`, rename only what belongs to it, and to such names as we give.
+    fn is_sound(&self, found_in: &Path) -> bool {
+        let from = self.directory.from.as_os_str().as_bytes();
+        let suffix = self.directory.to.as_os_str().as_bytes().strip_prefix(from);
+        let suffix = suffix.and_then(|suffix| std::str::from_utf8(suffix).ok()).unwrap_or_default();
+        let id = suffix.strip_prefix(BEFORE).unwrap_or_default();
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return false;
+        }
+        self.linked.iter().all(|LinkedMove { link, path: Move { from, to } }| {
+            // Once it is renamed the link may still lead to the old name, and nothing is done there any more.
+            let is_done = fs::symlink_metadata(from).is_err() || fs::symlink_metadata(to).is_ok();
+            is_link(link)
+                && *to == with_suffix(from, suffix)
+                && real_path(from).is_ok_and(|real| real == *from)
+                && (is_done || fs::canonicalize(found_in.join(link)).is_ok_and(|real| real == *from))
+        })
+    }
+
+    /// Whether the directory at this path is still to be renamed.
+    pub(super) fn will_move(&self, path: &Path) -> bool {
+        let moves = |step: &Move| step.from == path && fs::symlink_metadata(&step.to).is_err();
+        self.linked.iter().any(|linked| moves(&linked.path))
+    }
+
+    /// Where a `pg_wal` is that lies elsewhere.
+    pub(super) fn wal_directory(&self) -> Option<PathBuf> {
+        let wal = self.linked.iter().find(|linked| linked.link == "pg_wal")?;
+        Some(wal.path.from.clone())
     }
 
     /// Renames everything. May be called again after a crash.
@@ -175,12 +209,20 @@ impl LinkedMove {
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<Aside>> {
-    match fs::read(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-    }
+/// The tablespace whose link this is: `pg_tblspc/16385`.
+pub(super) fn link_of(path: &[u8]) -> Option<u32> {
+    let oid = path.strip_prefix(b"pg_tblspc/")?;
+    std::str::from_utf8(oid).ok()?.parse().ok()
+}
+
+/// Whether a directory behind this link may be renamed.
+fn is_link(link: &str) -> bool {
+    link == "pg_wal" || link_of(link.as_bytes()).is_some()
+}
+
+/// The steps in a directory's file, when they are such as [`Aside::plan`] makes. Others are none of ours.
+fn read(directory: &Path) -> io::Result<Option<Aside>> {
+    let Some(bytes) = read_own(&directory.join(ASIDE))? else { return Ok(None) };
+    let found = serde_json::from_slice::<Aside>(&bytes).ok();
+    Ok(found.filter(|found| found.is_sound(directory)))
 }

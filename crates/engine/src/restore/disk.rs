@@ -1,21 +1,33 @@
 //! Small durable changes to directories.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+use refloat_types::fault;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::Owner;
+use super::error::RestoreError;
 use super::sync::sync_directory;
+
+/// What a file is called until it is whole.
+const UNFINISHED: &str = ".refloat-tmp";
+/// A marker that was not finished: all that a crash right at the beginning leaves.
+const UNFINISHED_MARKER: &str = "refloat.restoring.refloat-tmp";
+/// No file of our own is longer.
+const LONGEST_OWN: u64 = 1 << 20;
 
 /// Writes a file beside its place, syncs it, renames it, syncs the directory: a crash leaves the old one or the new one.
 ///
 /// # Errors
 /// The old one stays, unless only the last sync failed.
 pub(super) fn write_durably(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
-    let temporary = with_suffix(path, ".refloat-tmp");
+    let temporary = with_suffix(path, UNFINISHED);
     let written = (|| {
         let _ = fs::remove_file(&temporary);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
@@ -24,6 +36,7 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8], mode: u32, owner: Option<
             owner.give(file.as_fd())?;
         }
         file.sync_all()?;
+        fault::point("restore.before_rename")?;
         fs::rename(&temporary, path)
     })();
     if let Err(error) = written {
@@ -61,7 +74,7 @@ pub(super) fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> io
         sync_directory(parent)?;
     }
     let directory = File::open(path)?;
-    rustix::fs::fchmod(&directory, rustix::fs::Mode::from_raw_mode(mode))?;
+    rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))?;
     owner.map_or(Ok(()), |owner| owner.give(directory.as_fd()))
 }
 
@@ -84,17 +97,60 @@ pub(super) fn remove_contents(path: &Path, keep: &[&str]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether there is nothing in a directory but what making a file system leaves.
+/// Whether there is nothing in a directory but what making a file system leaves, or a marker that we did not finish.
 ///
 /// # Errors
 /// When it cannot be read.
 pub(super) fn is_empty(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
-        if entry?.file_name() != "lost+found" {
+        let name = entry?.file_name();
+        if name != "lost+found" && name != UNFINISHED_MARKER {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// A small file that we wrote; `None` where there is none, also where a link or anything but a file took its place.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read_own(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        other => File::from(other?),
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST_OWN).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// The path with the links of its existing part resolved; it must be absolute and without `..`.
+pub(super) fn real_path(path: &Path) -> Result<PathBuf, RestoreError> {
+    let bad = |why: &str| RestoreError::BadPlace { path: path.to_owned(), why: why.to_owned() };
+    if !path.is_absolute() {
+        return Err(bad("the path is not absolute"));
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(bad("the path contains .."));
+    }
+    let mut rest = Vec::new();
+    let mut base = path;
+    while fs::symlink_metadata(base).is_err() {
+        let (Some(parent), Some(name)) = (base.parent(), base.file_name()) else { break };
+        rest.push(name);
+        base = parent;
+    }
+    let mut real = fs::canonicalize(base).map_err(|_| bad("a link on the way leads nowhere"))?;
+    real.extend(rest.iter().rev());
+    if real.parent().is_none() {
+        return Err(bad("it is the root of all file systems"));
+    }
+    Ok(real)
 }
 
 /// The path with text behind its last part.

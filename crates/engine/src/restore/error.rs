@@ -77,10 +77,12 @@ pub enum RestoreError {
         /// The old places there are.
         known: Vec<PathBuf>,
     },
-    /// The new place of a tablespace cannot be used.
-    #[error("cannot put a tablespace into {}: {why}", path.display())]
-    BadTablespacePlace {
-        /// The place.
+    /// A directory outside of the data directory cannot be used.
+    #[error("cannot put {what} into {}: {why}", path.display())]
+    BadOutside {
+        /// `a tablespace`, `WAL`.
+        what: &'static str,
+        /// The directory.
         path: PathBuf,
         /// Why not.
         why: String,
@@ -185,8 +187,8 @@ impl Explain for RestoreError {
                     .hint(format!("Name new places: {}", maps.collect::<Vec<_>>().join(" ")))
                     .hint("Or put them into the data directory: --tablespaces-inside")
             }
-            Self::BadTablespacePlace { .. } => Advice::failed("RST-006", UNTOUCHED)
-                .hint("Choose a directory that is empty or does not exist yet."),
+            Self::BadOutside { .. } => Advice::failed("RST-006", UNTOUCHED)
+                .hint("Choose a directory that is empty or does not exist yet, or move what is there elsewhere."),
             Self::CannotSetAside { path, .. } => Advice::failed("RST-007", UNTOUCHED)
                 .hint(format!("Move the contents of {} elsewhere by hand, then restore with --in-place again.", path.display()))
                 .hint("Or restore with --to into a directory beside it."),

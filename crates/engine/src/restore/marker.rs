@@ -1,7 +1,7 @@
 //! `refloat.restoring`: says of a directory that it is half of a restore, so that the same restore may begin again there.
 //!
-//! Whoever finds it believes it only in the directory it was written for, and only while the server was never started:
-//! `pg_control` is missing, or still the one that we installed.
+//! The one in the data directory is believed only in the directory it was written for, and only while the server was
+//! never started: `pg_control` is missing, or still the one that we installed. Those outside of it: `claim`.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use refloat_pg::control::{ControlFile, POISONED_CHECKPOINT};
 use refloat_types::{SourceId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::disk::write_durably;
+use super::disk::{read_own, write_durably};
 use super::{Owner, RestoreRequest};
 
 /// Its name.
@@ -21,17 +21,42 @@ pub(super) const MARKER: &str = "refloat.restoring";
 /// Its contents (JSON).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
+    /// The restore that began; one that begins again goes on under its id.
     pub(super) restore: String,
     pub(super) source: SourceId,
     pub(super) source_name: String,
     pub(super) at: Timestamp,
     /// The directory it was written for: a copy of it is not ours to clear.
+    place: Identity,
+    /// Directories outside of it that this restore takes, or took when it began before.
+    pub(super) outside: Vec<PathBuf>,
+    /// The one for WAL.
+    pub(super) wal_directory: Option<PathBuf>,
+}
+
+/// Which directory it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
     device: u64,
     inode: u64,
-    /// Directories of tablespaces that are ours too; each was empty before.
-    pub(super) tablespaces: Vec<PathBuf>,
-    /// A directory for WAL outside of the data directory.
-    pub(super) wal_directory: Option<PathBuf>,
+}
+
+impl Identity {
+    /// Of the directory at a path.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn of(directory: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(directory)?;
+        Ok(Self { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// What the mark in a directory outside must say for it to belong to a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Claim {
+    restore: String,
+    data_directory: Identity,
 }
 
 impl Marker {
@@ -39,22 +64,29 @@ impl Marker {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub(super) fn new(
-        directory: &Path,
-        request: &RestoreRequest,
-        tablespaces: Vec<PathBuf>,
-    ) -> io::Result<Self> {
-        let meta = fs::metadata(directory)?;
+    pub(super) fn new(directory: &Path, request: &RestoreRequest) -> io::Result<Self> {
         Ok(Self {
             restore: request.restore_id.clone(),
             source: request.commit.commit.source,
             source_name: request.source_name.clone(),
             at: request.now,
-            device: meta.dev(),
-            inode: meta.ino(),
-            tablespaces,
+            place: Identity::of(directory)?,
+            outside: Vec::new(),
             wal_directory: None,
         })
+    }
+
+    /// Makes it the one of a restore that began before, and goes on.
+    pub(super) fn goes_on(&mut self, before: &Self) {
+        self.restore.clone_from(&before.restore);
+        let more: Vec<PathBuf> =
+            before.outside.iter().filter(|path| !self.outside.contains(path)).cloned().collect();
+        self.outside.extend(more);
+    }
+
+    /// What it claims outside.
+    pub(super) fn claim(&self) -> Claim {
+        Claim { restore: self.restore.clone(), data_directory: self.place }
     }
 
     /// Writes it durably.
@@ -71,13 +103,9 @@ impl Marker {
     /// # Errors
     /// When something of the directory cannot be read.
     pub(super) fn believed(directory: &Path) -> io::Result<Option<Self>> {
-        let bytes = match fs::read(directory.join(MARKER)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
+        let Some(bytes) = read_own(&directory.join(MARKER))? else { return Ok(None) };
         let Ok(marker) = serde_json::from_slice::<Self>(&bytes) else { return Ok(None) };
-        let meta = fs::metadata(directory)?;
-        let here = (meta.dev(), meta.ino()) == (marker.device, marker.inode);
+        let here = Identity::of(directory)? == marker.place;
         Ok((here && was_never_started(directory)?).then_some(marker))
     }
 }

@@ -3,9 +3,11 @@
 //! [`plan`] reads the manifest, looks at the destination and refuses before a byte is written; [`restore`] then does it.
 //! The order makes a crash harmless at any point: what was there is first made unstartable and set aside whole, the lock
 //! comes before any file, and `global/pg_control` comes last, with a checkpoint that leads nowhere unless `backup_label`
-//! is there. Until then `refloat.restoring` marks the directory as ours, and the same restore may begin again there.
+//! is there. Until then `refloat.restoring` marks the directory, and each one outside of it, as ours, and the same restore
+//! may begin again there.
 
 mod aside;
+mod claim;
 mod crc;
 mod disk;
 mod error;

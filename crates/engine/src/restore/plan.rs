@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use refloat_pg::control::{ControlFile, read_settled};
 use refloat_pg::server::{ServerState, server_state};
@@ -12,8 +12,9 @@ use refloat_repo::Repository;
 use refloat_repo::manifest::{Entry, What};
 use refloat_types::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 
-use super::aside::{Aside, Move};
-use super::disk::{is_empty, is_mount_point, may_rename_in, nearest};
+use super::aside::{Aside, Move, link_of};
+use super::claim::{self, Found};
+use super::disk::{is_empty, is_mount_point, may_rename_in, nearest, real_path};
 use super::error::{RestoreError, io_error};
 use super::marker::Marker;
 use super::read::Backup;
@@ -62,6 +63,17 @@ pub(super) enum Present {
     Half(Marker),
     /// A cluster to be set aside, or one that half is.
     Cluster(Aside),
+}
+
+impl Present {
+    /// A directory for WAL on a disk of its own, which stays in use.
+    fn wal_directory(&self) -> Option<PathBuf> {
+        match self {
+            Self::Nothing => None,
+            Self::Half(marker) => marker.wal_directory.clone(),
+            Self::Cluster(aside) => aside.wal_directory(),
+        }
+    }
 }
 
 /// A tablespace that lay outside of the data directory.
@@ -149,7 +161,7 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
     ControlFile::parse(&control).map_err(RestoreError::Control)?;
     let label = backup.blob("backup_label")?.filter(|label| !label.is_empty());
     let label = label.ok_or(RestoreError::Incomplete { what: "backup_label" })?;
-    let tablespaces = tablespaces(&contents, &request, &directory)?;
+    let tablespaces = tablespaces(&contents, &request)?;
     let wal = wal_need(&request)?;
     let recorded =
         backup.blob("facts")?.and_then(|facts| serde_json::from_slice::<RecordedMode>(&facts).ok());
@@ -166,14 +178,14 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         control,
         control_entry,
         label,
+        wal_directory: present.wal_directory(),
         present,
         tablespaces_in_place: contents.in_place || tablespaces.iter().any(|t| t.goes.is_none()),
-        wal_directory: None,
         directory,
         tablespaces,
         wal,
     };
-    plan.check_tablespaces()?;
+    plan.check_outside()?;
     plan.check_aside()?;
     plan.check_space()?;
     Ok(plan)
@@ -188,30 +200,6 @@ fn check_target(request: &RestoreRequest) -> Result<(), RestoreError> {
         _ => return Ok(()),
     };
     Err(RestoreError::TargetTooEarly { target, end })
-}
-
-/// The path with the links of its existing part resolved; it must be absolute and without `..`.
-pub(super) fn real_path(path: &Path) -> Result<PathBuf, RestoreError> {
-    let bad = |why: &str| RestoreError::BadPlace { path: path.to_owned(), why: why.to_owned() };
-    if !path.is_absolute() {
-        return Err(bad("the path is not absolute"));
-    }
-    if path.components().any(|part| part == Component::ParentDir) {
-        return Err(bad("the path contains .."));
-    }
-    let mut rest = Vec::new();
-    let mut base = path;
-    while fs::symlink_metadata(base).is_err() {
-        let (Some(parent), Some(name)) = (base.parent(), base.file_name()) else { break };
-        rest.push(name);
-        base = parent;
-    }
-    let mut real = fs::canonicalize(base).map_err(|_| bad("a link on the way leads nowhere"))?;
-    real.extend(rest.iter().rev());
-    if real.parent().is_none() {
-        return Err(bad("it is the root of all file systems"));
-    }
-    Ok(real)
 }
 
 /// What is at the destination, or why it must be left alone. Called again right before the first write.
@@ -311,12 +299,6 @@ fn contents(backup: &Backup) -> Result<Contents, RestoreError> {
     Ok(contents)
 }
 
-/// The tablespace whose link this is: `pg_tblspc/16385`.
-pub(super) fn link_of(path: &[u8]) -> Option<u32> {
-    let oid = path.strip_prefix(b"pg_tblspc/")?;
-    std::str::from_utf8(oid).ok()?.parse().ok()
-}
-
 fn tablespace_of(path: &[u8]) -> Option<u32> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let end = rest.iter().position(|b| *b == b'/')?;
@@ -331,11 +313,7 @@ fn mode(directory: &Path, recorded: Option<u32>) -> u32 {
 }
 
 /// Decides where each tablespace goes.
-fn tablespaces(
-    contents: &Contents,
-    request: &RestoreRequest,
-    directory: &Path,
-) -> Result<Vec<Tablespace>, RestoreError> {
+fn tablespaces(contents: &Contents, request: &RestoreRequest) -> Result<Vec<Tablespace>, RestoreError> {
     let plain = |path: &Path| path.components().collect::<PathBuf>();
     let known: Vec<PathBuf> = contents.links.values().map(|path| plain(path)).collect();
     let maps: BTreeMap<PathBuf, &PathBuf> =
@@ -355,13 +333,6 @@ fn tablespaces(
                 continue;
             }
         };
-        if let Some(goes) = &goes
-            && (goes.starts_with(directory) || directory.starts_with(goes))
-        {
-            let why = "it and the data directory are one inside the other; --tablespaces-inside does that"
-                .to_owned();
-            return Err(RestoreError::BadTablespacePlace { path: goes.clone(), why });
-        }
         let bytes = contents.tablespace_bytes.get(oid).copied().unwrap_or(0);
         all.push(Tablespace { oid: *oid, was: was.clone(), goes, bytes });
     }
@@ -390,38 +361,49 @@ impl RestorePlan {
         &self.request
     }
 
-    /// The places of tablespaces must be empty, be set aside first, or be half-restored by us.
-    fn check_tablespaces(&self) -> Result<(), RestoreError> {
-        let mut taken: Vec<&Path> = Vec::new();
-        for place in self.tablespaces.iter().filter_map(|t| t.goes.as_deref()) {
-            let refuse = |why: &str| {
-                Err(RestoreError::BadTablespacePlace { path: place.to_owned(), why: why.to_owned() })
-            };
-            if taken.iter().any(|other| place.starts_with(other) || other.starts_with(place)) {
-                return refuse("another tablespace goes there too");
+    /// Directories outside of the data directory that this restore writes to.
+    pub(super) fn outside(&self) -> Vec<PathBuf> {
+        let tablespaces = self.tablespaces.iter().filter_map(|tablespace| tablespace.goes.clone());
+        tablespaces.chain(self.wal_directory.clone()).collect()
+    }
+
+    /// Directories outside must be empty, be set aside first, or be half-restored by us.
+    pub(super) fn check_outside(&self) -> Result<(), RestoreError> {
+        let mut taken: Vec<PathBuf> = Vec::new();
+        for place in self.outside() {
+            let what = if self.wal_directory.as_ref() == Some(&place) { "WAL" } else { "a tablespace" };
+            let refuse =
+                |why: &str| Err(RestoreError::BadOutside { what, path: place.clone(), why: why.to_owned() });
+            if taken.iter().any(|other| place.starts_with(other) || other.starts_with(&place)) {
+                return refuse("something else of this restore goes there too");
             }
-            taken.push(place);
+            // The request's are real; one that a marker names must still be.
+            if real_path(&place)? != place {
+                return refuse("a link is on the way");
+            }
+            if place.starts_with(&self.directory) || self.directory.starts_with(&place) {
+                return refuse(
+                    "it and the data directory are one inside the other; --tablespaces-inside does that",
+                );
+            }
             if let Some(cluster) = place.ancestors().find(|path| is_data_directory(path)) {
                 let set_aside =
                     matches!(&self.present, Present::Cluster(aside) if aside.directory.from == cluster);
-                let half = matches!(self.present, Present::Half(_)) && cluster == self.directory;
-                if !set_aside && !half {
+                if !set_aside {
                     return refuse(&format!("{} is a data directory", cluster.display()));
                 }
             }
-            let ours = match &self.present {
-                Present::Nothing => false,
-                Present::Half(marker) => marker.tablespaces.iter().any(|path| path == place),
-                Present::Cluster(aside) => aside.linked.iter().any(|linked| linked.path.from == place),
+            let found = match &self.present {
+                Present::Cluster(aside) if aside.will_move(&place) => Found::Free,
+                Present::Half(marker) => {
+                    claim::look(&place, Some(&marker.claim())).map_err(io_error("read", &place))?
+                }
+                _ => claim::look(&place, None).map_err(io_error("read", &place))?,
             };
-            if ours || !place.exists() {
-                continue;
+            if found == Found::Taken {
+                return refuse("it is not empty");
             }
-            match is_empty(place) {
-                Ok(true) => {}
-                Ok(false) => return refuse("it is not empty"),
-                Err(error) => return Err(io_error("read", place)(error)),
-            }
+            taken.push(place);
         }
         Ok(())
     }

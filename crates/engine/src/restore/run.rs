@@ -11,13 +11,14 @@ use refloat_pg::control::poison;
 use refloat_repo::manifest::{Entry, What};
 use refloat_types::{TimelineId, WalFileName, fault};
 
-use super::aside::Move;
+use super::aside::{Move, link_of};
+use super::claim::{self, Found};
 use super::disk::{make_directory, remove_contents, write_durably};
 use super::error::{RestoreError, io_error};
 use super::listing::Listing;
 use super::marker::{MARKER, Marker};
 use super::place::Placer;
-use super::plan::{Present, RestorePlan, Tablespace, inspect, link_of};
+use super::plan::{Present, RestorePlan, Tablespace, inspect};
 use super::read::{SinkError, Window};
 use super::sync::{Durable, sync_directory};
 use super::{Become, Destination, Owner, Target, WalNeed, outside, recovery};
@@ -124,13 +125,10 @@ impl Restore<'_> {
     fn clear_the_place(&mut self) -> Result<Option<ReadyWal>, RestoreError> {
         let directory = self.plan.directory.clone();
         let present = inspect(&directory, &self.plan.request)?;
-        let same = match (&present, &self.plan.present) {
-            (Present::Half(_), Present::Half(_)) => true,
-            (now, then) => now == then,
-        };
-        if !same {
+        if present != self.plan.present {
             return Err(RestoreError::NotEmpty { path: directory });
         }
+        self.plan.check_outside()?;
         let Present::Cluster(aside) = present else { return Ok(None) };
         // The new directories are like the old ones.
         let old = |path: &Path| {
@@ -145,9 +143,8 @@ impl Restore<'_> {
         let moved = std::iter::once(&aside.directory).chain(aside.linked.iter().map(|linked| &linked.path));
         self.plan.set_aside = moved.cloned().collect();
         // A disk of its own for WAL stays in use.
-        if let Some(wal) = aside.linked.iter().find(|linked| linked.link == "pg_wal") {
-            self.notes.push(format!("pg_wal is in {}, as before", wal.path.from.display()));
-            self.plan.wal_directory = Some(wal.path.from.clone());
+        if let Some(wal) = &self.plan.wal_directory {
+            self.notes.push(format!("pg_wal is in {}, as before", wal.display()));
         }
         Ok(ready_wal(&aside.directory.to.join("pg_wal")))
     }
@@ -157,27 +154,22 @@ impl Restore<'_> {
         let (directory, owner) = (self.plan.directory.clone(), self.owner());
         make_directory(&directory, self.plan.mode, owner)
             .map_err(io_error("create directory", &directory))?;
-        let mut outside: Vec<PathBuf> = self.plan.tablespaces.iter().filter_map(|t| t.goes.clone()).collect();
-        outside.extend(self.plan.wal_directory.clone());
-        let mut ours = outside.clone();
-        if let Present::Half(before) = &self.plan.present {
-            self.plan.wal_directory.clone_from(&before.wal_directory);
-            outside.extend(before.wal_directory.clone());
-            ours.extend(before.wal_directory.clone());
-            ours.extend(before.tablespaces.iter().filter(|path| !outside.contains(path)).cloned());
-        }
-        let marker = Marker::new(&directory, &self.plan.request, ours.clone());
-        let written = marker.and_then(|mut marker| {
+        let outside = self.plan.outside();
+        let written = Marker::new(&directory, &self.plan.request).and_then(|mut marker| {
+            marker.outside.clone_from(&outside);
             marker.wal_directory.clone_from(&self.plan.wal_directory);
-            marker.write(&directory, owner)
+            if let Present::Half(before) = &self.plan.present {
+                marker.goes_on(before);
+            }
+            marker.write(&directory, owner).map(|()| marker)
         });
-        written.map_err(io_error("write", directory.join(MARKER)))?;
+        let marker = written.map_err(io_error("write", directory.join(MARKER)))?;
         self.point("restore.after_marker")?;
         if matches!(self.plan.present, Present::Half(_)) {
-            self.clear_half(&directory, &ours)?;
+            self.clear_half(&directory, &marker)?;
         }
         for path in &outside {
-            make_directory(path, 0o700, owner).map_err(io_error("create directory", path))?;
+            claim::take(path, &marker.claim(), owner).map_err(io_error("take", path))?;
         }
         self.lock(&directory)?;
         self.point("restore.after_lock")?;
@@ -186,7 +178,7 @@ impl Restore<'_> {
     }
 
     /// What a half-finished restore left: its control file first, everything else after it.
-    fn clear_half(&self, directory: &Path, ours: &[PathBuf]) -> Result<(), RestoreError> {
+    fn clear_half(&self, directory: &Path, marker: &Marker) -> Result<(), RestoreError> {
         let control = directory.join("global/pg_control");
         match fs::remove_file(&control) {
             Err(error)
@@ -199,8 +191,13 @@ impl Restore<'_> {
         }
         self.point("restore.after_unstartable")?;
         remove_contents(directory, &[MARKER]).map_err(io_error("clear", directory))?;
-        for path in ours.iter().filter(|path| path.is_dir()) {
-            remove_contents(path, &[]).map_err(io_error("clear", path))?;
+        let wanted = self.plan.outside();
+        for path in &marker.outside {
+            let clear = || match claim::clear(path, &marker.claim())? {
+                Found::Ours if !wanted.contains(path) => claim::release(path),
+                _ => Ok(()),
+            };
+            clear().map_err(io_error("clear", path))?;
         }
         Ok(())
     }
@@ -289,9 +286,13 @@ impl Restore<'_> {
         write_durably(&path, &control, self.plan.control_entry.mode & 0o777, owner)
             .map_err(io_error("write", &path))?;
         self.point("restore.after_control")?;
-        let marker = directory.join(MARKER);
-        let removed = fs::remove_file(&marker).and_then(|()| sync_directory(&directory));
-        removed.map_err(io_error("remove", marker))
+        claim::release(&directory).map_err(io_error("remove", directory.join(MARKER)))?;
+        // Finished. Without the marker of the data directory these mean nothing.
+        for path in self.plan.outside() {
+            self.point("restore.before_release")?;
+            claim::release(&path).map_err(io_error("remove", path.join(MARKER)))?;
+        }
+        Ok(())
     }
 
     /// The files that were made or changed.

@@ -4,6 +4,8 @@ mod faults;
 mod in_place;
 mod places;
 mod recovery;
+#[cfg(feature = "failpoints")]
+mod swapped;
 mod windows;
 
 use std::collections::BTreeMap;

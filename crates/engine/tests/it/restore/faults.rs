@@ -82,7 +82,7 @@ fn few_file_descriptors_are_enough() {
 }
 
 #[cfg(feature = "failpoints")]
-mod killed {
+pub(super) mod killed {
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::Command;
     use std::sync::Arc;
@@ -95,13 +95,14 @@ mod killed {
 
     /// What the child process is told, in `job.json` of its working directory.
     #[derive(Serialize, Deserialize)]
-    struct Job {
+    pub(in crate::restore) struct Job {
         store: PathBuf,
         state: PathBuf,
         directory: PathBuf,
         in_place: bool,
         owner: Option<(u32, u32)>,
         restore_id: String,
+        pub(in crate::restore) tablespaces: BTreeMap<PathBuf, PathBuf>,
     }
 
     /// Not a test: what the tests below start as a process of its own, to be killed.
@@ -130,7 +131,7 @@ mod killed {
                 restore_command: None,
             },
             becomes: Become::Undecided,
-            tablespaces: BTreeMap::new(),
+            tablespaces: job.tablespaces,
             tablespaces_inside: false,
             with_wal: false,
             jobs: 2,
@@ -143,11 +144,16 @@ mod killed {
     }
 
     /// Runs the child with a point armed; whether it was killed there.
-    fn killed_at(point: &str, job: &Job, work: &Path) -> bool {
+    pub(in crate::restore) fn killed_at(point: &str, job: &Job, work: &Path) -> bool {
+        killed_at_pass(point, 1, job, work)
+    }
+
+    /// The same at a later pass.
+    pub(in crate::restore) fn killed_at_pass(point: &str, pass: u32, job: &Job, work: &Path) -> bool {
         fs::write(work.join("job.json"), serde_json::to_vec(job).expect("writes")).expect("written");
         let status = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "restore::faults::killed::child", "--ignored", "--test-threads=1"])
-            .env("REFLOAT_FAILPOINTS", format!("{point}=kill@1"))
+            .env("REFLOAT_FAILPOINTS", format!("{point}=kill@{pass}"))
             .current_dir(work)
             .stdout(std::process::Stdio::null())
             .status()
@@ -156,7 +162,13 @@ mod killed {
         status.signal() == Some(9)
     }
 
-    fn job(home: &Home, cluster: &TestCluster, directory: &Path, in_place: bool, id: &str) -> Job {
+    pub(in crate::restore) fn job(
+        home: &Home,
+        cluster: &TestCluster,
+        directory: &Path,
+        in_place: bool,
+        id: &str,
+    ) -> Job {
         Job {
             store: PathBuf::from(home.repository.store().describe().trim_start_matches("file://")),
             state: home.repository.state().path().to_owned(),
@@ -164,6 +176,7 @@ mod killed {
             in_place,
             owner: owner(cluster).map(|owner| (owner.uid, owner.gid)),
             restore_id: id.to_owned(),
+            tablespaces: BTreeMap::new(),
         }
     }
 
@@ -172,11 +185,13 @@ mod killed {
     #[test]
     fn at_any_point_it_cannot_be_started_and_the_next_run_finishes() {
         let cluster = TestCluster::builder().build();
+        let tablespace = with_a_tablespace(&cluster);
         let home = home(encrypted());
         backed_up(&cluster, &home);
         let work = cluster.make_dir("work");
         for point in [
             "restore.after_marker",
+            "restore.after_take",
             "restore.after_lock",
             "restore.file",
             "restore.before_label",
@@ -185,7 +200,9 @@ mod killed {
             AFTER_THE_LAST,
         ] {
             let directory = work.join(point);
-            let job = job(&home, &cluster, &directory, false, "k1");
+            let mut job = job(&home, &cluster, &directory, false, "k1");
+            let fast = work.join(format!("{point} fast"));
+            job.tablespaces.insert(tablespace.clone(), fast.clone());
             assert!(killed_at(point, &job, &work), "{point} was never reached");
             if point != AFTER_THE_LAST {
                 failed_to_start(&directory);
@@ -196,10 +213,14 @@ mod killed {
                 "{point}: half-finished is recognised"
             );
             failed_to_start(&directory);
+            // What it goes on with is what it took: another id makes no difference.
+            job.restore_id = "k2".to_owned();
             assert!(!killed_at("nowhere", &job, &work));
+            assert!(!fast.join("refloat.restoring").exists(), "{point}: the mark is gone");
             cluster.verifybackup(&directory).expect("pg_verifybackup is content");
             let copy = TestCluster::builder().start_existing(&directory);
             copy.wait_for("postgres", "select pg_is_in_recovery()", "f");
+            assert_eq!(copy.psql("postgres", "select count(*) from t"), "1");
             drop(copy);
             let error = run(&home, {
                 let commit = newest(&home);
@@ -209,10 +230,19 @@ mod killed {
         }
     }
 
-    fn newest(home: &Home) -> CommitRecord {
+    pub(in crate::restore) fn newest(home: &Home) -> CommitRecord {
         let source =
             home.repository.find_source(&"prod".parse().expect("a name")).expect("lists").expect("there");
         home.repository.list_commits(source.id, &mut |_, e| panic!("{e}")).expect("lists").remove(0)
+    }
+
+    /// Its directory; the table `t` in it has one row.
+    pub(in crate::restore) fn with_a_tablespace(cluster: &TestCluster) -> PathBuf {
+        let tablespace = cluster.make_dir("fast");
+        let make = format!("create tablespace fast location '{}';", tablespace.display());
+        cluster.psql("postgres", &make);
+        cluster.psql("postgres", "create table t tablespace fast as select 1 a;");
+        tablespace
     }
 
     #[test]
@@ -228,10 +258,7 @@ mod killed {
             AFTER_THE_LAST,
         ] {
             let mut cluster = TestCluster::builder().build();
-            let tablespace = cluster.make_dir("fast");
-            let make = format!("create tablespace fast location '{}';", tablespace.display());
-            cluster.psql("postgres", &make);
-            cluster.psql("postgres", "create table t tablespace fast as select 1 a;");
+            let tablespace = with_a_tablespace(&cluster);
             let home = home(encrypted());
             backed_up(&cluster, &home);
             cluster.psql("postgres", "insert into t values (2);");

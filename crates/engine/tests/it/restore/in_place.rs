@@ -58,10 +58,7 @@ fn what_was_there_is_renamed_and_its_unarchived_wal_is_named() {
     fs::remove_dir_all(&wal).expect("removed");
     request.owner = owner(&cluster);
     let error = run(&home, request.clone()).expect_err("the tablespace is still there");
-    assert!(
-        matches!(&error, RestoreError::BadTablespacePlace { path, .. } if *path == tablespace),
-        "{error:?}"
-    );
+    assert!(matches!(&error, RestoreError::BadOutside { path, .. } if *path == tablespace), "{error:?}");
     fs::remove_dir_all(&tablespace).expect("removed");
     run(&home, request).expect("a restore");
     cluster.start();

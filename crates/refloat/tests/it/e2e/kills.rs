@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
 
@@ -50,7 +51,7 @@ fn a_backup_killed_anywhere_leaves_nothing_visible() {
     site.run(&["verify", "prod", "--read-data"]).ends(0);
 }
 
-fn walk(directory: &std::path::Path) -> Vec<String> {
+fn walk(directory: &Path) -> Vec<String> {
     let mut out = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -63,21 +64,31 @@ fn walk(directory: &std::path::Path) -> Vec<String> {
 fn a_restore_killed_anywhere_cannot_be_started_and_can_be_finished() {
     let site = Site::new(TestCluster::builder().checksums(true));
     site.cluster.pgbench_init(1);
+    let fast = site.cluster.make_dir("fast");
+    site.cluster.psql("postgres", &format!("create tablespace fast location '{}'", fast.display()));
+    site.cluster.psql("postgres", "alter table pgbench_accounts set tablespace fast");
     site.backup();
     site.archive_all();
     let truth = site.cluster.psql("postgres", "select sum(abalance), count(*) from pgbench_accounts");
-    let sample = site.path("sample").display().to_string();
-    let points = points(&site, &["restore", "prod", "latest", "--to", &sample, "--as", "copy", "--yes"]);
-    assert!(points.len() >= 6, "{points:?}");
+    let arguments = |to: &Path| {
+        let map = format!("{}={}", fast.display(), with_fast(to).display());
+        let to = to.display().to_string();
+        ["restore", "prod", "latest", "--to", &to, "--tablespace-map", &map, "--as", "copy", "--yes"]
+            .map(str::to_owned)
+    };
+    let sample = arguments(&site.path("sample"));
+    let points = points(&site, &sample.each_ref().map(String::as_str));
+    assert!(points.len() >= 9, "{points:?}");
     for (number, point) in points.iter().enumerate() {
         let to = site.path(&format!("killed-{number}"));
-        let path = to.display().to_string();
-        let arguments = ["restore", "prod", "latest", "--to", &path, "--as", "copy", "--yes"];
+        let arguments = arguments(&to);
+        let arguments = arguments.each_ref().map(String::as_str);
         let mut command = site.command(&arguments);
         let killed = run(command.env("REFLOAT_FAILPOINTS", format!("{point}=kill")));
         assert_eq!(killed.code, None, "{point}: killed by a signal: {}", killed.stderr);
         // Points of other names are passed when the directory is whole: the record of the operation is written last.
-        let finished = point.contains("after_control") || !point.starts_with("restore.");
+        let finished = matches!(point.as_str(), "restore.after_control" | "restore.before_release")
+            || !point.starts_with("restore.");
         if to.join("PG_VERSION").exists() && !finished {
             let started = TestCluster::builder().try_start_existing(&to);
             assert!(started.is_err(), "{point}: a half-restored directory started");
@@ -87,6 +98,7 @@ fn a_restore_killed_anywhere_cannot_be_started_and_can_be_finished() {
             assert!(again.stderr.contains("RST-001"), "{point}: {}", again.stderr);
         } else {
             again.ends(0);
+            assert!(!with_fast(&to).join("refloat.restoring").exists(), "{point}: no mark stays");
         }
         let mut clone = start_restored(15, &to);
         assert_eq!(
@@ -97,7 +109,13 @@ fn a_restore_killed_anywhere_cannot_be_started_and_can_be_finished() {
         clone.stop(StopMode::Immediate);
         drop(clone);
         fs::remove_dir_all(&to).expect("removes");
+        fs::remove_dir_all(with_fast(&to)).expect("removes");
     }
+}
+
+/// Where the tablespace of a restored cluster goes.
+fn with_fast(to: &Path) -> PathBuf {
+    to.with_extension("fast")
 }
 
 #[test]
