@@ -16,3 +16,5 @@ pub use walk::{Entry, Kind, Scope, Walk, WalkError, tablespace_version_directory
 
 /// The file that locks a restored clone against archiving, at the top of the data directory.
 pub const LOCK_FILE: &str = "refloat.locked";
+/// What a restore says of a data directory, at its top; it speaks of that directory alone.
+pub const RESTORE_FILES: [&str; 3] = [LOCK_FILE, "refloat.restoring", "refloat.aside"];

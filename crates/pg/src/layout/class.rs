@@ -93,7 +93,7 @@ pub enum Excluded {
     OtherBackup,
     /// Asks for recovery; a restore decides anew.
     RecoverySignal,
-    /// Our own lock on a restored clone.
+    /// Our own lock on a restored clone, and what else a restore says of one directory.
     Lock,
     /// WAL, which the archive has.
     Wal,
@@ -149,7 +149,7 @@ fn excluded_at_top(name: &[u8]) -> Option<Excluded> {
     match name {
         b"backup_label.old" | b"tablespace_map.old" => Some(Excluded::OtherBackup),
         b"recovery.signal" | b"standby.signal" => Some(Excluded::RecoverySignal),
-        _ if name == super::LOCK_FILE.as_bytes() => Some(Excluded::Lock),
+        _ if super::RESTORE_FILES.iter().any(|own| name == own.as_bytes()) => Some(Excluded::Lock),
         _ => None,
     }
 }
@@ -369,6 +369,8 @@ mod tests {
             ("recovery.signal", Excluded::RecoverySignal),
             ("standby.signal", Excluded::RecoverySignal),
             ("refloat.locked", Excluded::Lock),
+            ("refloat.restoring", Excluded::Lock),
+            ("refloat.aside", Excluded::Lock),
             ("base/pgsql_tmp", Excluded::TemporaryFile),
             ("base/pgsql_tmp/pgsql_tmp1.0", Excluded::TemporaryFile),
             ("pg_tblspc/1/PG_15_202209061/pgsql_tmp/x", Excluded::TemporaryFile),
