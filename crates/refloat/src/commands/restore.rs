@@ -254,7 +254,8 @@ impl Restore {
         let becomes = self.becomes.map_or(Become::Undecided, As::purpose);
         let action = match (self.target_action, becomes) {
             (Some(Action::Pause), _) => TargetAction::Pause,
-            // Nobody takes a copy over, and a paused one keeps tables locked that are dropped just behind the target.
+            // Nobody takes a copy over. Where it is not known exactly where to stop, a paused one would also keep a
+            // table locked that is dropped just behind the target.
             (Some(Action::Promote), _) | (None, Become::Primary | Become::Copy) => TargetAction::Promote,
             (Some(Action::Shutdown), _) => TargetAction::Shutdown,
             (None, _) => TargetAction::Pause,

@@ -252,10 +252,14 @@ fn next(
             out.push_str(&format!(
                 "  3  right?  {0} takeover {source}       opens it for writing, archiving goes on{elsewhere}\n\
                  \x20    wrong?  {1}, then restore again with another moment\n\
-                 until step 3 archiving is locked: WAL stays in pg_wal; a table that is dropped just behind the target cannot be read\n",
+                 until step 3 archiving is locked: WAL stays in pg_wal\n",
                 context.command(),
                 steps.stop
             ));
+            // It stops within what comes next, not behind what came before.
+            if action == TargetAction::Pause && stops && found.stop_lsn.is_none() {
+                out.push_str("until then a table that is dropped just behind the target cannot be read\n");
+            }
         }
     }
     out
