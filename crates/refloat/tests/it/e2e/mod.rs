@@ -4,5 +4,6 @@ mod debian;
 mod kills;
 mod limits;
 mod pitr;
+mod restored;
 mod site;
 mod timelines;
