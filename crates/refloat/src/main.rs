@@ -10,6 +10,7 @@ mod error;
 mod facts;
 mod identity;
 mod log;
+mod names;
 mod operations;
 mod progress;
 mod render;
@@ -45,6 +46,7 @@ pub(crate) fn environment(name: &str) -> Option<OsString> {
 }
 
 fn main() -> ExitCode {
+    names::carry_own_lookups();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let json = arguments.iter().any(|argument| argument == "--json");
     match run(&arguments) {

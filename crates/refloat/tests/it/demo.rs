@@ -20,7 +20,7 @@ fn the_demonstration_proves_itself_and_leaves_nothing_behind() {
     if skip_without(15) {
         return;
     }
-    plays(&mut Command::new(env!("CARGO_BIN_EXE_refloat")));
+    plays(&mut Command::new(crate::program()));
 }
 
 /// Root plays as `postgres`, whose name is that of the usual superuser; somebody else has another name.
@@ -29,7 +29,7 @@ fn anybody_can_play_it() {
     if skip_without(15) {
         return;
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_refloat"));
+    let mut command = Command::new(crate::program());
     if rustix::process::getuid().is_root() {
         const NOBODY: u32 = 65534;
         command.uid(NOBODY).gid(NOBODY);
@@ -54,7 +54,7 @@ fn ctrl_c_leaves_nothing_behind() {
     if skip_without(15) {
         return;
     }
-    let mut child = Command::new(env!("CARGO_BIN_EXE_refloat"))
+    let mut child = Command::new(crate::program())
         .arg("demo")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -57,7 +57,7 @@ impl Scene {
 
     /// Runs as the owner, with nothing in its environment but a zone.
     pub(super) fn bare(&self, arguments: &[&str]) -> Command {
-        let mut command = self.owner.bare_command(env!("CARGO_BIN_EXE_refloat"));
+        let mut command = self.owner.bare_command(crate::program());
         // Not the host's zone: what is printed must be the same everywhere.
         command.args(arguments).current_dir(self.home.path()).env("TZ", "Europe/Berlin");
         command
@@ -110,7 +110,7 @@ impl Scene {
             before.keys().chain(after.keys()).filter(|path| before.get(*path) != after.get(*path)).collect();
         assert!(changed.is_empty(), "a refusal changed {changed:?}\n{}", run.stderr);
         let root = self.home.path().display().to_string();
-        let program = env!("CARGO_BIN_EXE_refloat");
+        let program = &crate::program();
         let owner = &self.owner.name;
         let text = run.stderr.replace(&root, "ROOT").replace(program, "REFLOAT").replace(owner, "OWNER");
         format!("exit {}\n{text}", run.code)

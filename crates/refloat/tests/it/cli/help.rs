@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn help(words: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_refloat"))
+    let output = Command::new(crate::program())
         .env_clear()
         .env("COLUMNS", "100")
         .args(words)

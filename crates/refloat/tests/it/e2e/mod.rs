@@ -7,3 +7,4 @@ mod pitr;
 mod restored;
 mod site;
 mod timelines;
+mod wal;

@@ -37,10 +37,7 @@ impl Run {
     }
 }
 
-/// The program under test.
-pub(crate) fn program() -> &'static str {
-    env!("CARGO_BIN_EXE_refloat")
-}
+pub(crate) use crate::program;
 
 pub(crate) fn run(command: &mut Command) -> Run {
     let output = command.stdin(Stdio::null()).output().expect("the program starts");
