@@ -181,10 +181,7 @@ fn check_finished(directory: &Path, control: &ControlFile) -> Result<(), Takeove
 /// The timeline that the cluster writes, and where it left its parent.
 fn timeline(directory: &Path) -> Result<(TimelineId, Option<Lsn>), TakeoverError> {
     let (control, _) = read_settled(directory)?;
-    // A promotion writes its first checkpoint later; until then only this field knows.
-    let timeline = control
-        .min_recovery_timeline
-        .map_or(control.checkpoint.timeline, |after| after.max(control.checkpoint.timeline));
+    let timeline = control.timeline();
     let history = fs::read(directory.join(format!("pg_wal/{:08X}.history", timeline.get()))).ok();
     let history = history.and_then(|bytes| TimelineHistory::parse(timeline, &bytes).ok());
     let fork = history.and_then(|history| history.forks().last().map(|fork| fork.at));

@@ -327,6 +327,13 @@ fn checked(bytes: &[u8]) -> Result<(Fields<'_>, usize), ControlFileError> {
 }
 
 impl ControlFile {
+    /// The timeline that the cluster is on.
+    pub fn timeline(&self) -> TimelineId {
+        // A promotion writes its first checkpoint later; until then only the point that crash recovery must reach knows.
+        self.min_recovery_timeline
+            .map_or(self.checkpoint.timeline, |after| after.max(self.checkpoint.timeline))
+    }
+
     /// Reads the bytes of `global/pg_control`.
     ///
     /// # Errors

@@ -4,12 +4,13 @@
 //! offers it again. A crash at any point leaves in each repository nothing or the whole file.
 
 mod error;
+mod unfinished;
 
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use refloat_pg::control;
+use refloat_pg::control::{self, ControlFile};
 use refloat_repo::Repository;
 use refloat_repo::compress::Compression;
 use refloat_types::{ByteSize, Lsn, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
@@ -165,9 +166,17 @@ pub fn push(
     if repositories.is_empty() {
         return Err(PushError::NoRepository);
     }
-    let system = cluster(options)?;
+    let (system, control) = cluster(options)?;
     let keys: Vec<[u8; 32]> = repositories.iter().map(|repository| *repository.naming_key()).collect();
-    let file = check::check(path, name, &Known { system, keys: &keys, compression: options.compression })?;
+    let known = Known { system, keys: &keys, compression: options.compression };
+    let file = check::check(path, name, &known).or_else(|refused| {
+        let control = control.as_ref().filter(|_| matches!(refused, PushError::Segment { .. }));
+        match control.and_then(|control| unfinished::name(path, name, control)) {
+            Some(partial) => check::check(path, partial, &known).map_err(|_| refused),
+            None => Err(refused),
+        }
+    })?;
+    let name = file.name;
     let mut warnings: Vec<PushWarning> = unknown_version(&file).into_iter().collect();
     let history = match name {
         WalFileName::Segment(segment) | WalFileName::Partial(segment)
@@ -219,13 +228,13 @@ fn refuse_locked(options: &PushOptions<'_>, name: WalFileName) -> Result<Option<
     }
 }
 
-fn cluster(options: &PushOptions<'_>) -> Result<SystemIdentifier, PushError> {
-    match (options.expected_system, options.data_directory) {
-        (Some(system), _) => Ok(system),
-        (None, Some(directory)) => {
-            let (control, _) = control::read_settled(directory).map_err(PushError::Control)?;
-            Ok(control.system_identifier)
-        }
+/// Which cluster's WAL it is, and what the server's control file says where there is one.
+fn cluster(options: &PushOptions<'_>) -> Result<(SystemIdentifier, Option<ControlFile>), PushError> {
+    let control = options.data_directory.map(|directory| control::read_settled(directory).map(|(it, _)| it));
+    match (options.expected_system, control) {
+        (Some(system), control) => Ok((system, control.and_then(Result::ok))),
+        (None, Some(Ok(control))) => Ok((control.system_identifier, Some(control))),
+        (None, Some(Err(error))) => Err(PushError::Control(error)),
         (None, None) => Err(PushError::WhoseWal),
     }
 }

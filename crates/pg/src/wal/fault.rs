@@ -165,8 +165,9 @@ impl Explain for SegmentFault {
                 .hint("The file does not hold what its name says; run pg_waldump on it."),
             Self::PageHeader { .. } | Self::EndsEarly { .. } | Self::Record { .. } | Self::AfterSwitch { .. } => {
                 advice("WAL-107")
-                    .hint("Run pg_waldump on the file; if it stops there too, WAL was lost on this host's disk.")
-                    .hint("Take a new full backup: recovery cannot pass a damaged WAL segment.")
+                    .hint("To get archiving on: refloat explain WAL-107")
+                    .hint("If a standby has the file whole (pg_waldump reads it to its end), put that one in its place in pg_wal.")
+                    .hint("If nobody has it: rename its .ready in pg_wal/archive_status to .done, and take a full backup at once; moments from this file up to that backup are lost.")
             }
         }
     }
