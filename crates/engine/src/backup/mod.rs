@@ -20,7 +20,7 @@ mod throttle;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use refloat_pg::sql::ConnectOptions;
+use refloat_pg::sql::{ArchiverStatus, ConnectOptions};
 use refloat_repo::{Compression, Repository};
 use refloat_types::{BackupId, Clock, Lsn, SourceName, Timestamp};
 use serde::Serialize;
@@ -91,6 +91,27 @@ pub struct BadPage {
     pub what: String,
 }
 
+/// What PostgreSQL could not archive when a backup ended: moments after the backup cannot be reached until it can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailingArchiver {
+    /// The file that it tries again and again; nothing behind it is archived.
+    pub file: String,
+    /// When it last failed.
+    pub at: Option<Timestamp>,
+    /// How often something failed since the server's statistics were reset.
+    pub times: u64,
+}
+
+impl FailingArchiver {
+    fn of(archiver: &ArchiverStatus) -> Option<Self> {
+        (archiver.mode != "off" && archiver.is_failing()).then(|| Self {
+            file: archiver.last_failed.clone().unwrap_or_default(),
+            at: archiver.last_failed_at,
+            times: archiver.failed,
+        })
+    }
+}
+
 /// What a backup did.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupReport {
@@ -119,6 +140,9 @@ pub struct BackupReport {
     pub seconds: f64,
     /// The WAL that makes it consistent is inside the backup.
     pub own_wal: bool,
+    /// Archiving fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archiver_failing: Option<FailingArchiver>,
     /// Pages that a person must look at.
     pub bad_pages: Vec<BadPage>,
     /// What a person should know.

@@ -27,7 +27,9 @@ use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
 use super::leftovers::{self, Note, SourceLock};
 use super::own_wal::{self, WalRange};
 use super::throttle::Throttle;
-use super::{BackupError, BackupReport, BackupRequest, BadPage, histories, pages, preflight};
+use super::{
+    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight,
+};
 use crate::locked::Locked;
 use crate::progress::ByteCounter;
 
@@ -55,6 +57,7 @@ struct Copied {
     facts: RecordedFacts,
     outside: Vec<facts::OutsideFile>,
     own_wal: bool,
+    failing: Option<FailingArchiver>,
     bad_pages: Vec<BadPage>,
     read: u64,
 }
@@ -277,6 +280,7 @@ fn copy(
         facts: ended.facts,
         outside: ended.outside,
         own_wal: ended.own_wal,
+        failing: ended.failing,
         bad_pages,
         read: shared.read.get(),
     })
@@ -373,6 +377,7 @@ struct Ended {
     facts: RecordedFacts,
     outside: Vec<facts::OutsideFile>,
     own_wal: bool,
+    failing: Option<FailingArchiver>,
 }
 
 /// Facts, the control file, the end of backup mode, and the WAL, in this order.
@@ -420,10 +425,11 @@ fn end_backup(
             true
         }
     };
+    let failing = FailingArchiver::of(&session.archiver_status()?);
     // The slot, if there is one, has held the WAL until here.
     session.close();
     let summary = copier.finish()?;
-    Ok((Ended { stop, facts, outside, own_wal }, summary, late))
+    Ok((Ended { stop, facts, outside, own_wal, failing }, summary, late))
 }
 
 fn take_wal(
@@ -484,6 +490,7 @@ fn commit(
     }
     let bad_pages = copied.bad_pages.len() as u64 + copied.collected.suspects_dropped;
     let (stop, own_wal, read) = (copied.stop.clone(), copied.own_wal, copied.read);
+    let archiver_failing = copied.failing.clone();
     let (reported_bad, written) = (copied.bad_pages.clone(), write_manifest(request, copied)?);
     let packs = pack_uses(&written.summaries);
     let sizes = Sizes {
@@ -533,6 +540,7 @@ fn commit(
         stored_bytes: sizes.stored,
         seconds: began.elapsed().as_secs_f64(),
         own_wal,
+        archiver_failing,
         bad_pages: reported_bad,
         notes,
         cleared_packs: prepared.cleared_packs,

@@ -29,8 +29,8 @@ Examples:
   sudo refloat backup
   sudo refloat backup prod --label 'before the upgrade'
 
-Exit code 3: the backup is kept, but a person must look: a damaged page in the database, or a recovery sheet that nobody
-has confirmed for 72 hours.")]
+Exit code 3: the backup is kept, but a person must look: a damaged page in the database, archiving that fails, or a
+recovery sheet that nobody has confirmed for 72 hours.")]
 pub(crate) struct Backup {
     /// Names of sources [default: all]
     #[arg(value_name = "SOURCE")]
@@ -122,8 +122,10 @@ impl Backup {
         if let Ok((report, _)) = &result {
             operation.bytes = report.stored_bytes;
             operation.about = Some(report.backup.to_string());
-            operation.detail =
+            let damaged =
                 (!report.bad_pages.is_empty()).then(|| format!("{} damaged pages", report.bad_pages.len()));
+            let failing = report.archiver_failing.as_ref().map(|it| format!("archiving fails: {}", it.file));
+            operation.detail = damaged.or(failing);
         }
         let ended = result.as_ref().map(|(_, outcome)| *outcome).map_err(Clone::clone);
         operation.finish(context, [&opened.repository], &ended);
@@ -181,6 +183,17 @@ fn judge(context: &Context, opened: &Opened, report: &BackupReport) -> Result<Ou
         context
             .out
             .warn(&format!("damaged page: block {}{relation} in {}: {}", page.block, page.path, page.what));
+        outcome = Outcome::Findings;
+    }
+    if let Some(failing) = &report.archiver_failing {
+        let at = failing.at.map_or_else(String::new, |at| format!(" at {}", time::moment(at)));
+        context.out.warn(&format!(
+            "archiving fails: archive_command could not archive {}{at}; until it can, {} is recoverable to the end of this backup, not beyond.     {} check {}",
+            failing.file,
+            report.source,
+            context.command(),
+            report.source
+        ));
         outcome = Outcome::Findings;
     }
     if unconfirmed(opened)? {

@@ -61,3 +61,24 @@ fn the_end_of_a_timeline_that_was_left_while_archiving_was_off_does_not_stop_arc
     let clone = start_restored(15, &site.restore("latest", &["latest", "--as", "copy"]));
     assert_eq!(clone.psql("postgres", "select count(*) from t where n = 7"), "3");
 }
+
+#[test]
+fn a_backup_says_that_archiving_fails() {
+    let site = Site::new(TestCluster::builder());
+    site.backup();
+    // What archives meanwhile is another tool, which fails.
+    let command = site.cluster.psql("postgres", "show archive_command");
+    site.cluster.configure("archive_command", "false");
+    site.cluster.reload();
+    site.cluster.psql("postgres", "create table t as select 1; select pg_switch_wal()");
+    site.cluster.wait_for("postgres", "select failed_count > 0 from pg_stat_archiver", "t");
+    let run = site.run(&["backup", "prod", "--json"]).ends(3);
+    let failing = &run.json()["backups"][0]["archiver_failing"];
+    assert!(failing["file"].as_str().is_some_and(|file| file.len() == 24), "{}", run.stdout);
+    assert!(run.stderr.contains("archiving fails: archive_command could not archive 0000"), "{}", run.stderr);
+    // It heals.
+    site.cluster.configure("archive_command", &command);
+    site.cluster.reload();
+    site.archive_all();
+    site.backup();
+}
