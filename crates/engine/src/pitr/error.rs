@@ -146,6 +146,7 @@ impl Explain for TargetError {
             }
             Self::TooEarly { .. } => Advice::usage("PIT-003", safe),
             Self::TooLate { .. } => Advice::usage("PIT-004", safe)
+                .hint("Where the server still runs, archive its newest WAL first: refloat wal switch")
                 .hint("To replay everything that is archived: --target latest"),
             Self::NotOnTimeline { .. } => Advice::usage("PIT-005", safe)
                 .hint("Choose a timeline that descends from the backup's, with --target-timeline, or another backup."),

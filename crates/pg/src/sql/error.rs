@@ -261,7 +261,7 @@ fn refused_hints(advice: Advice, role: &str, cause: &Cause) -> Advice {
     }
     if cause.has_state(&["28P01"]) || cause.text.contains("password") {
         return advice.hint(
-            "Correct the password in the configuration, or allow `peer` for this role in pg_hba.conf.",
+            "Refloat sends no password: allow `peer` for this role in pg_hba.conf, and connect through the socket.",
         );
     }
     advice
