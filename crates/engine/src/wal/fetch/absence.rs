@@ -6,7 +6,11 @@ use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{SystemIdentifier, TimelineId, WalFileName, WalSegmentName};
 
 use super::error::Hole;
+use crate::wal::archive;
 use crate::wal::facts::ArchivedFacts;
+
+/// So many numbers of timelines in a row without a history file end the search for later ones.
+const UNKNOWN_TIMELINES: u32 = 2;
 
 /// Why the absence of `name` from `repository`, which answered that it has none, is a hole; `None` when it is none.
 ///
@@ -19,7 +23,9 @@ pub(super) fn hole(
 ) -> Result<Option<Hole>, RepoError> {
     match name {
         WalFileName::Segment(segment) => {
-            let Some(later) = later_segment(repository, system, segment)? else { return Ok(None) };
+            let Some(later) = later_segment(repository, system, segment)? else {
+                return left_later(repository, system, segment);
+            };
             let precedes = precedes_timeline(repository, system, segment)?;
             Ok((!precedes).then_some(Hole::Later(later)))
         }
@@ -88,6 +94,38 @@ fn later_segment(
     Ok(None)
 }
 
+/// A later timeline that was forked off behind `segment`, and has WAL: then this one went on at least that far. A timeline
+/// that was left inside of the segment has no whole one: PostgreSQL archives it as `.partial`, and what comes before the
+/// fork begins the next timeline's file.
+///
+/// Timelines are asked for by their numbers, as PostgreSQL looks for the newest: a few calls, however much is stored.
+fn left_later(
+    repository: &Repository,
+    system: SystemIdentifier,
+    segment: WalSegmentName,
+) -> Result<Option<Hole>, RepoError> {
+    let mut unknown = 0;
+    let later = (segment.timeline.get() + 1..).map_while(TimelineId::new);
+    for timeline in later {
+        let stored = repository.find_wal(system, WalFileName::History(timeline))?;
+        unknown = if stored.is_empty() { unknown + 1 } else { 0 };
+        if unknown > UNKNOWN_TIMELINES {
+            break;
+        }
+        for stored in stored {
+            let facts = ArchivedFacts::read(&repository.read_wal_head(&stored)?.clear.facts);
+            let Some(history) = facts.history_of(timeline) else { continue };
+            let Some(fork) = history.fork_of(segment.timeline) else { continue };
+            let Some(size) = archive::segment_size(repository, system, timeline)? else { continue };
+            let (start, end) = (history.start_of(segment.timeline), segment.end(size));
+            if end <= fork && start.is_none_or(|start| start < end) {
+                return Ok(Some(Hole::LeftLater { timeline, fork }));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Whether `segment` lies before its timeline began, so that it never existed.
 fn precedes_timeline(
     repository: &Repository,
@@ -103,7 +141,7 @@ fn precedes_timeline(
     let Some(begin) = facts.history_of(segment.timeline).and_then(|h| h.start_of(segment.timeline)) else {
         return Ok(false);
     };
-    let Some(size) = super::super::archive::segment_size(repository, system, segment.timeline)? else {
+    let Some(size) = archive::segment_size(repository, system, segment.timeline)? else {
         return Ok(false);
     };
     Ok(segment.number(size) < WalSegmentName::containing(segment.timeline, begin, size).number(size))

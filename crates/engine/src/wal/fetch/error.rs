@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use refloat_repo::RepoError;
-use refloat_types::{Advice, Explain, Severity, WalFileName, WalSegmentName};
+use refloat_types::{Advice, Explain, Lsn, Severity, TimelineId, WalFileName, WalSegmentName};
 
 use crate::wal::keep::Writer;
 
@@ -29,6 +29,13 @@ impl fmt::Display for Unanswered {
 pub enum Hole {
     /// A later WAL segment of its timeline is stored.
     Later(WalSegmentName),
+    /// A timeline that is stored left this one behind it.
+    LeftLater {
+        /// Which.
+        timeline: TimelineId,
+        /// Where.
+        fork: Lsn,
+    },
     /// WAL of the timeline is stored, and its history is not.
     NoHistory(WalFileName),
 }
@@ -37,6 +44,9 @@ impl fmt::Display for Hole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Later(later) => write!(f, "{later}, which follows it, is stored"),
+            Self::LeftLater { timeline, fork } => {
+                write!(f, "timeline {timeline}, which is stored, left this one behind it, at {fork}")
+            }
             Self::NoHistory(stored) => write!(f, "{stored} of that timeline is stored"),
         }
     }

@@ -12,9 +12,10 @@ use refloat_repo::crypt::identity::Identity;
 use refloat_repo::{Compression, Repository, StateDirectory};
 use refloat_store::{Options, PosixStore};
 use refloat_testkit::cluster::{StopMode, TestCluster, skip_without, wait_until};
+use refloat_testkit::fault_plan::{FaultPlan, Faulty};
 use refloat_types::{Clock as _, SystemClock, SystemIdentifier, TimelineId, WalFileName};
 
-use super::fixture::init;
+use super::fixture::{fetch_now, init};
 
 /// What a command is told, in its environment: `push` or `fetch`, the place of store and state, the file, where to.
 const VARIABLES: [&str; 4] = ["RF_TEST_DO", "RF_TEST_PLACE", "RF_TEST_FILE", "RF_TEST_DEST"];
@@ -303,6 +304,70 @@ fn a_promotion_is_archived_whole_and_recovered_along() {
     }
     let log = stopped(source.recover(&other, &[("recovery_target_timeline", "latest")]));
     assert!(log.contains("refloat[WAL-031]: 00000002.history is missing"), "{log}");
+}
+
+#[test]
+fn recovery_stops_at_a_hole_at_the_end_of_a_timeline_that_was_left_later() {
+    if skip_without(15) {
+        return;
+    }
+    let mut source = Archived::new();
+    source.cluster.psql("postgres", "create table t (v int); insert into t values (1);");
+    source.switch();
+    source.cluster.stop(StopMode::Fast);
+    let copy = source.copy_for_recovery("copy");
+    source.cluster.start();
+    source.cluster.psql("postgres", "insert into t values (10);");
+    let last = source.switch();
+    source.cluster.psql("postgres", "insert into t values (1000);");
+    source.cluster.stop(StopMode::Immediate);
+    fs::write(source.cluster.data_directory().join("recovery.signal"), "").unwrap();
+    source.cluster.owner().give(&source.cluster.data_directory().join("recovery.signal"));
+    source.cluster.start();
+    source.cluster.wait_for_end_of_recovery();
+    source.cluster.psql("postgres", "insert into t values (100);");
+    let newest: refloat_types::WalSegmentName = source.switch().parse().unwrap();
+    assert_eq!(newest.timeline.get(), 2);
+    let last: refloat_types::WalSegmentName = last.parse().unwrap();
+    let unfinished = last.next(refloat_types::WalSegmentSize::DEFAULT).to_string();
+    source.archived(&format!("{unfinished}.partial"));
+
+    let store = PosixStore::open(source.place.join("store"), Options::default()).unwrap();
+    let plan = FaultPlan::new();
+    let state = StateDirectory::new(source.place.join("state"));
+    let mut none = || panic!("known");
+    let store = Arc::new(Faulty::new(store, &plan));
+    let repository = Repository::open(store, state, None, SystemClock.now(), &mut none).unwrap();
+    let dest = source.place.join("RECOVERYXLOG");
+    let code = |file: &str| {
+        let asked = plan.calls();
+        let error = fetch_now(&[&repository], source.system, file, &dest).expect_err("it is not there");
+        (error.exit_code(false), plan.calls() - asked)
+    };
+    // Timeline 1 was left inside of this one, so there is no whole one, and recovery of timeline 1 ends before it.
+    assert_eq!(code(&unfinished).0, 1);
+    // A standby asks for the next one every few seconds.
+    let (answer, calls) = code(&newest.next(refloat_types::WalSegmentSize::DEFAULT).to_string());
+    assert_eq!(answer, 1);
+    assert!(calls < 300, "{calls} calls");
+    drop(repository);
+
+    // Nothing behind it is stored on its own timeline, as after a promotion without archiving.
+    fs::remove_file(source.objects(1, ".partial").remove(0)).unwrap();
+    let hidden = source.place.join("hidden");
+    let object = source.objects(1, &format!("{last}-")).remove(0);
+    fs::rename(&object, &hidden).unwrap();
+    let log = stopped(source.recover(&copy, &[("recovery_target_timeline", "latest")]));
+    let why = format!("refloat[WAL-031]: {last} is missing");
+    assert!(
+        log.contains(&why) && log.contains("timeline 2, which is stored, left this one behind it"),
+        "{log}"
+    );
+    assert!(!copy.join("pg_wal/00000003.history").exists(), "it was promoted");
+    fs::rename(&hidden, &object).unwrap();
+    let recovered = source.recover(&copy, &[("recovery_target_timeline", "latest")]).unwrap();
+    recovered.wait_for_end_of_recovery();
+    assert_eq!(recovered.psql("postgres", "select sum(v) from t;"), "1111");
 }
 
 #[test]
