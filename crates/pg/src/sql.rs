@@ -3,7 +3,8 @@
 //! The interface is blocking: each [`Session`] owns a small single-threaded runtime. Everything goes through the simple
 //! query protocol and comes back as text, so that one code path serves every major version. Nothing here changes data;
 //! the only traces are a backup in progress (ended by PostgreSQL itself when the session ends, however it ends), a
-//! temporary replication slot (likewise) and one logical message in the WAL per [`Session::switch_wal`].
+//! temporary replication slot (likewise) and one logical message in the WAL per [`Session::switch_wal`]. Only
+//! [`Session::promote`] changes what the server does.
 
 mod backup_mode;
 mod config_files;
@@ -11,6 +12,7 @@ mod error;
 mod facts;
 mod host;
 mod options;
+mod recovery;
 mod redact;
 mod relations;
 mod rights;
@@ -27,6 +29,7 @@ pub use facts::{
 };
 pub use host::HostFacts;
 pub use options::{ConnectOptions, Password, Place, SslMode};
+pub use recovery::ReplayState;
 pub use redact::redact;
 pub use relations::{ListedDatabase, RelationFact, Unlisted};
 pub use session::{ServerInfo, Session};

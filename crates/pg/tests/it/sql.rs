@@ -4,6 +4,7 @@ mod backup_mode;
 mod connect;
 mod facts;
 mod pooler;
+mod recovery;
 mod wal;
 
 use refloat_pg::sql::{ConnectOptions, Place, Session};
