@@ -1,7 +1,8 @@
 //! Taking over: a restored server becomes the source's server, and may archive.
 //!
 //! The order matters. Recovery ends first, because only then the new timeline is known; the new owner is recorded in every
-//! repository next; the lock goes last. A crash before the end leaves the directory locked, and the same call goes on.
+//! repository next; the lock goes last, when all of them have it. A crash or an error before the end leaves the directory
+//! locked, and the same call goes on.
 
 mod error;
 mod replay;
@@ -14,8 +15,8 @@ use refloat_pg::control::{ControlFile, POISONED_CHECKPOINT, read_settled};
 use refloat_pg::history::TimelineHistory;
 use refloat_pg::server::{ServerState, server_state};
 use refloat_pg::sql::{ConnectOptions, Session};
-use refloat_repo::Repository;
 use refloat_repo::repository::OwnerRecord;
+use refloat_repo::{RepoError, Repository};
 use refloat_types::{Lsn, SourceId, SystemIdentifier, TimelineId, Timestamp, fault};
 
 pub use error::TakeoverError;
@@ -28,14 +29,21 @@ use crate::progress::Progress;
 pub struct TakeoverRequest {
     /// The data directory.
     pub data_directory: PathBuf,
-    /// The source that its server becomes.
-    pub source: SourceId,
     /// How to reach the server.
     pub connection: ConnectOptions,
     /// How long the end of recovery may take.
     pub patience: Duration,
     /// Host time.
     pub now: Timestamp,
+}
+
+/// A repository of the source.
+#[derive(Clone, Copy)]
+pub struct Kept<'a> {
+    /// It.
+    pub repository: &'a Repository,
+    /// The source in it.
+    pub source: SourceId,
 }
 
 /// What a takeover did.
@@ -65,7 +73,7 @@ pub struct TakeoverReport {
 /// Refusals change nothing. Once recovery was ended the call can be repeated; archiving stays locked until it ends well.
 pub fn takeover(
     request: &TakeoverRequest,
-    repositories: &[&Repository],
+    repositories: &[Kept<'_>],
     progress: &dyn Progress,
 ) -> Result<TakeoverReport, TakeoverError> {
     let directory = &request.data_directory;
@@ -78,7 +86,7 @@ pub fn takeover(
         return Err(TakeoverError::IsCopy { path: directory.clone(), source_name: lock.source.clone() });
     }
     let (control, _) = read_settled(directory)?;
-    check_cluster(request, repositories, control.system_identifier)?;
+    check_cluster(directory, repositories, control.system_identifier)?;
     let (running, promoted, notes) = match server_state(directory)? {
         ServerState::Running(_) => {
             let (promoted, notes) = end_recovery(request, progress)?;
@@ -93,8 +101,8 @@ pub fn takeover(
         }
     };
     let (timeline, fork_lsn) = timeline(directory)?;
-    let record = OwnerRecord {
-        source: request.source,
+    let record = |kept: &Kept<'_>| OwnerRecord {
+        source: kept.source,
         number: 0,
         at: request.now,
         system: control.system_identifier,
@@ -102,8 +110,7 @@ pub fn takeover(
         fork_lsn,
         restored_from: lock.as_ref().map(|lock| lock.restore.clone()),
     };
-    let owners = repositories.iter().map(|repository| own(repository, &record));
-    let owner_generations = owners.collect::<Result<Vec<_>, _>>()?;
+    let owner_generations = own_all(repositories, &record)?;
     let lift = |source| TakeoverError::Io { action: "remove", path: directory.join(LOCK_FILE), source };
     fault::point("takeover.after_owner").map_err(lift)?;
     Locked::remove(directory).map_err(lift)?;
@@ -122,16 +129,16 @@ pub fn takeover(
 
 /// Every repository must know the source, and know it as this cluster.
 fn check_cluster(
-    request: &TakeoverRequest,
-    repositories: &[&Repository],
+    directory: &Path,
+    repositories: &[Kept<'_>],
     found: SystemIdentifier,
 ) -> Result<(), TakeoverError> {
-    for repository in repositories {
-        let known = repository.list_sources()?.into_iter().find(|source| source.id == request.source);
+    for Kept { repository, source } in repositories {
+        let known = repository.list_sources()?.into_iter().find(|known| known.id == *source);
         let name = repository.store().describe().to_owned();
         let known = known.ok_or(TakeoverError::NoSuchSource { repository: name })?;
         if let Some(expected) = known.system.filter(|system| *system != found) {
-            return Err(TakeoverError::Foreign { path: request.data_directory.clone(), found, expected });
+            return Err(TakeoverError::Foreign { path: directory.to_owned(), found, expected });
         }
     }
     Ok(())
@@ -146,7 +153,7 @@ fn end_recovery(
     let promoted = session.is_in_recovery()?;
     if promoted {
         progress.phase("ending recovery", 0);
-        replay::wait_until_settled(&request.data_directory, &session)?;
+        replay::wait_until_settled(&session)?;
         fault::point("takeover.before_promotion").map_err(|source| TakeoverError::Io {
             action: "promote",
             path: request.data_directory.clone(),
@@ -188,15 +195,37 @@ fn timeline(directory: &Path) -> Result<(TimelineId, Option<Lsn>), TakeoverError
     Ok((timeline, fork))
 }
 
+/// Records the owner in every repository; one that fails does not keep the others from knowing.
+fn own_all(
+    repositories: &[Kept<'_>],
+    record: &dyn Fn(&Kept<'_>) -> OwnerRecord,
+) -> Result<Vec<u64>, TakeoverError> {
+    let (mut generations, mut recorded, mut failed) = (Vec::new(), Vec::new(), None);
+    for kept in repositories {
+        let name = kept.repository.store().describe().to_owned();
+        match own(kept.repository, record(kept)) {
+            Ok(number) => {
+                generations.push(number);
+                recorded.push(name);
+            }
+            Err(error) => failed = failed.or(Some((name, error))),
+        }
+    }
+    match failed {
+        None => Ok(generations),
+        Some((repository, source)) => Err(TakeoverError::NotRecorded { repository, recorded, source }),
+    }
+}
+
 /// Records the owner, unless a call that was interrupted did.
-fn own(repository: &Repository, record: &OwnerRecord) -> Result<u64, TakeoverError> {
+fn own(repository: &Repository, record: OwnerRecord) -> Result<u64, RepoError> {
     let same = |owner: &OwnerRecord| {
         (owner.system, owner.timeline, owner.fork_lsn, &owner.restored_from)
             == (record.system, record.timeline, record.fork_lsn, &record.restored_from)
     };
     match repository.owner(record.source)? {
         Some(owner) if same(&owner) => Ok(owner.number),
-        _ => Ok(repository.put_owner(record.clone())?.number),
+        _ => Ok(repository.put_owner(record)?.number),
     }
 }
 

@@ -62,6 +62,17 @@ pub enum TakeoverError {
         /// How long that was.
         seconds: u64,
     },
+    /// Not every repository knows the new owner.
+    #[error("could not record the new owner in {repository}")]
+    NotRecorded {
+        /// The first that does not.
+        repository: String,
+        /// Those that do.
+        recorded: Vec<String>,
+        /// Why not.
+        #[source]
+        source: RepoError,
+    },
     /// A file or the server process could not be handled.
     #[error("could not {action} {}", path.display())]
     Io {
@@ -99,7 +110,8 @@ impl Explain for TakeoverError {
             Self::NotRecovered { .. } => Advice::failed("TKO-003", SAFE)
                 .hint("Start the server and let it recover, look at its data, then call takeover again."),
             Self::Replaying { .. } => Advice::locked("TKO-004", SAFE)
-                .hint("Wait until it has reached its target (its log says so), then call takeover again."),
+                .hint("Wait until it has reached its target (its log says so), then call takeover again.")
+                .hint("A standby that shall follow no longer: pg_ctl promote, then call takeover again."),
             Self::Slow { .. } => {
                 Advice::unreachable("TKO-005", "archiving stays locked and WAL stays in pg_wal")
                     .hint("Look at the server's log; once it accepts writes call takeover again.")
@@ -111,6 +123,15 @@ impl Explain for TakeoverError {
                 .hint("Check the repositories of the source in the configuration."),
             Self::Io { .. } => Advice::failed("TKO-008", "archiving stays locked and WAL stays in pg_wal")
                 .hint("See the cause above, then call takeover again."),
+            Self::NotRecorded { recorded, source, .. } => {
+                let advice = Advice::failed("TKO-009", "archiving stays locked and WAL stays in pg_wal");
+                let advice = Advice { severity: source.advice().severity, ..advice };
+                let again = "See the cause above, then call takeover again: it goes on where it stopped.";
+                match recorded.as_slice() {
+                    [] => advice.hint(again),
+                    recorded => advice.hint(format!("Recorded in {}.", recorded.join(", "))).hint(again),
+                }
+            }
             Self::Control(error) => error.advice(),
             Self::Server(error) => error.advice(),
             Self::Sql(error) => error.advice(),

@@ -1,39 +1,63 @@
 //! Restored servers that take over.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use refloat_engine::backup;
 use refloat_engine::locked::Locked;
 use refloat_engine::progress::Silent;
 use refloat_engine::restore::{Become, Destination, Target, TargetAction, plan, restore};
-use refloat_engine::takeover::{TakeoverError, TakeoverReport, TakeoverRequest, takeover};
+use refloat_engine::takeover::{Kept, TakeoverError, TakeoverReport, TakeoverRequest, takeover};
 use refloat_pg::sql::{ConnectOptions, Place};
 use refloat_repo::commit::CommitRecord;
+use refloat_store::StoreErrorKind;
+use refloat_store::posix::{Options, PosixStore};
 use refloat_testkit::cluster::{StopMode, TestCluster};
-use refloat_types::{Clock as _, SystemClock, TimelineId};
+use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
+use refloat_types::{Clock as _, Explain as _, SystemClock, TimelineId};
 
-use crate::backup::{Home, encrypted, home};
+use crate::backup::{Home, encrypted, home, reopened};
 use crate::restore::{archived, backed_up, to};
 
 fn take(home: &Home, commit: &CommitRecord, server: &TestCluster) -> Result<TakeoverReport, TakeoverError> {
+    let kept = Kept { repository: &home.repository, source: commit.commit.source };
+    take_in(&[kept], server, "postgres")
+}
+
+fn take_in(
+    repositories: &[Kept<'_>],
+    server: &TestCluster,
+    user: &str,
+) -> Result<TakeoverReport, TakeoverError> {
     let request = TakeoverRequest {
         data_directory: server.data_directory().to_owned(),
-        source: commit.commit.source,
         connection: ConnectOptions {
             place: Some(Place::Socket(server.socket_directory())),
             port: Some(server.port()),
-            user: Some("postgres".to_owned()),
+            user: Some(user.to_owned()),
             ..ConnectOptions::default()
         },
         patience: Duration::from_secs(60),
         now: SystemClock.now(),
     };
-    takeover(&request, &[&home.repository], &Silent)
+    takeover(&request, repositories, &Silent)
 }
 
 fn restored(home: &Home, cluster: &TestCluster, commit: &CommitRecord, at: &Path, becomes: Become) {
+    restored_as("k7r2", home, cluster, commit, at, becomes);
+}
+
+fn restored_as(
+    id: &str,
+    home: &Home,
+    cluster: &TestCluster,
+    commit: &CommitRecord,
+    at: &Path,
+    becomes: Become,
+) {
     let mut request = to(cluster, commit, at);
+    request.restore_id = id.to_owned();
     request.recovery.target = Target::Immediate;
     request.recovery.action = TargetAction::Pause;
     request.becomes = becomes;
@@ -137,4 +161,81 @@ fn a_locked_clone_is_refused_as_a_source_of_backups() {
     assert!(backup::run(&crate::backup::request(&clone, &home)).is_err(), "locked");
     take(&home, &commit, &clone).expect("a takeover");
     backup::run(&crate::backup::request(&clone, &home)).expect("the source's server now");
+}
+
+/// Rights cannot be granted to a role of a server that is read-only.
+#[test]
+fn a_role_without_rights_can_take_over() {
+    let cluster = TestCluster::builder().build();
+    cluster.psql("postgres", "create role plain login;");
+    let home = home(encrypted());
+    let commit = backed_up(&cluster, &home);
+    let directory = cluster.make_dir("copy");
+    restored(&home, &cluster, &commit, &directory, Become::Undecided);
+    let copy = TestCluster::builder().start_existing(&directory);
+    let kept = Kept { repository: &home.repository, source: commit.commit.source };
+    let report = take_in(&[kept], &copy, "plain").expect("a takeover");
+    assert!(report.promoted && Locked::read(&directory).expect("readable").is_none());
+    assert_eq!(copy.psql("postgres", "select pg_is_in_recovery()"), "f");
+    assert!(!directory.join("promote").exists(), "the server has seen it");
+}
+
+#[test]
+fn a_standby_that_follows_quietly_is_not_promoted() {
+    let cluster = TestCluster::builder().build();
+    let home = home(encrypted());
+    let commit = backed_up(&cluster, &home);
+    let directory = cluster.make_dir("copy");
+    restore(plan(&home.repository, to(&cluster, &commit, &directory)).expect("a plan"), &Silent, None)
+        .expect("a restore");
+    std::fs::rename(directory.join("recovery.signal"), directory.join("standby.signal")).expect("renamed");
+    let copy = TestCluster::builder().start_existing(&directory);
+    let error = take(&home, &commit, &copy).expect_err("it waits for WAL that may come");
+    assert!(matches!(error, TakeoverError::Replaying { .. }), "{error:?}");
+    assert_eq!(copy.psql("postgres", "select pg_is_in_recovery()"), "t");
+    assert!(Locked::read(&directory).expect("readable").is_some());
+}
+
+#[test]
+fn the_lock_stays_until_every_repository_knows_the_new_owner() {
+    let cluster = TestCluster::builder().build();
+    let (good, bad) = (home(encrypted()), home(encrypted()));
+    let commit = backed_up(&cluster, &good);
+    let second = backed_up(&cluster, &bad);
+    let place = |home: &Home| home.repository.store().describe().to_owned();
+    let faults = FaultPlan::new();
+    let root = place(&bad).trim_start_matches("file://").to_owned();
+    let store = PosixStore::open(root, Options::default()).expect("a store");
+    let bad = reopened(&bad, Arc::new(Faulty::new(store, &faults)));
+    let of_good = Kept { repository: &good.repository, source: commit.commit.source };
+    let of_bad = Kept { repository: &bad, source: second.commit.source };
+    assert_ne!(of_good.source, of_bad.source);
+    let owners = |number: u64| {
+        let number_of =
+            |kept: &Kept<'_>| kept.repository.owner(kept.source).expect("reads").map(|o| o.number);
+        assert_eq!(number_of(&of_good), Some(number), "the one that works knows, once");
+        number_of(&of_bad)
+    };
+    for (name, order) in [("first", [of_bad, of_good]), ("last", [of_good, of_bad])] {
+        let directory = cluster.make_dir(name);
+        restored_as(name, &good, &cluster, &commit, &directory, Become::Undecided);
+        let copy = TestCluster::builder().start_existing(&directory);
+        let before = good.repository.owner(of_good.source).expect("reads").map_or(0, |owner| owner.number);
+        faults.add(Rule::new(On::Put, Effect::Refuse(StoreErrorKind::Unreachable)).key("/owner/"));
+        for _ in 0..2 {
+            let error = take_in(&order, &copy, "postgres").expect_err("one does not answer");
+            assert!(error.to_string().contains(bad.store().describe()), "{error}");
+            let advice = error.advice();
+            assert_eq!((advice.code, advice.exit_code()), ("TKO-009", 5));
+            assert!(advice.hints[0].contains(&place(&good)), "{:?}", advice.hints);
+            assert!(Locked::read(&directory).expect("readable").is_some(), "{name}: it is still locked");
+            owners(before + 1);
+        }
+        faults.clear();
+        let report = take_in(&order, &copy, "postgres").expect("a takeover");
+        assert!(!report.promoted && report.was_locked);
+        assert_eq!(Locked::read(&directory).expect("readable"), None);
+        assert!(owners(before + 1).is_some(), "both know");
+        assert_eq!(report.owner_generations.len(), 2);
+    }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use refloat_engine::takeover::{TakeoverReport, TakeoverRequest, takeover};
+use refloat_config::SourceConfig;
+use refloat_engine::takeover::{Kept, TakeoverReport, TakeoverRequest, takeover};
 use refloat_types::Clock as _;
 
 use crate::Outcome;
@@ -60,42 +61,40 @@ impl Takeover {
             opened.push(context.open(&config, Access::Bulk)?);
         }
         let mut operation = Operation::begin(&context, "takeover", Some(&self.source));
-        let result = opened.iter().try_fold(None, |first, one| {
-            let report = self.one(&context, &source, one)?;
-            Ok::<_, Failure>(first.or(Some(report)))
-        });
+        let result = self.in_all(&context, &source, &opened);
         let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
-        if let Ok(Some(report)) = &result {
+        if let Ok(report) = &result {
             operation.about = Some(format!("timeline {}", report.timeline));
         }
         operation.finish(&context, opened.iter().map(|one| &one.repository), &ended);
-        if let Some(report) = result? {
-            self.tell(&context, &report);
-        }
+        self.tell(&context, &result?);
         Ok(Outcome::Done)
     }
 
-    /// In one repository. Ending the recovery and lifting the lock are done by the first; the others record the owner.
-    fn one(
+    /// In all repositories at once: the lock is lifted when every one of them knows the new owner.
+    fn in_all(
         &self,
         context: &Context,
-        source: &refloat_config::SourceConfig,
-        opened: &Opened,
+        source: &SourceConfig,
+        opened: &[Opened],
     ) -> Result<TakeoverReport, Failure> {
-        let known = opened.repository.find_source(&source.name)?.ok_or_else(|| CliError::NoSource {
-            name: self.source.clone(),
-            place: format!("repository {}", opened.name),
-            known: Vec::new(),
-        })?;
+        let mut kept = Vec::new();
+        for one in opened {
+            let known = one.repository.find_source(&source.name)?.ok_or_else(|| CliError::NoSource {
+                name: self.source.clone(),
+                place: format!("repository {}", one.name),
+                known: Vec::new(),
+            })?;
+            kept.push(Kept { repository: &one.repository, source: known.id });
+        }
         let request = TakeoverRequest {
             data_directory: source.data_directory.clone(),
-            source: known.id,
             connection: Context::connection(source),
             patience: PATIENCE,
             now: context.clock.now(),
         };
         let meter = Meter::new(context.out);
-        Ok(takeover(&request, &[&opened.repository], &meter)?)
+        Ok(takeover(&request, &kept, &meter)?)
     }
 
     fn tell(&self, context: &Context, report: &TakeoverReport) {

@@ -6,5 +6,6 @@ mod limits;
 mod pitr;
 mod restored;
 mod site;
+mod takeover;
 mod timelines;
 mod wal;

@@ -1,0 +1,67 @@
+//! A server that takes over with more than one repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use refloat_testkit::cluster::{StopMode, TestCluster};
+
+use super::site::{Site, run};
+
+/// A second repository of the source, as its user would add it.
+fn second_repository(site: &Site) -> PathBuf {
+    let second = site.path("second");
+    let text = fs::read_to_string(&site.config).expect("reads");
+    let secret = site.path("passphrase");
+    let text = text.replace("repositories = [\"local\"]", "repositories = [\"local\", \"second\"]")
+        + &format!(
+            "\n[repository.second]\nurl = \"file://{}\"\nencryption = {{ passphrase = {{ file = \"{}\" }} }}\n",
+            second.display(),
+            secret.display()
+        );
+    fs::write(&site.config, text).expect("writes");
+    site.run(&["init", "--key-kept"]).ends(0);
+    second
+}
+
+/// How many owners a repository has recorded.
+fn owners(repository: &Path) -> usize {
+    let sources = fs::read_dir(repository.join("sources")).expect("a source is described");
+    sources.flatten().flat_map(|source| fs::read_dir(source.path().join("owner")).expect("has one")).count()
+}
+
+#[test]
+fn archiving_stays_locked_until_all_repositories_know() {
+    let mut site = Site::new(TestCluster::builder());
+    let second = second_repository(&site);
+    for repository in ["local", "second"] {
+        site.run(&["backup", "prod", "-r", repository]).ends(0);
+    }
+    let moment = site.cluster.psql("postgres", "select clock_timestamp()");
+    site.cluster.psql("postgres", "create table later as select 1 a");
+    site.archive_all();
+    site.cluster.stop(StopMode::Fast);
+    site.run(&["restore", "prod", &moment, "--in-place", "--yes"]).ends(0);
+    site.cluster.start();
+    site.cluster.wait_for("postgres", "select pg_get_wal_replay_pause_state()", "paused");
+
+    // The disk of the second repository is full.
+    let known = owners(&site.repo());
+    let mut command = site.command(&["takeover", "prod"]);
+    let failed = run(command.env("REFLOAT_FAILPOINTS", "store.posix.put.before_write=nospace@2")).ends(1);
+    assert!(failed.stderr.contains("TKO-009"), "{}", failed.stderr);
+    assert!(failed.stderr.contains(&second.display().to_string()), "{}", failed.stderr);
+    assert!(
+        failed.stderr.contains(&format!("Recorded in file://{}.", site.repo().display())),
+        "{}",
+        failed.stderr
+    );
+    assert!(site.cluster.data_directory().join("refloat.locked").exists(), "it is still locked");
+    assert_eq!((owners(&site.repo()), owners(&second)), (known + 1, known));
+
+    let done = site.run(&["takeover", "prod"]).ends(0);
+    assert!(done.stdout.contains("archiving is unlocked"), "{}", done.stdout);
+    assert!(!site.cluster.data_directory().join("refloat.locked").exists());
+    assert_eq!((owners(&site.repo()), owners(&second)), (known + 1, known + 1), "recorded once in each");
+    site.cluster.psql("postgres", "create table after as select 1 a");
+    site.archive_all();
+}
