@@ -14,11 +14,11 @@ pub mod inspect;
 pub mod page;
 pub mod record;
 pub mod version;
+pub mod xact;
 
 mod collect;
 mod cursor;
 mod walk;
-mod xact;
 mod xlog;
 
 pub use backup_history::{BackupHistory, BackupHistoryFault};

@@ -1,10 +1,9 @@
 //! Records that matter for where recovery stops: ends of transactions, restore points, prepared transactions.
 //!
-//! PostgreSQL: `recoveryStopsBefore` and `recoveryStopsAfter` in `src/backend/access/transam/xlogrecovery.c`,
-//! `src/include/access/xact.h`.
+//! PostgreSQL: `recoveryStopsBefore` and `recoveryStopsAfter` in `src/backend/access/transam/xlogrecovery.c`.
 
 use refloat_pg::wal::record::manager;
-use refloat_pg::wal::{Record, RecordHeader, RecordVisitor, WalVersion};
+use refloat_pg::wal::{Record, RecordHeader, RecordVisitor, xact};
 use refloat_types::{Lsn, Timestamp};
 
 /// A record that matters for where recovery stops.
@@ -60,26 +59,16 @@ impl Event {
     }
 }
 
-const OPERATION_MASK: u8 = 0x70;
-const COMMIT: u8 = 0x00;
-const PREPARE: u8 = 0x10;
-const ABORT: u8 = 0x20;
-const COMMIT_PREPARED: u8 = 0x30;
-const ABORT_PREPARED: u8 = 0x40;
 const RESTORE_POINT: u8 = 0x70;
-
-/// Where the header of a prepared transaction has its time: `prepared_at` of `xl_xact_prepare`.
-const PREPARED_AT: usize = 16;
 
 /// Whether a record of this resource manager and operation ends a transaction.
 pub(super) const fn is_transaction_end(manager: u8, info: u8) -> bool {
-    manager == manager::XACT
-        && matches!(info & OPERATION_MASK, COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED)
+    manager == manager::XACT && xact::ending(info).is_some()
 }
 
 /// Whether it prepares a transaction for two-phase commit.
 const fn is_prepare(manager: u8, info: u8) -> bool {
-    manager == manager::XACT && info & OPERATION_MASK == PREPARE
+    manager == manager::XACT && xact::prepares(info)
 }
 
 /// Whether it ends a transaction or prepares one.
@@ -101,17 +90,19 @@ pub(super) fn event(record: &Record<'_>) -> Option<Event> {
         return None;
     }
     let main = record.parts(|_| ()).ok()?.main;
-    let time = if is_prepare { main.get(PREPARED_AT..)? } else { main };
-    let time = time.first_chunk().map(|bytes| i64::from_le_bytes(*bytes)).and_then(timestamp);
+    // A restore point begins with its time too.
+    let time = if is_prepare { xact::prepared_time(main) } else { xact::time(main) };
+    let time = time.and_then(timestamp);
     let what = if is_point {
         let name = main.get(8..)?.split(|byte| *byte == 0).next()?;
         What::RestorePoint { name: String::from_utf8_lossy(name.get(..64).unwrap_or(name)).into_owned() }
     } else if is_prepare {
         What::Prepare { xid: header.xid }
     } else {
-        let prepared = matches!(header.info & OPERATION_MASK, COMMIT_PREPARED | ABORT_PREPARED);
-        let xid = if prepared { prepared_xid(main, header.info, record.version)? } else { header.xid };
-        What::TransactionEnd { xid }
+        let (ending, prepared) = xact::ending(header.info)?;
+        let end =
+            prepared.then(|| xact::parse(main, header.info, ending, record.version)).transpose().ok()?;
+        What::TransactionEnd { xid: end.map_or(Some(header.xid), |end| end.prepared_xid)? }
     };
     Some(Event { at: record.at, end: record.end, time, what })
 }
@@ -120,44 +111,6 @@ pub(super) fn event(record: &Record<'_>) -> Option<Event> {
 fn timestamp(microseconds: i64) -> Option<Timestamp> {
     const EPOCH: i64 = 946_684_800_000_000;
     Timestamp::from_microsecond(microseconds.checked_add(EPOCH)?).ok()
-}
-
-/// The transaction that a `COMMIT PREPARED` or `ROLLBACK PREPARED` ends: behind the time, the flags, and a list for each
-/// of the lower flags.
-fn prepared_xid(main: &[u8], info: u8, version: WalVersion) -> Option<u32> {
-    const HAS_INFO: u8 = 0x80;
-    const DATABASE: u32 = 1;
-    const TWO_PHASE: u32 = 1 << 4;
-    let statistics = if version.major() >= 18 { 16 } else { 12 };
-    // Flag and size of an item, in the order of the record.
-    let lists = [(1 << 1, 4), (1 << 2, 12), (1 << 8, statistics), (1 << 3, 16)];
-    let mut rest = main.get(8..)?;
-    let mut word = || {
-        let (first, after) = rest.split_first_chunk::<4>()?;
-        rest = after;
-        Some((u32::from_le_bytes(*first), after))
-    };
-    if info & HAS_INFO == 0 {
-        return None;
-    }
-    let (flags, _) = word()?;
-    if flags & TWO_PHASE == 0 {
-        return None;
-    }
-    let mut rest = main.get(12..)?;
-    if flags & DATABASE != 0 {
-        rest = rest.get(8..)?;
-    }
-    for (flag, item) in lists {
-        // Invalidations (the last) come with commits only.
-        if flags & flag == 0 || (flag == 1 << 3 && info & OPERATION_MASK == ABORT_PREPARED) {
-            continue;
-        }
-        let (count, after) = rest.split_first_chunk::<4>()?;
-        let bytes = usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(item)?;
-        rest = after.get(bytes..)?;
-    }
-    rest.first_chunk().map(|xid| u32::from_le_bytes(*xid))
 }
 
 /// Gathers events from the records of a WAL segment.

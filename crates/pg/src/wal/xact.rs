@@ -16,7 +16,11 @@ const COMMIT: u8 = 0x00;
 const ABORT: u8 = 0x20;
 const COMMIT_PREPARED: u8 = 0x30;
 const ABORT_PREPARED: u8 = 0x40;
+const PREPARE: u8 = 0x10;
 const HAS_INFO: u8 = 0x80;
+
+/// Where the header of a prepared transaction has its time: `prepared_at` of `xl_xact_prepare`.
+const PREPARED_AT: usize = 16;
 
 const HAS_DATABASE: u32 = 1 << 0;
 const HAS_SUBTRANSACTIONS: u32 = 1 << 1;
@@ -30,13 +34,15 @@ const INVALIDATION: usize = 16;
 
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
+    /// By a commit.
     Commit,
+    /// By a rollback.
     Abort,
 }
 
 /// What this record of the transaction manager ends, if anything, and whether it was prepared before.
-pub(crate) const fn ending(info: u8) -> Option<(Ending, bool)> {
+pub const fn ending(info: u8) -> Option<(Ending, bool)> {
     match info & OPERATION_MASK {
         COMMIT => Some((Ending::Commit, false)),
         ABORT => Some((Ending::Abort, false)),
@@ -46,22 +52,35 @@ pub(crate) const fn ending(info: u8) -> Option<(Ending, bool)> {
     }
 }
 
-/// What the main data of a commit or abort record says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TransactionEnd {
-    /// Microseconds since 2000-01-01 00:00 UTC.
-    pub(crate) time: i64,
-    /// The prepared transaction that ends here: the record itself carries another transaction's id, or none.
-    pub(crate) prepared_xid: Option<u32>,
+/// Whether this record of the transaction manager prepares a transaction for two-phase commit.
+pub const fn prepares(info: u8) -> bool {
+    info & OPERATION_MASK == PREPARE
 }
 
-/// Reads the time.
-pub(crate) fn time(main: &[u8]) -> Option<i64> {
+/// What the main data of a commit or abort record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionEnd {
+    /// Microseconds since 2000-01-01 00:00 UTC.
+    pub time: i64,
+    /// The prepared transaction that ends here: the record itself carries another transaction's id, or none.
+    pub prepared_xid: Option<u32>,
+}
+
+/// Reads the time of a prepared transaction.
+pub fn prepared_time(main: &[u8]) -> Option<i64> {
+    time(main.get(PREPARED_AT..)?)
+}
+
+/// Reads the time of a commit or abort record.
+pub fn time(main: &[u8]) -> Option<i64> {
     Cursor(main).i64()
 }
 
 /// Reads the main data of a commit or abort record.
-pub(crate) fn parse(
+///
+/// # Errors
+/// It ends too early.
+pub fn parse(
     main: &[u8],
     info: u8,
     ending: Ending,
