@@ -2,13 +2,14 @@
 //!
 //! `push` is PostgreSQL's `archive_command`, `fetch` its `restore_command`: one process each time, so both start nothing
 //! they do not need. `facts` is what a stored file tells without being read, `archive` what is stored of a cluster, with
-//! its gaps, `status` what a person wants to see of it.
+//! its gaps, `source` whose it is and whether it should still come, `status` what a person wants to see of it.
 
 pub mod archive;
 pub mod facts;
 pub mod fetch;
 pub mod push;
 pub mod runs;
+pub mod source;
 pub mod status;
 
 mod check;
@@ -19,6 +20,7 @@ pub use archive::{Archive, Missing, TimelineArchive};
 pub use facts::{ArchivedFacts, SealedFacts, SegmentFacts};
 pub use fetch::{FetchError, FetchOptions, fetch};
 pub use push::{PushError, PushOptions, Pushed, push};
+pub use source::{GoesOn, KnownSource};
 pub use status::{WalStatus, status};
 
 use refloat_types::Explain;

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use refloat_config::SourceConfig;
 use refloat_engine::pitr::{self, RepositoryWal, Situation, Window};
-use refloat_engine::wal::Archive;
 use refloat_engine::wal::status::server as server_wal;
+use refloat_engine::wal::{Archive, GoesOn, KnownSource};
+use refloat_pg::control::read_settled;
 use refloat_pg::server::{ServerState, server_state};
 use refloat_repo::commit::CommitRecord;
 use refloat_repo::repository::SourceInfo;
@@ -104,12 +105,61 @@ impl Finding {
     }
 }
 
+/// So long it is a finding that a server wrote on along a timeline that the owner had left.
+const RECENT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// What to say of a data directory that holds another cluster than its source is known as.
+pub(crate) fn other_cluster(config: &SourceConfig, known: Option<SystemIdentifier>) -> Option<Finding> {
+    let (control, _) = read_settled(&config.data_directory).ok()?;
+    let found = control.system_identifier;
+    let known = known.filter(|known| *known != found)?;
+    let name = &config.name;
+    Some(Finding::new(
+        format!(
+            "{} holds cluster {found}, and {name} was cluster {known}: nothing of the new one can be restored as {name}, and it is not backed up",
+            config.data_directory.display()
+        ),
+        format!(
+            "a new cluster (initdb, pg_upgrade) needs a source of its own: rename [source.{name}] in the configuration, then back it up; else correct data_directory"
+        ),
+    ))
+}
+
+/// What to say of a server that wrote on along a timeline after the owner of its source had left it.
+pub(crate) fn goes_on(context: &Context, source: &str, it: &GoesOn) -> Finding {
+    let left = match it.left.fork {
+        Some(fork) => format!("was left at {fork} by the owner of {source}"),
+        None => format!("is not on the way of the owner of {source}"),
+    };
+    Finding::new(
+        format!(
+            "timeline {} {left}, which is on timeline {}, and went on to {}, last stored {} ago: two servers are writing",
+            it.timeline,
+            it.left.owner,
+            it.to,
+            time::length(time::since(it.last_stored, context.clock.now()))
+        ),
+        format!(
+            "stop the server that should not write; if it is the right one, run on its host:  {} takeover {source}",
+            context.command()
+        ),
+    )
+}
+
+/// Those of them that a person should look at now.
+pub(crate) fn recent(context: &Context, all: Vec<GoesOn>) -> impl Iterator<Item = GoesOn> {
+    let now = context.clock.now();
+    all.into_iter().filter(move |it| time::since(it.last_stored, now) < RECENT)
+}
+
 /// The archive, backups and windows of a source.
 pub(crate) struct Reach {
     /// Its backups.
     pub commits: Vec<CommitRecord>,
     /// How far each reaches.
     pub windows: Vec<Window>,
+    /// Timelines on which WAL is stored that the owner had left before.
+    pub go_on: Vec<GoesOn>,
 }
 
 /// Reads how far a source can be recovered; `None` where nothing is stored of it.
@@ -129,11 +179,13 @@ pub(crate) fn reach(
     let size = last.and_then(|record| WalSegmentSize::new(record.commit.cluster.wal_segment_size));
     let repository = &opened.repository;
     let archive = Archive::read(repository, system, size)?;
-    let owner = repository.owner(source.id)?;
+    let known = KnownSource::of(repository, source)?;
     let wal = RepositoryWal::new(repository, system);
-    let situation = Situation { archive: &archive, commits: &commits, owner: owner.as_ref(), wal: &wal };
+    let situation =
+        Situation { archive: &archive, commits: &commits, owner: known.owner.as_ref(), wal: &wal };
     let windows = pitr::windows(&situation)?;
-    Ok(Some(Reach { commits, windows }))
+    let go_on = known.all_that_go_on(repository, &archive)?;
+    Ok(Some(Reach { commits, windows, go_on }))
 }
 
 /// All that is known of a source in a repository. `config` where this host has the source.
@@ -150,6 +202,8 @@ pub(crate) fn of_source(
     facts.system = source.system;
     if let Some(reach) = reach(context, opened, source)? {
         facts.take(&reach);
+        let go_on = recent(context, reach.go_on);
+        facts.findings.extend(go_on.map(|it| goes_on(context, &facts.source, &it)));
     }
     if facts.backups == 0 {
         facts.findings.push(Finding::new(
@@ -158,6 +212,7 @@ pub(crate) fn of_source(
         ));
     }
     if let Some(config) = config {
+        facts.findings.extend(other_cluster(config, source.system));
         facts.look_at_server(context, config);
     }
     Ok(facts)

@@ -39,7 +39,7 @@ pub(super) fn keep(
             now: request.clock.now(),
             expected_system: Some(system),
             data_directory: None,
-            source: None,
+            source: Some(&request.source),
             deadline: request.archive_timeout,
         };
         push(&[request.repository], &options, &path)

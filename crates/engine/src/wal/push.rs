@@ -5,6 +5,7 @@
 
 mod error;
 mod unfinished;
+mod warning;
 
 use std::fmt;
 use std::path::Path;
@@ -13,14 +14,15 @@ use std::time::{Duration, Instant};
 use refloat_pg::control::{self, ControlFile};
 use refloat_repo::Repository;
 use refloat_repo::compress::Compression;
-use refloat_types::{ByteSize, Lsn, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
+use refloat_types::{ByteSize, SourceName, SystemIdentifier, TimelineId, Timestamp, WalFileName};
 
-use super::check::{self, Checked, Known};
+use super::check::{self, Known};
 use super::keep::{self, Refusal, Task};
 use crate::locked::{Locked, Purpose};
 
 pub use super::keep::Writer;
 pub use error::PushError;
+pub use warning::PushWarning;
 
 /// How to push.
 #[derive(Debug, Clone)]
@@ -33,8 +35,8 @@ pub struct PushOptions<'a> {
     pub expected_system: Option<SystemIdentifier>,
     /// The data directory of the server: where its lock and its control file are.
     pub data_directory: Option<&'a Path>,
-    /// The source, so that its owner record can be asked whether this server is still the one.
-    pub source: Option<SourceId>,
+    /// The source, so that a repository can be asked whether this is its cluster, and this server still the one.
+    pub source: Option<&'a SourceName>,
     /// No step begins after this long. Each call to a store has its own deadline in the store.
     pub deadline: Duration,
 }
@@ -81,61 +83,6 @@ pub struct StoredIn {
     pub replaced_damaged: bool,
 }
 
-/// What a person should see though the file was stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PushWarning {
-    /// WAL of a version this release does not know: stored, its records not checked.
-    UnknownVersion {
-        /// Magic number of its pages.
-        magic: u16,
-    },
-    /// WAL of a timeline that the owner has left, from beyond the point where it left: another server is still writing.
-    LeftTimeline {
-        /// The timeline it is of.
-        timeline: TimelineId,
-        /// Where its WAL ends.
-        end: Lsn,
-        /// The owner's timeline.
-        owner: TimelineId,
-        /// Where that one began.
-        fork: Lsn,
-    },
-    /// An object of that name was there, damaged, and was replaced.
-    ReplacedDamaged {
-        /// In which repository.
-        repository: String,
-    },
-}
-
-impl fmt::Display for PushWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownVersion { magic } => write!(
-                f,
-                "WAL of an unknown version of PostgreSQL (magic {magic:04X}): stored as bytes, its records were not checked"
-            ),
-            Self::LeftTimeline { timeline, end, owner, fork } => write!(
-                f,
-                "timeline {timeline} was left at {fork} by the owner of this source, which is on timeline {owner}, and goes on here to {end}: two servers are writing"
-            ),
-            Self::ReplacedDamaged { repository } => {
-                write!(f, "a damaged object of this name in {repository} was replaced")
-            }
-        }
-    }
-}
-
-impl PushWarning {
-    /// Its stable code.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownVersion { .. } => "WAL-011",
-            Self::LeftTimeline { .. } => "WAL-012",
-            Self::ReplacedDamaged { .. } => "WAL-013",
-        }
-    }
-}
-
 impl fmt::Display for Stored {
     /// One line for a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,7 +124,7 @@ pub fn push(
         }
     })?;
     let name = file.name;
-    let mut warnings: Vec<PushWarning> = unknown_version(&file).into_iter().collect();
+    let mut warnings: Vec<PushWarning> = warning::unknown_version(&file).into_iter().collect();
     let history = match name {
         WalFileName::Segment(segment) | WalFileName::Partial(segment)
             if segment.timeline != TimelineId::FIRST =>
@@ -195,7 +142,7 @@ pub fn push(
         until: started + options.deadline,
     };
     let stored = keep_everywhere(repositories, &task)?;
-    warnings.extend(left_timeline(repositories, options.source, system, &file));
+    warnings.extend(warning::of_source(repositories, options, control.as_ref(), &task));
     let replaced = stored.iter().filter(|stored| stored.replaced_damaged);
     warnings.extend(
         replaced.map(|stored| PushWarning::ReplacedDamaged { repository: stored.repository.clone() }),
@@ -239,11 +186,6 @@ fn cluster(options: &PushOptions<'_>) -> Result<(SystemIdentifier, Option<Contro
     }
 }
 
-fn unknown_version(file: &Checked) -> Option<PushWarning> {
-    let segment = file.facts.segment.as_ref().filter(|segment| segment.version.is_none())?;
-    Some(PushWarning::UnknownVersion { magic: segment.magic })
-}
-
 /// Stores the file in all repositories, at once when they are several; one that fails does not keep it from the others.
 fn keep_everywhere(repositories: &[&Repository], task: &Task<'_>) -> Result<Vec<StoredIn>, PushError> {
     let results: Vec<Result<StoredIn, Refusal>> = match repositories {
@@ -279,29 +221,4 @@ fn keep_everywhere(repositories: &[&Repository], task: &Task<'_>) -> Result<Vec<
         1 => Err(errors.remove(0)),
         _ => Err(PushError::Several { of: repositories.len(), errors }),
     }
-}
-
-/// Another server that writes on after the owner went another way is worth an alarm, not a refusal: its WAL may be the
-/// only copy of what its clients were told is committed.
-fn left_timeline(
-    repositories: &[&Repository],
-    source: Option<SourceId>,
-    system: SystemIdentifier,
-    file: &Checked,
-) -> Option<PushWarning> {
-    let timeline = match file.name {
-        WalFileName::Segment(segment) | WalFileName::Partial(segment) => segment.timeline,
-        WalFileName::History(_) | WalFileName::BackupHistory(..) => return None,
-    };
-    let end = file.end?;
-    // The file is stored; a repository that cannot tell its owner does not undo that.
-    let owners = repositories.iter().filter_map(|repository| repository.owner(source?).ok().flatten());
-    let newest = owners.filter(|owner| owner.system == system).max_by_key(|owner| owner.timeline)?;
-    let fork = newest.fork_lsn?;
-    (timeline < newest.timeline && end > fork).then_some(PushWarning::LeftTimeline {
-        timeline,
-        end,
-        owner: newest.timeline,
-        fork,
-    })
 }

@@ -1,9 +1,10 @@
 //! `check`: each fault with the line that mends it; archiving proven end to end.
 //!
 //! `repository` looks at stores and keys, `server` at the running server's settings, `archiving` switches a WAL segment
-//! and waits for it.
+//! and waits for it, `owner` sees whether this is the source's cluster and the only server that writes.
 
 mod archiving;
+mod owner;
 mod repository;
 mod server;
 
@@ -209,8 +210,10 @@ fn check_source(lines: &mut Lines<'_>, source: &SourceConfig, opened: &[Opened])
         .filter(|one| source.repositories.iter().any(|name| name.as_str() == one.name))
         .collect();
     same_device(lines, source);
-    let Some(session) = server::check(lines, source) else { return };
-    archiving::prove(lines, source, &session, &mine);
+    if let Some(session) = server::check(lines, source) {
+        archiving::prove(lines, source, &session, &mine);
+    }
+    owner::check(lines, source, &mine);
 }
 
 /// A backup on the data's own disk dies with it.

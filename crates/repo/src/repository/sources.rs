@@ -50,7 +50,8 @@ pub struct SourceInfo {
     pub description: Option<SourceDescription>,
 }
 
-/// Which server a source is: written by `takeover` (and by the first backup), a generation each time.
+/// Which server a source is: written by the first backup, by `takeover`, and when its server is promoted; a generation
+/// each time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerRecord {
     /// The source.

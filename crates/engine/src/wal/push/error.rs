@@ -220,10 +220,10 @@ impl Explain for PushError {
                 safe: "PostgreSQL keeps the file in pg_wal and offers it again".into(),
                 ..source.advice()
             },
-            Self::Several { errors, .. } => match errors.first() {
-                Some(first) => first.advice(),
-                None => Advice::failed("WAL-002", safe),
-            },
+            Self::Several { errors, .. } => {
+                let first = errors.first().map_or_else(|| Advice::failed("WAL-008", safe), Self::advice);
+                Advice { code: "WAL-008", safe: "PostgreSQL keeps the file in pg_wal and offers it again".into(), ..first }
+            }
         }
     }
 }

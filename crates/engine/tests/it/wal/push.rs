@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use refloat_engine::locked::{Locked, Purpose};
 use refloat_engine::wal::push::PushWarning;
 use refloat_engine::wal::{ArchivedFacts, PushError, PushOptions, Pushed, one_line, push};
-use refloat_repo::repository::OwnerRecord;
+use refloat_repo::repository::{OwnerRecord, SourceDescription};
 use refloat_store::{Deadline, Limits, PosixStore, StoreErrorKind};
 use refloat_testkit::cluster::{TestCluster, skip_without};
 use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
 use refloat_testkit::memory_store::Memory;
-use refloat_types::{Explain as _, Lsn, SourceId, SystemIdentifier, TimelineId};
+use refloat_types::{Explain as _, Lsn, SystemIdentifier, TimelineId};
 
 use super::fixture::{Place, Source, TABLE, fetch_now, init, name, options};
 
@@ -439,7 +439,28 @@ fn a_server_that_goes_on_after_the_owner_left_its_timeline_is_told_of() {
     let segment = source.segment(TABLE);
     let end: refloat_types::WalSegmentName = segment.parse().unwrap();
     let end = end.end(refloat_types::WalSegmentSize::DEFAULT);
-    let id = SourceId([7; 16]);
+    let described = SourceDescription {
+        name: "prod".parse().unwrap(),
+        kind: "postgres".to_owned(),
+        host: "db1".to_owned(),
+        data_directory: "/data".to_owned(),
+    };
+    let prod = &described.name;
+    let plan = FaultPlan::new();
+    let posix = PosixStore::open(&place.store, refloat_store::Options::default()).unwrap();
+    let repository = place.opened(Arc::new(Faulty::new(posix, &plan)), "counted");
+    // What is kept of the source is a minute old each time.
+    let mut now = options(source.system).now;
+    let mut ask = |minutes: u64| {
+        now = now.checked_add(Duration::from_secs(60 * minutes)).unwrap();
+        let options = PushOptions { source: Some(prod), now, ..options(source.system) };
+        let before = plan.calls();
+        let warnings = stored(push(&[&repository], &options, &source.path(&segment)).unwrap()).warnings;
+        (warnings, plan.calls() - before)
+    };
+    assert!(ask(0).0.is_empty(), "nobody knows the source yet");
+    let now = options(source.system).now;
+    let id = place.repository.describe_source(None, &described, source.system, now).unwrap().id;
     let owner = |timeline, fork_lsn| OwnerRecord {
         source: id,
         number: 0,
@@ -449,15 +470,19 @@ fn a_server_that_goes_on_after_the_owner_left_its_timeline_is_told_of() {
         fork_lsn,
         restored_from: None,
     };
-    let options = PushOptions { source: Some(id), ..options(source.system) };
-    let ask = || stored(push(&[&place.repository], &options, &source.path(&segment)).unwrap()).warnings;
-    assert!(ask().is_empty());
     place.repository.put_owner(owner(1, None)).unwrap();
-    assert!(ask().is_empty());
+    assert!(ask(2).0.is_empty());
     place.repository.put_owner(owner(2, Some(end))).unwrap();
-    assert!(ask().is_empty(), "all of it is the owner's past");
+    assert!(ask(2).0.is_empty(), "all of it is the owner's past");
     place.repository.put_owner(owner(2, Some(Lsn(end.0 - 8)))).unwrap();
-    let warnings = ask();
+    let (none, cached) = ask(0);
+    assert!(none.is_empty(), "the minute is not over");
+    let (warnings, asked) = ask(2);
+    assert!(cached < asked, "what is kept costs no call: {cached} against {asked}");
+    let without = PushOptions { now, ..options(source.system) };
+    let before = plan.calls();
+    push(&[&repository], &without, &source.path(&segment)).unwrap();
+    assert_eq!(plan.calls() - before, cached);
     assert!(matches!(warnings[..], [PushWarning::LeftTimeline { .. }]), "{warnings:?}");
     assert!(warnings[0].to_string().chars().count() < 200);
 }

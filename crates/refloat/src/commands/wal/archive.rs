@@ -158,7 +158,7 @@ fn push_to_all(
             now: context.clock.now(),
             expected_system: None,
             data_directory: Some(here.unwrap_or(&source.data_directory)),
-            source: None,
+            source: Some(&source.name),
             deadline: limit * 8 / 10,
         };
         match push_file(&repositories, &options, &command.file)? {

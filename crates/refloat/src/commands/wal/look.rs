@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use refloat_config::SourceConfig;
+use refloat_engine::wal::KnownSource;
 use refloat_engine::wal::push::Writer;
 use refloat_engine::wal::status::{RepositoryWal, ServerPosition, TimelineStatus, WalStatus};
 use refloat_pg::control::read_settled;
@@ -14,6 +15,7 @@ use super::{Status, Switch};
 use crate::Outcome;
 use crate::context::{Access, Context};
 use crate::error::Failure;
+use crate::facts::{Finding, goes_on, other_cluster};
 use crate::operations::Operation;
 use crate::render::text::{count, thousands};
 use crate::render::time;
@@ -48,11 +50,38 @@ pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, 
         let directory = source.data_directory.exists().then_some(source.data_directory.as_path());
         let status = refloat_engine::wal::status(&repositories, system, directory, here)
             .map_err(|error| crate::error::CliError::file("look into", &source.data_directory, error))?;
-        context.out.text(&text(&context, source, &status));
-        documents.push(document(source, &status));
+        let findings = findings(&context, source, &repositories, &status);
+        context.out.text(&text(&context, source, &status, &findings));
+        documents.push(document(source, &status, &findings));
     }
     context.out.document(&serde_json::json!({ "sources": documents }));
     Ok(Outcome::Done)
+}
+
+/// What is wrong with whose WAL it is, as the repositories know the source.
+fn findings(
+    context: &Context,
+    source: &SourceConfig,
+    repositories: &[&Repository],
+    status: &WalStatus,
+) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (repository, stored) in repositories.iter().zip(&status.repositories) {
+        // One that does not answer is told of below.
+        let Ok(Some(known)) = KnownSource::read(repository, &source.name) else { continue };
+        let timelines = stored.timelines.iter().flatten();
+        let go_on = timelines.filter_map(|timeline| {
+            let (to, at) = (timeline.archived_to?, timeline.last_stored?);
+            known.goes_on(status.system, timeline.timeline, to, at)
+        });
+        let go_on = go_on.map(|it| goes_on(context, source.name.as_str(), &it));
+        for finding in other_cluster(source, known.system).into_iter().chain(go_on) {
+            if findings.iter().all(|told| told.what != finding.what) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
 }
 
 /// Where the server writes, when it answers.
@@ -63,9 +92,13 @@ fn position(source: &SourceConfig) -> Option<ServerPosition> {
     Some(ServerPosition { lsn, timeline: control.checkpoint.timeline })
 }
 
-fn text(context: &Context, source: &SourceConfig, status: &WalStatus) -> String {
+fn text(context: &Context, source: &SourceConfig, status: &WalStatus, findings: &[Finding]) -> String {
     let now = context.clock.now();
     let mut out = format!("{} (cluster {})\n", source.name, status.system);
+    for finding in findings {
+        let mend = finding.mend.as_deref().unwrap_or_default();
+        out.push_str(&format!("  ! {}:  {mend}\n", finding.what));
+    }
     if let Some(server) = &status.server {
         let waits = match (server.ready, &server.oldest_ready, server.waiting_since) {
             (0, ..) => "nothing waits to be archived".to_owned(),
@@ -142,7 +175,7 @@ fn writer(writer: &Writer) -> String {
     format!("agent {agent}{at} ({})", writer.object)
 }
 
-fn document(source: &SourceConfig, status: &WalStatus) -> serde_json::Value {
+fn document(source: &SourceConfig, status: &WalStatus, findings: &[Finding]) -> serde_json::Value {
     let of_timeline = |timeline: &TimelineStatus| {
         serde_json::json!({
             "timeline": timeline.timeline,
@@ -171,6 +204,7 @@ fn document(source: &SourceConfig, status: &WalStatus) -> serde_json::Value {
     serde_json::json!({
         "source": source.name.to_string(),
         "system": status.system,
+        "findings": findings,
         "repositories": status.repositories.iter().map(of_repository).collect::<Vec<_>>(),
         "server": status.server.as_ref().map(|server| serde_json::json!({
             "waiting": server.ready,
