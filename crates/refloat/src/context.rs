@@ -16,7 +16,7 @@ use refloat_repo::crypt::identity::Identity as AgeIdentity;
 use refloat_repo::repository::Credentials;
 use refloat_repo::{Compression, KeyError, RepoError, Repository, StateDirectory};
 use refloat_store::posix::Options;
-use refloat_store::{Store, open_url};
+use refloat_store::{OpenError, Store, StoreErrorKind, open_url};
 use refloat_types::{Clock as _, ObjectId, SystemClock};
 
 use crate::cli::Global;
@@ -82,6 +82,16 @@ pub(crate) enum Access {
     Bulk,
     /// Few calls, each of which must be answered soon.
     Within(Duration),
+}
+
+/// Why a store could not be opened: a directory that is not there holds no repository.
+fn unopened(url: &str, error: OpenError) -> Failure {
+    match error {
+        OpenError::Store(error) if error.kind == StoreErrorKind::NotFound => {
+            RepoError::NotARepository { store: url.to_owned() }.into()
+        }
+        other => other.into(),
+    }
 }
 
 /// Which repository is meant by `-r`.
@@ -551,7 +561,7 @@ impl Context {
     ) -> Result<Arc<dyn Store>, Failure> {
         let url = url.to_string();
         match access {
-            Access::Bulk => Ok(Arc::from(open_url(&url, options)?)),
+            Access::Bulk => Ok(Arc::from(open_url(&url, options).map_err(|error| unopened(&url, error))?)),
             Access::Within(limit) => {
                 Ok(Arc::new(patient::patient(patient::open_within(&url, options, limit)?, limit)))
             }

@@ -25,7 +25,7 @@ pub(super) fn open_within(url: &str, options: Options, limit: Duration) -> Resul
         return Err(CliError::System { action: "start a thread".to_owned(), source }.into());
     }
     match receive.recv_timeout(limit) {
-        Ok(opened) => Ok(opened?),
+        Ok(opened) => opened.map_err(|error| super::unopened(url, error)),
         Err(_) => {
             let source = std::io::Error::new(
                 std::io::ErrorKind::TimedOut,

@@ -172,6 +172,16 @@ fn missing_repository_directory() {
 }
 
 #[test]
+fn check_before_init() {
+    let scene = Scene::new();
+    let run = scene.run(&["check"]);
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    let line = run.stdout.lines().find(|line| line.starts_with("FAULT repository backup"));
+    assert!(line.is_some_and(|line| line.ends_with("(REP-006)")), "{}", run.stdout);
+    assert!(run.stdout.contains("To make a repository there: refloat init"), "{}", run.stdout);
+}
+
+#[test]
 fn no_configuration() {
     let scene = Scene::new();
     std::fs::remove_file(scene.path("refloat.toml")).expect("own file");
