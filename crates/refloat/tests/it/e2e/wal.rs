@@ -184,6 +184,25 @@ fn a_server_that_writes_on_after_another_was_promoted_is_told_of() {
     assert!(check.contains("ok    owner prod"), "{check}");
 }
 
+/// A restore as primary is the owner from the start; where its timeline began is known when it was promoted.
+#[test]
+fn a_restore_as_primary_is_the_owner_on_its_new_timeline() {
+    let mut site = Site::new(TestCluster::builder());
+    site.backup();
+    site.archive_all();
+    site.cluster.stop(StopMode::Fast);
+    site.run(&["restore", "prod", "latest", "--in-place", "--as", "primary", "--yes"]).ends(0);
+    site.cluster.start();
+    site.cluster.wait_for_end_of_recovery();
+    site.archive_all();
+    let check = site.run(&["check"]).stdout;
+    assert!(
+        check.contains("ok    owner prod") && check.contains(", timeline 2, as local knows it"),
+        "{check}"
+    );
+    assert!(!site.cluster.log().contains("refloat["), "{}", site.cluster.log());
+}
+
 /// Somebody ran initdb in the directory of the source.
 #[test]
 fn wal_of_another_cluster_is_stored_apart_and_told_of() {
