@@ -3,4 +3,5 @@
 mod errors;
 mod help;
 mod output;
+mod sheet;
 mod wal;
