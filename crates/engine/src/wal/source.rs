@@ -17,7 +17,7 @@ use super::archive::Archive;
 use super::facts::{ArchivedFacts, ForkFact};
 
 /// So long a kept answer is believed: a server that writes on after a takeover elsewhere is told of within this.
-const FRESH: Duration = Duration::from_secs(60);
+pub(super) const FRESH: Duration = Duration::from_secs(60);
 
 /// A source as a repository knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,20 +80,22 @@ impl KnownSource {
         Ok(known)
     }
 
-    /// As this host keeps it; asked anew when that is too old. A repository that does not tell undoes nothing: `None`.
+    /// As this host keeps it; asked anew when that is `fresh` old or older. A repository that does not tell undoes nothing.
     pub(super) fn kept(
         repository: &Repository,
         name: &SourceName,
         system: SystemIdentifier,
         now: Timestamp,
+        fresh: Duration,
     ) -> Option<Self> {
         let kept: Option<Kept> = repository.state().read(&file(repository, name)).unwrap_or_else(|error| {
             tracing::debug!(%error, "what is known of the source is asked anew");
             None
         });
-        let fresh = |kept: &Kept| kept.asked <= now && now.duration_since(kept.asked).unsigned_abs() < FRESH;
+        let is_fresh =
+            |kept: &Kept| kept.asked <= now && now.duration_since(kept.asked).unsigned_abs() < fresh;
         let before = match kept {
-            Some(kept) if fresh(&kept) => return kept.source,
+            Some(kept) if is_fresh(&kept) => return kept.source,
             kept => kept.and_then(|kept| kept.source),
         };
         let asked = match before.clone().filter(|known| known.system == Some(system)) {
@@ -138,7 +140,7 @@ impl KnownSource {
         if !self.owner.as_ref().is_some_and(follows) {
             return Ok(());
         }
-        // What is kept may be old: a takeover since then decides.
+        // Where the repository did not answer just now, what is kept may be old: a takeover since then decides.
         let Some(owner) = repository.owner(self.id)?.filter(follows) else { return Ok(()) };
         let fork_lsn = history.forks().last().map(|fork| fork.at);
         let owner = OwnerRecord { at: now, timeline: history.timeline(), fork_lsn, ..owner };
@@ -228,5 +230,61 @@ fn file(repository: &Repository, name: &SourceName) -> String {
 fn keep(repository: &Repository, name: &SourceName, source: Option<KnownSource>, now: Timestamp) {
     if let Err(error) = repository.state().write(&file(repository, name), &Kept { asked: now, source }) {
         tracing::debug!(%error, "what is known of the source is asked again by the next push");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
+
+    fn tli(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    /// A source whose owner is on `timeline`, which left others at these places.
+    fn known(timeline: u32, fork_lsn: Option<u64>, way: &[(u32, u64)]) -> KnownSource {
+        let owner = OwnerRecord {
+            source: SourceId([7; 16]),
+            number: 3,
+            at: "2026-11-20T03:31:00Z".parse().unwrap(),
+            system: SYSTEM,
+            timeline: tli(timeline),
+            fork_lsn: fork_lsn.map(Lsn),
+            restored_from: None,
+        };
+        let way = way.iter().map(|(timeline, at)| ForkFact { timeline: tli(*timeline), at: Lsn(*at) });
+        KnownSource { id: owner.source, system: Some(SYSTEM), owner: Some(owner), way: way.collect() }
+    }
+
+    #[test]
+    fn a_timeline_is_left_where_the_owners_way_leaves_it() {
+        let left = |known: &KnownSource, timeline| {
+            known.left(SYSTEM, tli(timeline)).map(|left| left.fork.map(|at| at.0))
+        };
+        // 1, then 3 from it, then 4; timeline 2 was somebody else's.
+        let four = known(4, Some(700), &[(1, 500), (3, 700)]);
+        assert_eq!(
+            [1, 2, 3, 4, 5].map(|t| left(&four, t)),
+            [Some(Some(500)), Some(None), Some(Some(700)), None, None]
+        );
+        assert_eq!(four.left(SystemIdentifier(1), tli(1)), None, "another cluster's");
+        // Timeline 3 was left before it began: what the owner has of timeline 1 ends there too.
+        assert_eq!(left(&known(4, Some(400), &[(1, 500), (3, 400)]), 1), Some(Some(400)));
+        // No history is stored; the owner record knows one place, or none.
+        assert_eq!(left(&known(2, Some(500), &[]), 1), Some(Some(500)));
+        assert_eq!(left(&known(2, None, &[]), 1), None);
+    }
+
+    #[test]
+    fn what_was_stored_before_the_owner_left_does_not_go_on() {
+        let known = known(2, Some(500), &[(1, 500)]);
+        let (before, after) =
+            ("2026-11-20T03:30:59Z".parse().unwrap(), "2026-11-20T03:31:01Z".parse().unwrap());
+        assert_eq!(known.goes_on(SYSTEM, tli(1), Lsn(600), before), None);
+        assert_eq!(known.goes_on(SYSTEM, tli(1), Lsn(500), after), None);
+        assert_eq!(known.goes_on(SYSTEM, tli(1), Lsn(501), after).map(|it| it.to), Some(Lsn(501)));
+        assert_eq!(known.goes_on(SYSTEM, tli(2), Lsn(900), after), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a person should see though a WAL file was stored.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use refloat_pg::control::ControlFile;
 use refloat_pg::history::TimelineHistory;
@@ -11,7 +11,7 @@ use refloat_types::{Lsn, SourceName, SystemIdentifier, TimelineId, WalFileName};
 use super::PushOptions;
 use crate::wal::check::Checked;
 use crate::wal::keep::Task;
-use crate::wal::source::KnownSource;
+use crate::wal::source::{FRESH, KnownSource};
 
 /// What a person should see though the file was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,17 +101,20 @@ pub(super) fn of_source(
 ) -> Vec<PushWarning> {
     let Some(source) = options.source else { return Vec::new() };
     let (system, file, server) = (task.system, task.file, control.map(ControlFile::timeline));
+    let begun = begun(file, server);
+    let fresh = if begun.is_some() { Duration::ZERO } else { FRESH };
     let mut warnings = Vec::new();
     for repository in repositories {
         if Instant::now() >= task.until {
             break;
         }
-        let Some(mut known) = KnownSource::kept(repository, source, system, options.now) else { continue };
+        let known = KnownSource::kept(repository, source, system, options.now, fresh);
+        let Some(mut known) = known else { continue };
         if let Some(found) = known.system.filter(|known| *known != system) {
             warnings.push(PushWarning::OtherCluster { source: source.clone(), known: found, found: system });
         }
-        if let Some(history) = begun(file, server)
-            && let Err(error) = known.follow(repository, source, system, &history, options.now)
+        if let Some(history) = &begun
+            && let Err(error) = known.follow(repository, source, system, history, options.now)
         {
             tracing::warn!(%error, timeline = %history.timeline(), "it is not recorded that the owner is on this timeline");
         }
