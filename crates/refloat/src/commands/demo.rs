@@ -125,8 +125,8 @@ impl Demo {
         server.sql("insert into customers (name, city) select 'after the accident', 'nowhere' from generate_series(1, 100)")?;
         let gone = server.value("select coalesce(to_regclass('orders')::text, 'gone')")?;
         voice.line(&format!("orders: {gone}; the server runs on, and so do the customers"));
-        stage.refloat(voice, &["wal", "switch", "prod"])?;
-        stage.wait_for_archive(&server)?;
+        let switched = stage.refloat(voice, &["wal", "switch", "prod"])?;
+        voice.said(&first_lines(&switched, 1));
 
         voice.title(5, "Back to just before, beside the running server");
         let copy = stage.directory().join("copy");

@@ -37,7 +37,6 @@ pub(super) struct Stage {
 /// A server of the demonstration.
 pub(super) struct Server<'s> {
     stage: &'s Stage,
-    data: PathBuf,
     sockets: PathBuf,
 }
 
@@ -201,7 +200,7 @@ impl Stage {
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             ));
         }
-        Ok(Server { stage: self, data: data.to_owned(), sockets: sockets.to_owned() })
+        Ok(Server { stage: self, sockets: sockets.to_owned() })
     }
 
     /// Runs Refloat as a person would, and shows what was typed.
@@ -211,23 +210,6 @@ impl Stage {
         let mut command = self.command(self.program());
         command.arg("--config").arg(self.config()).args(arguments);
         self.run(&mut command)
-    }
-
-    /// Waits until nothing waits to be archived.
-    pub(super) fn wait_for_archive(&self, server: &Server<'_>) -> Result<(), String> {
-        let status = server.data.join("pg_wal/archive_status");
-        let began = Instant::now();
-        loop {
-            let entries =
-                std::fs::read_dir(&status).map_err(|error| format!("could not look into pg_wal: {error}"))?;
-            if !entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".ready")) {
-                return Ok(());
-            }
-            if began.elapsed() > Duration::from_secs(60) {
-                return Err("WAL was not archived within a minute".to_owned());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 
     /// Bytes of the repository.

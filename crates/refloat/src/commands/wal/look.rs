@@ -1,6 +1,7 @@
 //! What is archived, and closing a segment.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use refloat_config::SourceConfig;
 use refloat_engine::wal::KnownSource;
@@ -9,7 +10,7 @@ use refloat_engine::wal::status::{RepositoryWal, ServerPosition, TimelineStatus,
 use refloat_pg::control::read_settled;
 use refloat_pg::sql::Session;
 use refloat_repo::Repository;
-use refloat_types::{ByteSize, Clock as _, Timestamp};
+use refloat_types::{ByteSize, Clock as _, Timestamp, WalSegmentName};
 
 use super::{Status, Switch};
 use crate::Outcome;
@@ -228,11 +229,40 @@ pub(super) fn switch(command: &Switch, mut context: Context) -> Result<Outcome, 
     operation.about = switched.as_ref().ok().map(|switched| switched.segment.to_string());
     operation.finish_locally(&switched.as_ref().map(|_| Outcome::Done).map_err(Failure::clone));
     let switched = switched?;
-    context
-        .out
-        .text(&format!("{} is complete and will be archived (to {})\n", switched.segment, switched.lsn));
-    context
-        .out
-        .document(&serde_json::json!({ "segment": switched.segment.to_string(), "lsn": switched.lsn }));
+    let archived = wait_for_archiver(&source.data_directory, switched.segment);
+    let segment = switched.segment;
+    context.out.text(&match archived {
+        Some(true) => format!("{segment} is archived (to {})\n", switched.lsn),
+        Some(false) => format!(
+            "{segment} is complete, and not archived after {} s (to {}); why:  refloat check {}\n",
+            PATIENCE.as_secs(),
+            switched.lsn,
+            source.name
+        ),
+        None => format!("{segment} is complete, and will not be archived: archive_mode is off\n"),
+    });
+    context.out.document(&serde_json::json!({
+        "segment": segment.to_string(), "lsn": switched.lsn, "archived": archived == Some(true),
+    }));
     Ok(Outcome::Done)
+}
+
+/// Whoever closes a segment wants to restore from it, or to leave the machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether PostgreSQL was told that a closed segment is stored; `None` when it archives nothing.
+fn wait_for_archiver(data_directory: &Path, segment: WalSegmentName) -> Option<bool> {
+    let status =
+        |ending: &str| data_directory.join(format!("pg_wal/archive_status/{segment}.{ending}")).exists();
+    let began = Instant::now();
+    if !status("ready") {
+        return status("done").then_some(true);
+    }
+    while status("ready") {
+        if began.elapsed() > PATIENCE {
+            return Some(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Some(true)
 }

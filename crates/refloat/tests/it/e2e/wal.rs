@@ -228,3 +228,19 @@ fn wal_of_another_cluster_is_stored_apart_and_told_of() {
     assert!(check.contains("FAULT owner prod") && check.contains(&told), "{check}");
     site.run(&["backup"]).ends(1);
 }
+
+#[test]
+fn a_switch_ends_when_the_segment_is_archived() {
+    let site = Site::new(TestCluster::builder());
+    site.cluster.psql("postgres", "create table t as select 1");
+    let run = site.run(&["wal", "switch", "prod", "--json"]).ends(0);
+    let segment = run.json()["segment"].as_str().expect("a name").to_owned();
+    assert_eq!(run.json()["archived"], true);
+    let dest = site.path("fetched");
+    site.run(&["wal", "fetch", "--source", "prod", &segment, dest.to_str().expect("a path")]).ends(0);
+
+    let quiet = Site::with(TestCluster::builder(), false, "");
+    quiet.cluster.psql("postgres", "create table t as select 1");
+    let run = quiet.run(&["wal", "switch", "prod"]).ends(0);
+    assert!(run.stdout.contains("will not be archived: archive_mode is off"), "{}", run.stdout);
+}
