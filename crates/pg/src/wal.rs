@@ -13,6 +13,7 @@ pub mod fault;
 pub mod inspect;
 pub mod page;
 pub mod record;
+pub mod tablespace;
 pub mod version;
 pub mod xact;
 

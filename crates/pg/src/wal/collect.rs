@@ -7,6 +7,7 @@ use super::facts::{
     timestamp,
 };
 use super::record::{MalformedRecord, Record, RecordHeader, RecordVisitor, manager};
+use super::tablespace;
 use super::xact::{self, Ending};
 use super::xlog;
 use crate::control::WalLevel;
@@ -33,6 +34,7 @@ fn is_of_interest(header: &RecordHeader) -> bool {
                 | xlog::END_OF_RECOVERY
                 | xlog::OVERWRITE_CONTRECORD
         ),
+        manager::TABLESPACE => tablespace::is_made(header.manager, header.info),
         _ => false,
     }
 }
@@ -52,7 +54,7 @@ impl RecordVisitor for Collector {
         }
         facts.last_record = Some(record.at);
         facts.last_record_end = Some(record.end);
-        if record.header.manager <= manager::XACT && is_of_interest(&record.header) {
+        if record.header.manager <= manager::TABLESPACE && is_of_interest(&record.header) {
             self.read(record);
         }
     }
@@ -69,10 +71,13 @@ impl Collector {
     }
 
     fn read(&mut self, record: &Record<'_>) {
-        let read = if record.header.manager == manager::XACT {
-            self.transaction_end(record)
-        } else {
-            self.log_record(record)
+        let read = match record.header.manager {
+            manager::XACT => self.transaction_end(record),
+            manager::TABLESPACE => {
+                self.facts.tablespaces += 1;
+                Ok(())
+            }
+            _ => self.log_record(record),
         };
         if read.is_err() {
             self.facts.not_understood += 1;

@@ -67,6 +67,9 @@ pub struct WalFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xid_max: Option<u32>,
 
+    /// Tablespaces made; where is told by their records only.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tablespaces: u64,
     /// Restore points, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restore_points: Vec<RestorePoint>,

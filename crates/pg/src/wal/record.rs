@@ -27,6 +27,8 @@ pub mod manager {
     pub const XLOG: u8 = 0;
     /// Commits and aborts.
     pub const XACT: u8 = 1;
+    /// Making and removing tablespaces.
+    pub const TABLESPACE: u8 = 5;
 }
 
 /// The header of a record.
