@@ -20,6 +20,8 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use refloat_repo::commit::CommitRecord;
 use refloat_repo::repository::OwnerRecord;
 use refloat_types::{BackupId, Lsn, TimelineId, Timestamp, WalSegmentName};
@@ -127,6 +129,9 @@ pub struct Plan {
     pub wal: Option<WalNeeded>,
     /// Where recovery ends, as far as that is known beforehand.
     pub reaches: Reached,
+    /// Directories in which replay makes tablespaces that were made since the backup began. It uses them whatever is in
+    /// them, also what another server has there.
+    pub tablespaces: Vec<PathBuf>,
     /// What a person should know, as whole sentences.
     pub notes: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use refloat_pg::wal::page::{LONG_HEADER, PAGE, SHORT_HEADER};
 use refloat_pg::wal::record::RECORD_HEADER;
-use refloat_pg::wal::{Record, RecordHeader, WalVersion};
+use refloat_pg::wal::{Record, RecordHeader, WalVersion, tablespace};
 use refloat_types::Lsn;
 
 use super::events::{self, Event};
@@ -21,6 +21,11 @@ pub(super) fn may_be_promise(head: &SegmentHead) -> bool {
 /// Whether it may be a restore point.
 pub(super) fn may_be_restore_point(head: &SegmentHead) -> bool {
     may(head, events::is_restore_point)
+}
+
+/// Whether it may make a tablespace.
+pub(super) fn may_make_tablespace(head: &SegmentHead) -> bool {
+    may(head, tablespace::is_made)
 }
 
 fn may(head: &SegmentHead, is: impl Fn(u8, u8) -> bool) -> bool {

@@ -1,12 +1,15 @@
-//! Records that matter for where recovery stops: ends of transactions, restore points, prepared transactions.
+//! Records that matter for where recovery stops, and for what it may touch: ends of transactions, restore points, prepared
+//! transactions, tablespaces.
 //!
 //! PostgreSQL: `recoveryStopsBefore` and `recoveryStopsAfter` in `src/backend/access/transam/xlogrecovery.c`.
 
+use std::path::PathBuf;
+
 use refloat_pg::wal::record::manager;
-use refloat_pg::wal::{Record, RecordHeader, RecordVisitor, xact};
+use refloat_pg::wal::{Record, RecordHeader, RecordVisitor, tablespace, xact};
 use refloat_types::{Lsn, Timestamp};
 
-/// A record that matters for where recovery stops.
+/// A record that matters for a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Where the record begins.
@@ -37,6 +40,11 @@ pub enum What {
     RestorePoint {
         /// Its name.
         name: String,
+    },
+    /// A tablespace outside of the data directory is made.
+    Tablespace {
+        /// Its directory.
+        path: PathBuf,
     },
 }
 
@@ -81,9 +89,12 @@ pub(super) const fn is_restore_point(manager: u8, info: u8) -> bool {
     manager == manager::XLOG && info & 0xF0 == RESTORE_POINT
 }
 
-/// What a record is, if recovery can stop at it.
+/// What a record is, if it matters.
 pub(super) fn event(record: &Record<'_>) -> Option<Event> {
     let header = &record.header;
+    if let Some(path) = tablespace::directory(record) {
+        return Some(Event { at: record.at, end: record.end, time: None, what: What::Tablespace { path } });
+    }
     let (is_prepare, is_point) =
         (is_prepare(header.manager, header.info), is_restore_point(header.manager, header.info));
     if !is_prepare && !is_point && !is_transaction_end(header.manager, header.info) {
@@ -119,7 +130,9 @@ pub(super) struct Gather(pub(super) Vec<Event>);
 
 impl RecordVisitor for Gather {
     fn keep(&self, header: &RecordHeader) -> usize {
-        let wanted = is_promise(header.manager, header.info) || is_restore_point(header.manager, header.info);
+        let wanted = is_promise(header.manager, header.info)
+            || is_restore_point(header.manager, header.info)
+            || tablespace::is_made(header.manager, header.info);
         if wanted { usize::MAX } else { 0 }
     }
     fn record(&mut self, record: &Record<'_>) {

@@ -92,7 +92,7 @@ impl Question<'_> {
             on_path = true;
             let ground = window::ground(self.situation, self.path, &record.commit);
             match self.way(record, &ground, searched_from) {
-                Ok(way) => return Ok(self.plan(record, way)),
+                Ok(way) => return Ok(self.plan(record, way)?),
                 Err(No::Error(error)) => return Err(error),
                 Err(no) => {
                     if matches!(no, No::NotFound | No::TooEarly) {
@@ -366,7 +366,7 @@ impl Question<'_> {
         Way { target, stop: None, last: Some(last), reaches, note: None }
     }
 
-    fn plan(&self, record: &CommitRecord, way: Way) -> Plan {
+    fn plan(&self, record: &CommitRecord, way: Way) -> Result<Plan, RepoError> {
         let archive = self.situation.archive;
         let first = archive.number(record.commit.cluster.start_lsn);
         let name = |number| archive.name(self.path.file_of(number), number);
@@ -375,11 +375,19 @@ impl Question<'_> {
             let bytes = segments.saturating_mul(archive.segment_size.bytes());
             WalNeeded { first: name(first), last: name(last), segments, bytes }
         });
+        let tablespaces = match way.last {
+            Some(last) => {
+                let Situation { archive, wal, .. } = *self.situation;
+                let searched = Searched { archive, path: self.path, wal, first, end: last };
+                searched.tablespaces(record.commit.cluster.start_lsn, way.reaches.lsn)?
+            }
+            None => Vec::new(),
+        };
         let legs = self.path.legs(first);
         let last = way.last.unwrap_or(first);
         let timelines: Vec<TimelineId> =
             legs.iter().filter(|leg| leg.first <= last).map(|leg| leg.timeline).collect();
-        Plan {
+        Ok(Plan {
             backup: record.clone(),
             timeline: self.path.timeline(),
             timelines,
@@ -388,7 +396,8 @@ impl Question<'_> {
             stop_lsn: way.stop,
             wal,
             reaches: way.reaches,
+            tablespaces,
             notes: way.note.into_iter().collect(),
-        }
+        })
     }
 }

@@ -1,9 +1,12 @@
 //! Looking for a transaction, a name or a time in a stretch of WAL, by headers first.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use refloat_repo::RepoError;
 use refloat_types::{Lsn, Timestamp, WalSegmentName};
 
-use super::events::Event;
+use super::events::{Event, What};
 use super::path::Path;
 use super::{ArchivedWal, boundary, reach};
 use crate::wal::Archive;
@@ -77,6 +80,28 @@ impl Searched<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Directories in which replay makes tablespaces, from `from` up to `to`. Headers tell which WAL segments to read:
+    /// few hold any.
+    pub(super) fn tablespaces(&self, from: Lsn, to: Lsn) -> Result<Vec<PathBuf>, RepoError> {
+        let mut found = BTreeSet::new();
+        let mut keep = |event: Event| match event.what {
+            What::Tablespace { path } if event.at >= from && event.at <= to => {
+                found.insert(path);
+            }
+            _ => {}
+        };
+        for number in self.first..=self.end {
+            let head = self.wal.head(self.name(number))?;
+            if head.facts.wal.tablespaces > 0 {
+                self.wal.events(self.name(number))?.into_iter().for_each(&mut keep);
+            }
+            if number < self.end && boundary::may_make_tablespace(&head) {
+                self.wal.boundary(&head, self.name(number + 1))?.into_iter().for_each(&mut keep);
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// The WAL segment in which the record begins of the first transaction end that is behind the target, by its time:

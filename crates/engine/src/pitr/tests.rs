@@ -134,6 +134,23 @@ fn a_record_on_the_boundary_of_two_files_is_seen() {
 }
 
 #[test]
+fn tablespaces_on_the_way_are_told() {
+    let mut world = straight(1..=9);
+    world.backups = vec![backup(1, 2)];
+    world.tablespaces = vec![(1, false), (2, false), (4, true), (6, false), (9, true)];
+    let made = |target| {
+        let paths = ask(&world, target).unwrap().tablespaces;
+        paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(made(Target::Latest), ["/2", "/4", "/6"], "one that is cut off is not made");
+    assert_eq!(made(Target::Xid(5)), ["/2", "/4"]);
+    assert_eq!(made(Target::Xid(4)), ["/2"], "the next one begins behind it");
+    assert_eq!(made(Target::Time(at(62))), ["/2", "/4", "/6"]);
+    assert_eq!(made(Target::Time(at(59))), ["/2", "/4"], "replay stops before the transaction that made it");
+    assert_eq!(made(Target::Immediate), [""; 0], "it is consistent before the first one");
+}
+
+#[test]
 fn a_time_stops_behind_the_last_transaction_before_it() {
     let mut world = straight(1..=9);
     world.backups = vec![backup(1, 2)];
@@ -276,6 +293,7 @@ fn any_world() -> impl Strategy<Value = World> {
             World {
                 disputed: disputed.collect(),
                 quiet: quiet.collect(),
+                tablespaces: Vec::new(),
                 across: across.collect(),
                 segments: vec![
                     (1, present(&one, 1)),

@@ -38,12 +38,12 @@ pub trait ArchivedWal {
     /// # Errors
     /// When this host cannot read them.
     fn restore_points(&self, name: WalSegmentName) -> Result<Vec<RestorePoint>, RepoError>;
-    /// Everything in a WAL segment that recovery can stop at. Reads all of it.
+    /// Everything in a WAL segment that matters for a recovery. Reads all of it.
     ///
     /// # Errors
     /// When this host cannot read it.
     fn events(&self, name: WalSegmentName) -> Result<Vec<Event>, RepoError>;
-    /// The record that begins in one WAL segment and ends in `next`, when recovery can stop at it. Reads both.
+    /// The record that begins in one WAL segment and ends in `next`, when it matters for a recovery. Reads both.
     ///
     /// # Errors
     /// When this host cannot read them.

@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) owner: Option<u32>,
     /// A transaction is prepared in these segments, 3 seconds after their first moment and before all that ends there.
     pub(super) prepared: Vec<(u32, u64)>,
+    /// A tablespace in `/n` is made in segment n, before all else; or across its end.
+    pub(super) tablespaces: Vec<(u64, bool)>,
 }
 
 impl World {
@@ -345,6 +347,14 @@ impl World {
         prepared.into_iter().chain(ended).collect()
     }
 
+    /// The tablespace that is made in a file, or across its end.
+    fn made(&self, number: u64, across: bool) -> Option<Event> {
+        let at = Lsn((number << 20) + if across { 0xF_FFF0 } else { 0x4_0000 });
+        let what = What::Tablespace { path: format!("/{number}").into() };
+        let made = self.tablespaces.contains(&(number, across));
+        made.then_some(Event { at, end: at.plus(0x70), time: None, what })
+    }
+
     fn crossing(&self, timeline: u32, number: u64) -> Option<Event> {
         let (xid, time) = self.ends(timeline, number, true).into_iter().find(|(xid, _)| *xid > 1000)?;
         Some(Event {
@@ -356,7 +366,7 @@ impl World {
     }
 
     fn tail(&self, timeline: u32, number: u64) -> Option<TailFact> {
-        let crosses = self.across.contains(&(timeline, number));
+        let crosses = self.across.contains(&(timeline, number)) || self.made(number, true).is_some();
         let lsn = Lsn((number << 20) + 0xF_FFF0);
         crosses.then_some(TailFact { lsn, xid: 1000 + number as u32, kind: None })
     }
@@ -387,6 +397,7 @@ impl ArchivedWal for World {
             last_commit: commit.then(|| at(number as i64 * 10)),
             xid_min: xid,
             xid_max: xid,
+            tablespaces: u64::from(self.made(number, false).is_some()),
             ..WalFacts::default()
         };
         let facts = SegmentFacts {
@@ -412,12 +423,14 @@ impl ArchivedWal for World {
     }
 
     fn events(&self, name: WalSegmentName) -> Result<Vec<Event>, RepoError> {
-        Ok(self.records(name.timeline.get(), name.number(SEGMENT)))
+        let (timeline, number) = (name.timeline.get(), name.number(SEGMENT));
+        Ok(self.made(number, false).into_iter().chain(self.records(timeline, number)).collect())
     }
 
     fn boundary(&self, head: &SegmentHead, next: WalSegmentName) -> Result<Option<Event>, RepoError> {
         assert_eq!(next.number(SEGMENT), head.name.number(SEGMENT) + 1);
-        Ok(self.crossing(head.name.timeline.get(), head.name.number(SEGMENT)))
+        let (timeline, number) = (head.name.timeline.get(), head.name.number(SEGMENT));
+        Ok(self.made(number, true).or_else(|| self.crossing(timeline, number)))
     }
 }
 
