@@ -87,6 +87,12 @@ pub enum RestoreError {
         /// Why not.
         why: String,
     },
+    /// Replay would use a directory that something else uses.
+    #[error("the WAL on the way makes a tablespace in {}, which is not empty", path.display())]
+    TablespaceInUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Something cannot be renamed, and nothing is ever deleted.
     #[error("cannot set {} aside: {why}", path.display())]
     CannotSetAside {
@@ -189,6 +195,10 @@ impl Explain for RestoreError {
             }
             Self::BadOutside { .. } => Advice::failed("RST-006", UNTOUCHED)
                 .hint("Choose a directory that is empty or does not exist yet, or move what is there elsewhere."),
+            Self::TablespaceInUse { .. } => Advice::failed("RST-023", UNTOUCHED)
+                .hint("PostgreSQL would write there while it recovers, into the files of whoever uses it. No mapping changes that.")
+                .hint("For a moment after a new backup: refloat backup, then restore from that one.")
+                .hint("For an earlier moment: choose one before that tablespace was made, or restore on a host where the directory is free."),
             Self::CannotSetAside { path, .. } => Advice::failed("RST-007", UNTOUCHED)
                 .hint(format!("Move the contents of {} elsewhere by hand, then restore with --in-place again.", path.display()))
                 .hint("Or restore with --to into a directory beside it."),

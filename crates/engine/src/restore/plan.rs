@@ -165,6 +165,7 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
     let wal = wal_need(&request)?;
     let recorded =
         backup.blob("facts")?.and_then(|facts| serde_json::from_slice::<RecordedMode>(&facts).ok());
+    let made = request.made_tablespaces.clone().into_iter();
     let mut plan = RestorePlan {
         mode: mode(&directory, recorded.map(|facts| facts.data_directory_mode)),
         entries: contents.entries,
@@ -172,7 +173,7 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         again: matches!(present, Present::Half(_)),
         set_aside: Vec::new(),
         space: Vec::new(),
-        notes: Vec::new(),
+        notes: made.map(|path| format!("recovery makes a tablespace in {}", path.display())).collect(),
         request,
         backup,
         control,
@@ -186,6 +187,7 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         wal,
     };
     plan.check_outside()?;
+    plan.check_made_tablespaces()?;
     plan.check_aside()?;
     plan.check_space()?;
     Ok(plan)
@@ -404,6 +406,22 @@ impl RestorePlan {
                 return refuse("it is not empty");
             }
             taken.push(place);
+        }
+        Ok(())
+    }
+
+    /// Where replay makes tablespaces nothing else may be: it does not look.
+    pub(super) fn check_made_tablespaces(&self) -> Result<(), RestoreError> {
+        let ours = self.outside();
+        for path in &self.request.made_tablespaces {
+            let real = real_path(path)?;
+            let moves = matches!(&self.present, Present::Cluster(aside) if aside.will_move(&real));
+            if moves || ours.contains(&real) {
+                continue;
+            }
+            if claim::look(&real, None).map_err(io_error("read", &real))? == Found::Taken {
+                return Err(RestoreError::TablespaceInUse { path: path.clone() });
+            }
         }
         Ok(())
     }

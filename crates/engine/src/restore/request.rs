@@ -133,6 +133,8 @@ pub struct RestoreRequest {
     pub tablespaces: BTreeMap<PathBuf, PathBuf>,
     /// Tablespaces without a new place go into the data directory.
     pub tablespaces_inside: bool,
+    /// Directories in which replay makes tablespaces, as the plan for the target says. Absolute.
+    pub made_tablespaces: Vec<PathBuf>,
     /// Also places the WAL that makes the backup consistent, so that no archive is needed to start.
     pub with_wal: bool,
     /// Threads; at least 1.

@@ -129,6 +129,7 @@ impl Restore<'_> {
             return Err(RestoreError::NotEmpty { path: directory });
         }
         self.plan.check_outside()?;
+        self.plan.check_made_tablespaces()?;
         let Present::Cluster(aside) = present else { return Ok(None) };
         // The new directories are like the old ones.
         let old = |path: &Path| {
@@ -170,6 +171,10 @@ impl Restore<'_> {
         }
         for path in &outside {
             claim::take(path, &marker.claim(), owner).map_err(io_error("take", path))?;
+        }
+        // Recovery wants them to be there.
+        for path in self.plan.request.made_tablespaces.iter().filter(|path| !path.exists()) {
+            make_directory(path, 0o700, owner).map_err(io_error("create directory", path))?;
         }
         self.lock(&directory)?;
         self.point("restore.after_lock")?;

@@ -85,6 +85,7 @@ pub(crate) fn to(cluster: &TestCluster, commit: &CommitRecord, directory: &Path)
         becomes: Become::Undecided,
         tablespaces: BTreeMap::new(),
         tablespaces_inside: false,
+        made_tablespaces: Vec::new(),
         with_wal: false,
         jobs: 2,
         owner: owner(cluster),

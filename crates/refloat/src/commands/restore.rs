@@ -190,7 +190,10 @@ impl Restore {
         }
         self.agree(context, place, opened, &found)?;
         place.prepare(context, opened)?;
-        for tablespace in plan.tablespaces.iter().filter_map(|tablespace| tablespace.goes.as_deref()) {
+        let made = plan.request().made_tablespaces.iter().map(PathBuf::as_path);
+        for tablespace in
+            plan.tablespaces.iter().filter_map(|tablespace| tablespace.goes.as_deref()).chain(made)
+        {
             place.make(context, tablespace)?;
         }
         let action = plan.request().recovery.action;
@@ -290,6 +293,7 @@ impl Restore {
             becomes,
             tablespaces: self.tablespaces(),
             tablespaces_inside: self.tablespaces_inside,
+            made_tablespaces: found.tablespaces.clone(),
             with_wal: self.with_wal,
             jobs: super::backup::jobs(self.jobs),
             owner: None,

@@ -133,6 +133,7 @@ pub(super) mod killed {
             becomes: Become::Undecided,
             tablespaces: job.tablespaces,
             tablespaces_inside: false,
+            made_tablespaces: Vec::new(),
             with_wal: false,
             jobs: 2,
             owner: job.owner.map(|(uid, gid)| Owner { uid, gid }),

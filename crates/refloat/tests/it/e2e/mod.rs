@@ -6,6 +6,7 @@ mod limits;
 mod pitr;
 mod restored;
 mod site;
+mod tablespaces;
 mod takeover;
 mod timelines;
 mod wal;
