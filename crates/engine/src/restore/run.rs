@@ -295,7 +295,9 @@ impl Restore<'_> {
         // Finished. Without the marker of the data directory these mean nothing.
         for path in self.plan.outside() {
             self.point("restore.before_release")?;
-            claim::release(&path).map_err(io_error("remove", path.join(MARKER)))?;
+            if let Err(error) = claim::release(&path) {
+                tracing::warn!(%error, directory = %path.display(), "the mark of this restore stays, and means nothing");
+            }
         }
         Ok(())
     }

@@ -135,7 +135,8 @@ impl Archive {
             }
             _ => {}
         }
-        if !is_new {
+        // How far a server had come on a timeline that it left differs from one to the next, and no recovery reads it.
+        if !is_new && !matches!(stored.name, WalFileName::Partial(_)) {
             timeline.conflicts.insert(stored.name.to_string());
         }
     }

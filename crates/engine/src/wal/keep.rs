@@ -77,6 +77,7 @@ pub(super) fn keep(repository: &Repository, index: usize, task: &Task<'_>) -> Re
         stored_bytes: 0,
         already_there: false,
         replaced_damaged: false,
+        other_end: false,
     };
     if let Some(stored) = found.iter().find(|stored| stored.digest == short) {
         match confirm_existing(repository, stored, task, digest) {
@@ -96,7 +97,12 @@ pub(super) fn keep(repository: &Repository, index: usize, task: &Task<'_>) -> Re
     fault::point("wal.after_confirm").map_err(|e| RepoError::internal("acknowledge a WAL file", e))?;
     let all = repository.find_wal(task.system, task.file.name)?;
     if all.iter().any(|stored| stored.digest != short) {
-        return Err(Refusal::Conflict(writers(repository, &all, Some(&short))));
+        // Of two servers that left a timeline one may have been behind. Both ends are kept; no recovery asks for one, and
+        // to refuse either would stop the archiving of everything behind it.
+        if !matches!(task.file.name, WalFileName::Partial(_)) {
+            return Err(Refusal::Conflict(writers(repository, &all, Some(&short))));
+        }
+        answer.other_end = true;
     }
     Ok(answer)
 }

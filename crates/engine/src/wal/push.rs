@@ -81,6 +81,8 @@ pub struct StoredIn {
     pub already_there: bool,
     /// An object of that name was there, damaged, and was replaced.
     pub replaced_damaged: bool,
+    /// It is the end of a timeline that was left, and another server's, of other length, is there too.
+    pub other_end: bool,
 }
 
 impl fmt::Display for Stored {
@@ -143,10 +145,7 @@ pub fn push(
     };
     let stored = keep_everywhere(repositories, &task)?;
     warnings.extend(warning::of_source(repositories, options, control.as_ref(), &task));
-    let replaced = stored.iter().filter(|stored| stored.replaced_damaged);
-    warnings.extend(
-        replaced.map(|stored| PushWarning::ReplacedDamaged { repository: stored.repository.clone() }),
-    );
+    warnings.extend(stored.iter().flat_map(warning::of_repository));
     Ok(Pushed::Stored(Stored {
         name,
         file_bytes: file.size,

@@ -8,7 +8,7 @@ use refloat_pg::history::TimelineHistory;
 use refloat_repo::Repository;
 use refloat_types::{Lsn, SourceName, SystemIdentifier, TimelineId, WalFileName};
 
-use super::PushOptions;
+use super::{PushOptions, StoredIn};
 use crate::wal::check::Checked;
 use crate::wal::keep::Task;
 use crate::wal::source::{FRESH, KnownSource};
@@ -46,6 +46,11 @@ pub enum PushWarning {
         /// In which repository.
         repository: String,
     },
+    /// It is the end of a timeline that was left, and another server had come farther on it, or less far.
+    OtherEnd {
+        /// In which repository.
+        repository: String,
+    },
 }
 
 impl fmt::Display for PushWarning {
@@ -70,6 +75,10 @@ impl fmt::Display for PushWarning {
             Self::ReplacedDamaged { repository } => {
                 write!(f, "a damaged object of this name in {repository} was replaced")
             }
+            Self::OtherEnd { repository } => write!(
+                f,
+                "another server left this timeline elsewhere: both ends are stored in {repository}, and no recovery needs either"
+            ),
         }
     }
 }
@@ -82,6 +91,7 @@ impl PushWarning {
             Self::LeftTimeline { .. } => "WAL-012",
             Self::ReplacedDamaged { .. } => "WAL-013",
             Self::OtherCluster { .. } => "WAL-014",
+            Self::OtherEnd { .. } => "WAL-015",
         }
     }
 }
@@ -89,6 +99,16 @@ impl PushWarning {
 pub(super) fn unknown_version(file: &Checked) -> Option<PushWarning> {
     let segment = file.facts.segment.as_ref().filter(|segment| segment.version.is_none())?;
     Some(PushWarning::UnknownVersion { magic: segment.magic })
+}
+
+/// What came to light when it was stored in one repository.
+pub(super) fn of_repository(stored: &StoredIn) -> impl Iterator<Item = PushWarning> {
+    let repository = stored.repository.clone();
+    let replaced = PushWarning::ReplacedDamaged { repository: repository.clone() };
+    let other_end = PushWarning::OtherEnd { repository };
+    [(stored.replaced_damaged, replaced), (stored.other_end, other_end)]
+        .into_iter()
+        .filter_map(|(is, warning)| is.then_some(warning))
 }
 
 /// What the repositories say to WAL of this server, now that it is stored: a cluster that the source is not, or a server

@@ -196,6 +196,36 @@ fn partial_history_and_the_first_segment_of_a_timeline_are_stored() {
     assert_eq!(place.objects("00000002.history").len(), 2, "both are kept");
 }
 
+/// Of two standbys one is behind when the primary dies. The first that is promoted archives all that it has of the old
+/// timeline, the other one, promoted later, what it had. Neither may stand in the way of what comes behind.
+#[test]
+fn two_ends_of_one_timeline_are_both_kept_in_either_order() {
+    if skip_without(15) {
+        return;
+    }
+    let source = Source::new();
+    let segment = source.segment(TABLE);
+    let long = fs::read(source.path(&segment)).unwrap();
+    let mut short = long.clone();
+    short[2 * 8192..].fill(0);
+    for order in [[&long, &short], [&short, &long]] {
+        let place = Place::new();
+        let offered = place.directory.path().join(format!("{segment}.partial"));
+        let pushed = order.map(|bytes| {
+            fs::write(&offered, bytes).unwrap();
+            stored(push(&[&place.repository], &options(source.system), &offered).unwrap())
+        });
+        assert_eq!(pushed[0].warnings, []);
+        let [warning] = pushed[1].warnings.as_slice() else { panic!("{:?}", pushed[1].warnings) };
+        assert_eq!(warning.code(), "WAL-015", "{warning}");
+        assert_eq!(place.objects(".partial").len(), 2, "both are kept");
+        let archive = refloat_engine::wal::Archive::read(&place.repository, source.system, None).unwrap();
+        let first = &archive.timelines[&TimelineId::FIRST];
+        assert!(first.conflicts.is_empty() && first.partials.len() == 1);
+        source.push(&place.repository, &segment).unwrap();
+    }
+}
+
 #[test]
 fn two_segments_of_one_name_are_both_kept_and_named() {
     if skip_without(15) {
