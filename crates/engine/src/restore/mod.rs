@@ -8,7 +8,6 @@
 
 mod aside;
 mod claim;
-mod crc;
 mod disk;
 mod error;
 mod listing;

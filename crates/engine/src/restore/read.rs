@@ -7,6 +7,8 @@
 //!
 //! Nothing is written here.
 
+pub(crate) mod crc;
+pub(crate) mod frames;
 mod plan;
 mod work;
 

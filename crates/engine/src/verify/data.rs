@@ -162,11 +162,13 @@ impl<'l> Shared<'_, 'l> {
             }
             let mut files = Vec::new();
             while let Some(wanted) =
-                next.clone().next().filter(|at| self.window.frames[*at].index <= frame.index)
+                next.clone().next().filter(|at| self.window.taken.frames[*at].index <= frame.index)
             {
                 next.next();
                 match &bytes {
-                    Ok(plain) if self.window.frames[wanted] == *frame => self.window.place(wanted, plain),
+                    Ok(plain) if self.window.taken.frames[wanted] == *frame => {
+                        self.window.place(wanted, plain)
+                    }
                     Ok(_) => self.other_frame(job.pack, wanted),
                     Err(_) => files.extend(self.window.lose(wanted).map(|range| reader.describe(range))),
                 }
@@ -205,7 +207,7 @@ impl<'l> Shared<'_, 'l> {
         plain: &mut Vec<u8>,
     ) -> Result<(), VerifyError> {
         for wanted in job.frames.clone() {
-            let frame = &self.window.frames[wanted];
+            let frame = &self.window.taken.frames[wanted];
             match opener.fetch(self.reader.store, frame, plain) {
                 Ok(()) => self.window.place(wanted, plain),
                 Err(error) => {
@@ -219,7 +221,7 @@ impl<'l> Shared<'_, 'l> {
 
     /// A leaf names a frame that the pack does not have.
     fn other_frame(&self, pack: ObjectId, wanted: usize) {
-        let frame = &self.window.frames[wanted];
+        let frame = &self.window.taken.frames[wanted];
         let what =
             format!("it has not the frame {} at byte {} that a backup names", frame.index, frame.offset);
         let files: Vec<String> = self.window.lose(wanted).map(|range| self.reader.describe(range)).collect();

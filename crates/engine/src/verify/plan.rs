@@ -6,8 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use refloat_repo::manifest::{Leaf, LeafRef};
-use refloat_repo::pack::frame::FrameRef;
 use refloat_types::ObjectId;
+
+use crate::restore::read::crc;
+use crate::restore::read::frames::{ByFrame, Taken};
 
 /// Most pieces of a window: 20 bytes of memory each, and 60 for each frame.
 const MAX_PIECES: usize = 1 << 20;
@@ -19,7 +21,6 @@ const MAX_BYTES: u64 = 32 << 30;
 /// A part of a frame that belongs to a range.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
-    pub(super) frame: u32,
     /// Where in the frame's plain bytes.
     at: u32,
     length: u32,
@@ -51,9 +52,7 @@ pub(super) struct Range {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     pub(super) ranges: Vec<Range>,
-    frames: Vec<FrameRef>,
-    known: HashMap<FrameRef, u32>,
-    pieces: Vec<Piece>,
+    taken: Taken<Piece>,
     bytes: u64,
 }
 
@@ -62,25 +61,15 @@ pub(super) struct Window {
 pub(super) struct Ordered {
     pub(super) ranges: Vec<Range>,
     /// By pack, then by their place in it.
-    pub(super) frames: Vec<FrameRef>,
-    /// By frame.
-    pieces: Vec<Piece>,
-    /// Where the pieces of each frame begin; one more at the end.
-    first: Vec<u32>,
+    pub(super) taken: ByFrame<Piece>,
     /// The frames of each pack.
     pub(super) packs: Vec<(ObjectId, std::ops::Range<usize>)>,
-}
-
-/// What a CRC-32C contributes to that of a whole when so many bytes follow. A CRC is linear: XOR of what its pieces
-/// contribute is the CRC of the whole, in any order.
-fn contribution(crc: u32, behind: u64) -> u32 {
-    crc32c::crc32c_combine(crc, 0, usize::try_from(behind).unwrap_or(usize::MAX))
 }
 
 impl Window {
     /// Whether it should be read before more is added.
     pub(super) fn is_full(&self) -> bool {
-        self.pieces.len() >= MAX_PIECES || self.ranges.len() >= MAX_RANGES || self.bytes >= MAX_BYTES
+        self.taken.pieces() >= MAX_PIECES || self.ranges.len() >= MAX_RANGES || self.bytes >= MAX_BYTES
     }
     /// Whether there is nothing in it.
     pub(super) fn is_empty(&self) -> bool {
@@ -95,12 +84,12 @@ impl Window {
             done += run.length;
             let behind = leaf.length.saturating_sub(done);
             match run.source.and_then(|(place, at)| Some((leaf.frames.get(place)?, at))) {
-                None => zeros ^= contribution(!contribution(!0, run.length), behind),
+                None => zeros ^= crc::contribution(crc::of_zeros(run.length), behind),
                 Some((frame, at)) => {
-                    let frame = self.intern(frame);
+                    let frame = self.taken.number(frame);
                     // A leaf covers 32 MiB at most, so each of these fits 32 bits.
                     let (length, behind) = (run.length as u32, behind as u32);
-                    self.pieces.push(Piece { frame, at, length, range, behind });
+                    self.taken.take(frame, Piece { at, length, range, behind });
                 }
             }
         }
@@ -117,66 +106,31 @@ impl Window {
         });
     }
 
-    fn intern(&mut self, frame: &FrameRef) -> u32 {
-        if self.frames.last() == Some(frame) {
-            return self.frames.len() as u32 - 1;
-        }
-        let frames = &mut self.frames;
-        *self.known.entry(*frame).or_insert_with(|| {
-            frames.push(*frame);
-            frames.len() as u32 - 1
-        })
-    }
-
     /// Takes everything out, in the order of packs.
     pub(super) fn take(&mut self) -> Ordered {
-        let Self { ranges, frames, mut pieces, .. } = std::mem::take(self);
-        let mut order: Vec<u32> = (0..frames.len() as u32).collect();
-        order.sort_by_key(|at| {
-            let frame = &frames[*at as usize];
-            (frame.pack, frame.index, *at)
-        });
-        let mut rank = vec![0_u32; order.len()];
-        for (place, at) in order.iter().enumerate() {
-            rank[*at as usize] = place as u32;
-        }
-        let frames: Vec<FrameRef> = order.iter().map(|at| frames[*at as usize]).collect();
-        for piece in &mut pieces {
-            piece.frame = rank[piece.frame as usize];
-        }
-        pieces.sort_by_key(|piece| piece.frame);
-        let mut first = vec![0_u32; frames.len() + 1];
-        for piece in &pieces {
-            first[piece.frame as usize + 1] += 1;
-        }
-        for at in 1..first.len() {
-            first[at] += first[at - 1];
-        }
+        let Self { ranges, taken, .. } = std::mem::take(self);
+        let taken = taken.by_frame(|frame| (frame.pack, frame.index));
         let mut packs: Vec<(ObjectId, std::ops::Range<usize>)> = Vec::new();
-        for (at, frame) in frames.iter().enumerate() {
+        for (at, frame) in taken.frames.iter().enumerate() {
             match packs.last_mut() {
                 Some((pack, range)) if *pack == frame.pack => range.end = at + 1,
                 _ => packs.push((frame.pack, at..at + 1)),
             }
         }
-        Ordered { ranges, frames, pieces, first, packs }
+        Ordered { ranges, taken, packs }
     }
 }
 
 impl Ordered {
-    fn pieces_of(&self, frame: usize) -> &[Piece] {
-        &self.pieces[self.first[frame] as usize..self.first[frame + 1] as usize]
-    }
-
     /// The plain bytes of a frame are here.
     pub(super) fn place(&self, frame: usize, plain: &[u8]) {
-        for piece in self.pieces_of(frame) {
+        for piece in self.taken.pieces_of(frame) {
             let start = piece.at as usize;
             let range = &self.ranges[piece.range as usize];
             // The leaf was checked against the frame's length, and the frame opened to exactly that.
             match plain.get(start..start + piece.length as usize) {
                 Some(bytes) => {
-                    let part = contribution(crc32c::crc32c(bytes), u64::from(piece.behind));
+                    let part = crc::contribution(crc32c::crc32c(bytes), u64::from(piece.behind));
                     range.found.fetch_xor(part, Ordering::Relaxed);
                 }
                 None => range.damaged.store(true, Ordering::Relaxed),
@@ -187,7 +141,7 @@ impl Ordered {
     /// A frame cannot be had: the ranges that need it.
     pub(super) fn lose(&self, frame: usize) -> impl Iterator<Item = &Range> {
         let mut seen = HashSet::new();
-        self.pieces_of(frame).iter().filter(move |piece| seen.insert(piece.range)).map(|piece| {
+        self.taken.pieces_of(frame).filter(move |piece| seen.insert(piece.range)).map(|piece| {
             let range = &self.ranges[piece.range as usize];
             range.damaged.store(true, Ordering::Relaxed);
             range
@@ -231,6 +185,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use refloat_repo::compress::Codec;
+    use refloat_repo::pack::frame::FrameRef;
 
     use super::*;
 
@@ -262,7 +217,7 @@ mod tests {
         window.add(0, b"b", 0, &leaf, &at);
         let ordered = window.take();
         assert_eq!(ordered.packs, [(ObjectId([1; 16]), 0..3)]);
-        for (place, frame) in ordered.frames.iter().enumerate().rev() {
+        for (place, frame) in ordered.taken.frames.iter().enumerate().rev() {
             ordered.place(place, &plain(frame.index));
         }
         assert_eq!(ordered.wrong().map(|range| range.path.as_slice()).collect::<Vec<_>>(), [b"b"]);

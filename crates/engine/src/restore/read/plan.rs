@@ -10,7 +10,8 @@ use refloat_repo::pack::frame::FrameRef;
 use refloat_repo::{RepoError, layout};
 use refloat_types::ObjectId;
 
-use super::super::crc;
+use super::crc;
+use super::frames::{ByFrame, Taken};
 use super::{Backup, FileSlot, OnEntry, ReadError, Window};
 
 /// Frames at most this far apart are read together: seeking costs more than the bytes between.
@@ -22,7 +23,6 @@ const UNIT_PLAIN: u64 = 16 << 20;
 /// A part of a frame that goes to a place in a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
-    pub(super) frame: u32,
     pub(super) at: u32,
     pub(super) length: u32,
     pub(super) range: u32,
@@ -67,11 +67,7 @@ pub(super) struct Planned {
     pub(super) files: Vec<Part>,
     pub(super) ranges: Vec<Range>,
     /// In the order of packs and offsets.
-    pub(super) frames: Vec<FrameRef>,
-    /// Grouped by frame.
-    pub(super) pieces: Vec<Piece>,
-    /// Where the pieces of each frame begin; one more at the end.
-    pub(super) first: Vec<u32>,
+    pub(super) taken: ByFrame<Piece>,
     pub(super) units: Vec<Unit>,
 }
 
@@ -138,15 +134,13 @@ fn slot(entry: &Entry, number: u64, size: u64) -> FileSlot {
 struct Gathering {
     files: Vec<Part>,
     ranges: Vec<Range>,
-    frames: Vec<FrameRef>,
-    known: HashMap<FrameRef, u32>,
-    pieces: Vec<Piece>,
+    taken: Taken<Piece>,
     bytes: u64,
 }
 
 impl Gathering {
     fn is_full(&self, limits: Window) -> bool {
-        self.bytes >= limits.bytes || self.pieces.len() >= limits.pieces || self.files.len() >= limits.files
+        self.bytes >= limits.bytes || self.taken.pieces() >= limits.pieces || self.files.len() >= limits.files
     }
 
     /// The file's place in this window.
@@ -172,11 +166,11 @@ impl Gathering {
                     let Some(frame) = leaf.frames.get(place) else { continue };
                     let frame = match places[place] {
                         Some(known) => known,
-                        None => *places[place].insert(self.intern(frame)),
+                        None => *places[place].insert(self.taken.number(frame)),
                     };
                     // A leaf covers 32 MiB at most, so each of these fits 32 bits.
                     let (length, offset) = (run.length as u32, offset as u32);
-                    self.pieces.push(Piece { frame, at, length, range, offset });
+                    self.taken.take(frame, Piece { at, length, range, offset });
                 }
             }
             offset += run.length;
@@ -194,58 +188,18 @@ impl Gathering {
         self.bytes += leaf.length;
     }
 
-    fn intern(&mut self, frame: &FrameRef) -> u32 {
-        if self.frames.last() == Some(frame) {
-            return self.frames.len() as u32 - 1;
-        }
-        let frames = &mut self.frames;
-        *self.known.entry(*frame).or_insert_with(|| {
-            frames.push(*frame);
-            frames.len() as u32 - 1
-        })
-    }
-
     /// The window, in the order of its packs; begins the next one.
     fn planned(&mut self) -> Planned {
         let done = std::mem::take(self);
         // Packs in the order in which the files first need them, so that files are written about in order too.
         let mut packs: HashMap<ObjectId, u32> = HashMap::new();
-        let keys: Vec<(u32, u64)> = done
-            .frames
-            .iter()
-            .map(|frame| {
-                let next = packs.len() as u32;
-                (*packs.entry(frame.pack).or_insert(next), frame.offset)
-            })
-            .collect();
-        let mut order: Vec<u32> = (0..done.frames.len() as u32).collect();
-        order.sort_by_key(|at| keys[*at as usize]);
-        let frames: Vec<FrameRef> = order.iter().map(|at| done.frames[*at as usize]).collect();
-        let mut rank = vec![0_u32; order.len()];
-        for (place, at) in order.iter().enumerate() {
-            rank[*at as usize] = place as u32;
-        }
-        let (pieces, first) = by_frame(done.pieces, &rank);
-        let units = units(&frames);
-        Planned { files: done.files, ranges: done.ranges, frames, pieces, first, units }
+        let taken = done.taken.by_frame(|frame| {
+            let next = packs.len() as u32;
+            (*packs.entry(frame.pack).or_insert(next), frame.offset)
+        });
+        let units = units(&taken.frames);
+        Planned { files: done.files, ranges: done.ranges, taken, units }
     }
-}
-
-/// Pieces in the order of their frames, and where those of each frame begin.
-fn by_frame(mut pieces: Vec<Piece>, rank: &[u32]) -> (Vec<Piece>, Vec<u32>) {
-    for piece in &mut pieces {
-        piece.frame = rank[piece.frame as usize];
-    }
-    // Mostly sorted already, which this sort is fast for; it is stable, so files stay in order.
-    pieces.sort_by_key(|piece| piece.frame);
-    let mut first = vec![0_u32; rank.len() + 1];
-    for piece in &pieces {
-        first[piece.frame as usize + 1] += 1;
-    }
-    for at in 1..first.len() {
-        first[at] += first[at - 1];
-    }
-    (pieces, first)
 }
 
 fn units(frames: &[FrameRef]) -> Vec<Unit> {

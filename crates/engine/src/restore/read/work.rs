@@ -8,7 +8,7 @@ use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::frame::FrameRef;
 use refloat_repo::{RepoError, layout};
 
-use super::super::crc;
+use super::crc;
 use super::plan::{Part, Piece, Planned, Unit};
 use super::{Backup, Damage, DamageCause, FileRange, ReadError, Sink};
 use crate::progress::Progress;
@@ -95,7 +95,9 @@ impl<S: Sink> Shared<'_, S> {
         (stored, plain): (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Result<(), ReadError> {
         let frames = unit.frames.start as usize..unit.frames.end as usize;
-        let Some(pack) = self.window.frames.get(frames.start).map(|frame| frame.pack) else { return Ok(()) };
+        let Some(pack) = self.window.taken.frames.get(frames.start).map(|frame| frame.pack) else {
+            return Ok(());
+        };
         stored.clear();
         let store = self.backup.store.as_ref();
         let together = store.read(&layout::pack(pack), unit.start..unit.end, stored).is_ok();
@@ -103,17 +105,16 @@ impl<S: Sink> Shared<'_, S> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let frame = &self.window.frames[at];
+            let frame = &self.window.taken.frames[at];
             // A read that failed is tried frame by frame: most of a pack that was cut short can still be had.
             let opened = if together {
                 open(opener, frame, stored, unit.start, plain)
             } else {
                 opener.fetch(store, frame, plain)
             };
-            let pieces =
-                &self.window.pieces[self.window.first[at] as usize..self.window.first[at + 1] as usize];
+            let mut pieces = self.window.taken.pieces_of(at);
             match opened {
-                Ok(()) => pieces.iter().try_for_each(|piece| self.place(piece, plain, worker))?,
+                Ok(()) => pieces.try_for_each(|piece| self.place(piece, plain, worker))?,
                 Err(error) => self.damaged(pieces, error)?,
             }
         }
@@ -137,8 +138,12 @@ impl<S: Sink> Shared<'_, S> {
         Ok(())
     }
 
-    fn damaged(&self, pieces: &[Piece], error: RepoError) -> Result<(), ReadError> {
-        let ranges = pieces.iter().map(|piece| {
+    fn damaged<'p>(
+        &self,
+        pieces: impl Iterator<Item = &'p Piece>,
+        error: RepoError,
+    ) -> Result<(), ReadError> {
+        let ranges = pieces.map(|piece| {
             let range = &self.window.ranges[piece.range as usize];
             // Its CRC cannot hold now, and needs no second word.
             range.damaged.store(true, Ordering::Relaxed);
