@@ -39,17 +39,18 @@ pub(crate) fn yes(question: &str) -> Result<bool, CliError> {
 /// # Errors
 /// When the terminal cannot be read.
 pub(crate) fn secret(prompt: &str) -> Result<String, CliError> {
-    complain(prompt);
     let stdin = io::stdin();
     let before = tcgetattr(&stdin).ok();
     if let Some(mut hidden) = before.clone() {
         hidden.local_modes.remove(LocalModes::ECHO);
         hidden.local_modes.insert(LocalModes::ECHONL);
+        // What was typed before is dropped, so this comes before the prompt: whoever answers at once is heard.
         let _ = tcsetattr(&stdin, OptionalActions::Flush, &hidden);
     }
+    complain(prompt);
     let answer = read_line();
     if let Some(before) = before {
-        let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
+        let _ = tcsetattr(&stdin, OptionalActions::Drain, &before);
     }
     answer
 }

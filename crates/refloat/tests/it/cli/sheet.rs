@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use refloat_testkit::cluster::wait_until;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::errors::Scene;
@@ -60,7 +61,15 @@ impl Terminal {
 
     /// Its exit code and everything that was on the screen.
     fn end(mut self) -> (Option<i32>, String) {
-        let status = self.child.wait().expect("it was started");
+        let mut ended = None;
+        let is_over = wait_until(Duration::from_secs(60), || {
+            ended = self.child.try_wait().expect("it was started");
+            ended.is_some()
+        });
+        if !is_over {
+            self.child.kill().expect("ours");
+        }
+        let status = ended.unwrap_or_else(|| panic!("it waits for more:\n{}", self.seen));
         while let Ok(more) = self.screen.recv_timeout(Duration::from_secs(60)) {
             self.seen.push_str(&String::from_utf8_lossy(&more));
         }
