@@ -18,9 +18,9 @@ mod run;
 mod throttle;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use refloat_pg::sql::{ArchiverStatus, ConnectOptions};
+use refloat_pg::sql::{ArchiverStatus, ConnectOptions, Session, SqlError};
 use refloat_repo::{Compression, Repository};
 use refloat_types::{BackupId, Clock, Lsn, SourceName, Timestamp};
 use serde::Serialize;
@@ -103,6 +103,19 @@ pub struct FailingArchiver {
 }
 
 impl FailingArchiver {
+    /// What fails still, some seconds on. PostgreSQL tries a file again after a second: one failure says little, and there
+    /// is one whenever a server is promoted a moment before its archiving is unlocked.
+    fn lasting(session: &Session) -> Result<Option<Self>, SqlError> {
+        let began = Instant::now();
+        loop {
+            let failing = Self::of(&session.archiver_status()?);
+            if failing.is_none() || began.elapsed() > Duration::from_secs(5) {
+                return Ok(failing);
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     fn of(archiver: &ArchiverStatus) -> Option<Self> {
         (archiver.mode != "off" && archiver.is_failing()).then(|| Self {
             file: archiver.last_failed.clone().unwrap_or_default(),

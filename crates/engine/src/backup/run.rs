@@ -425,7 +425,7 @@ fn end_backup(
             true
         }
     };
-    let failing = FailingArchiver::of(&session.archiver_status()?);
+    let failing = FailingArchiver::lasting(&session)?;
     // The slot, if there is one, has held the WAL until here.
     session.close();
     let summary = copier.finish()?;
