@@ -5,12 +5,14 @@
 //! of the file each; the last one is flagged. The signature covers a keyed digest of the plain bytes and the tag of frame
 //! 0, so facts and origin are known from the first few kilobytes, and the bytes are checked against it when they are read.
 
+mod digest;
 mod frames;
 mod read;
 mod write;
 
+pub use digest::WalDigest;
 pub use frames::WalFrames;
-pub use read::{WalHead, read_body, read_facts, read_head};
+pub use read::{WalHead, place_body, read_body, read_facts, read_head};
 pub use write::{WalWriter, write};
 
 use refloat_types::{SystemIdentifier, Timestamp, WalFileName};
@@ -70,24 +72,6 @@ pub struct NewWal<'a> {
     pub key: Option<&'a DataKey>,
     /// The agent's key.
     pub signing: &'a SigningKey,
-}
-
-/// The digest under which a WAL file is stored: keyed, so that the name tells nothing about the bytes.
-pub struct WalDigest(blake3::Hasher);
-
-impl WalDigest {
-    /// Begins one, under the repository's naming key.
-    pub fn new(naming_key: &[u8; 32]) -> Self {
-        Self(blake3::Hasher::new_keyed(naming_key))
-    }
-    /// Adds bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-    /// The digest.
-    pub fn finish(&self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
-    }
 }
 
 /// The part of a digest that stands in a key.

@@ -13,9 +13,10 @@ mod absence;
 mod error;
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use refloat_repo::repository::StoredWal;
@@ -147,13 +148,19 @@ fn out_of(
         _ => return Err(Trouble::Conflict(found)),
     };
     let head = repository.read_wal_head(&stored).map_err(Trouble::Repo)?;
-    let mut file = Temporary::create(dest)?;
-    let mut written: io::Result<()> = Ok(());
-    let read = repository.read_wal(&head, &mut |bytes| {
-        written = file.file.write_all(bytes);
-        if written.is_ok() { Ok(()) } else { Err(io::Error::other("the file cannot be written")) }
+    let file = Temporary::create(dest)?;
+    let failed = Mutex::new(None);
+    let read = repository.place_wal(&head, &|offset, bytes| {
+        let written = file.file.write_all_at(bytes, offset);
+        written.map_err(|error| {
+            let kind = error.kind();
+            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            kind.into()
+        })
     });
-    written.map_err(|error| Trouble::Write(file.path.clone(), error))?;
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(Trouble::Write(file.path.clone(), error));
+    }
     read.map_err(Trouble::Repo)?;
     fault::point("wal.fetch.before_rename").map_err(|e| Trouble::Write(dest.to_owned(), e))?;
     file.place(dest)?;

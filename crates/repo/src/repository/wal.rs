@@ -139,4 +139,17 @@ impl Repository {
         let key = self.wal_key(head)?;
         wal_object::read_body(self.store.as_ref(), head, key.as_deref(), self.naming_key(), sink)
     }
+
+    /// Reads a stored WAL file's bytes, each piece to its offset by `place`, in no order and on two threads at once.
+    ///
+    /// # Errors
+    /// As [`Repository::read_wal`].
+    pub fn place_wal(
+        &self,
+        head: &WalHead,
+        place: &(dyn Fn(u64, &[u8]) -> std::io::Result<()> + Sync),
+    ) -> Result<(), RepoError> {
+        let key = self.wal_key(head)?;
+        wal_object::place_body(self.store.as_ref(), head, key.as_deref(), self.naming_key(), place)
+    }
 }

@@ -1,7 +1,7 @@
 //! A repository with one of everything that this release writes.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use refloat_repo::commit::{BackupType, ClusterPoint, Commit, CommitNames, PackUse, Sizes};
 use refloat_repo::crypt::random;
@@ -266,10 +266,19 @@ pub(crate) fn read_wal(repository: &Repository) -> Result<Vec<u8>, RepoError> {
     let [stored] = found.as_slice() else { panic!("{} objects", found.len()) };
     let head = repository.read_wal_head(stored)?;
     let mut bytes = Vec::new();
-    repository.read_wal(&head, &mut |piece| {
+    let in_order = repository.read_wal(&head, &mut |piece| {
         bytes.extend_from_slice(piece);
         Ok(())
-    })?;
+    });
+    // By two threads, each piece to its place: the same bytes, or the same refusal.
+    let placed = Mutex::new(vec![0; head.clear.size as usize]);
+    let by_place = repository.place_wal(&head, &|offset, piece| {
+        placed.lock().unwrap()[offset as usize..][..piece.len()].copy_from_slice(piece);
+        Ok(())
+    });
+    assert_eq!(in_order.is_ok(), by_place.is_ok(), "{in_order:?} {by_place:?}");
+    in_order?;
+    assert!(bytes == placed.into_inner().unwrap());
     Ok(bytes)
 }
 

@@ -1,0 +1,158 @@
+//! The frames of one WAL object, handed out in order to whoever opens them: one thread, or several.
+
+use std::sync::{Mutex, PoisonError};
+
+use refloat_store::Store;
+
+use super::WalHead;
+use crate::binary::Reader;
+use crate::compress::{Codec, Decompressor};
+use crate::crypt::seal::{DataKey, FrameInfo, ObjectSeal, TAG_BYTES};
+use crate::error::RepoError;
+use crate::kind::Kind;
+use crate::object::document;
+use crate::wal_object::{FRAME, LEAD};
+
+/// Most bytes of a frame, stored or plain.
+const MOST: usize = 16 << 20;
+
+/// The frames behind a head.
+pub(super) struct Frames<'a> {
+    head: &'a WalHead,
+    seal: ObjectSeal,
+    input: Mutex<Input<'a>>,
+}
+
+impl<'a> Frames<'a> {
+    /// Those of the object that `head` was read of; at least `ahead` bytes are read at a time.
+    pub(super) fn behind(
+        store: &'a dyn Store,
+        head: &'a WalHead,
+        key: Option<&'a DataKey>,
+        ahead: u64,
+    ) -> Self {
+        let last = head.clear.size.div_ceil(FRAME as u64);
+        let input = Input { store, head, at: head.body, buffer: Vec::new(), used: 0, ahead, next: 0, last };
+        Self { head, seal: ObjectSeal::new(Kind::Wal, head.header.id, key), input: Mutex::new(input) }
+    }
+
+    /// What opens frames on one thread.
+    ///
+    /// # Errors
+    /// When there is no memory for a context.
+    pub(super) fn opener(&self) -> Result<Opener<'_, 'a>, RepoError> {
+        Ok(Opener { frames: self, decompressor: Decompressor::new()?, stored: Vec::new(), plain: Vec::new() })
+    }
+}
+
+/// Opens frames; several may share the frames of an object.
+pub(super) struct Opener<'f, 'a> {
+    frames: &'f Frames<'a>,
+    decompressor: Decompressor,
+    stored: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+/// An open frame.
+pub(super) struct Opened<'o> {
+    /// Its place in the object, from 0.
+    pub(super) index: u32,
+    /// What was in it.
+    pub(super) plain: &'o [u8],
+}
+
+impl Opener<'_, '_> {
+    /// The sealed facts, which are in frame 0: to be asked for first.
+    ///
+    /// # Errors
+    /// As [`Opener::next`].
+    pub(super) fn facts(&mut self) -> Result<serde_json::Value, RepoError> {
+        let head = self.frames.head;
+        let first = self.next()?.ok_or_else(|| RepoError::damaged(&head.key, "it has no facts"))?;
+        document::parse(head.key.as_str(), first.plain)
+    }
+
+    /// The next frame that nobody has taken; `None` behind the last one.
+    ///
+    /// # Errors
+    /// `Damaged`, or what the store says.
+    pub(super) fn next(&mut self) -> Result<Option<Opened<'_>>, RepoError> {
+        let head = self.frames.head;
+        let damaged = |what: &str| RepoError::damaged(&head.key, what);
+        let taken = {
+            let mut input = self.frames.input.lock().unwrap_or_else(PoisonError::into_inner);
+            input.take(&mut self.stored)?
+        };
+        let Some(info) = taken else { return Ok(None) };
+        if info.index == 0 && self.stored.last_chunk() != Some(&head.clear.sealed_facts) {
+            return Err(damaged("its facts are not the ones that were signed"));
+        }
+        let payload = self.frames.seal.open(info, &mut self.stored);
+        let payload = payload.ok_or_else(|| damaged("a frame cannot be opened"))?;
+        self.decompressor
+            .decompress(info.codec, payload, info.plain, &mut self.plain)
+            .ok_or_else(|| damaged("a frame cannot be decompressed"))?;
+        Ok(Some(Opened { index: info.index, plain: &self.plain }))
+    }
+}
+
+/// Reads frames one behind the other.
+struct Input<'a> {
+    store: &'a dyn Store,
+    head: &'a WalHead,
+    at: u64,
+    buffer: Vec<u8>,
+    used: usize,
+    /// Least bytes read at a time.
+    ahead: u64,
+    /// Number of the next frame.
+    next: u64,
+    /// Number of the last one.
+    last: u64,
+}
+
+impl Input<'_> {
+    fn need(&mut self, bytes: usize) -> Result<(), RepoError> {
+        if self.buffer.len() - self.used >= bytes {
+            return Ok(());
+        }
+        self.buffer.drain(..self.used);
+        self.used = 0;
+        let missing = (bytes - self.buffer.len()) as u64;
+        let end = self.head.size.min(self.at + missing.max(self.ahead));
+        if end < self.at + missing {
+            return Err(RepoError::damaged(&self.head.key, "it ends within a frame"));
+        }
+        self.store.read(&self.head.key, self.at..end, &mut self.buffer)?;
+        self.at = end;
+        Ok(())
+    }
+
+    /// Puts the next frame as it is stored into `into`, and answers what is said before it; `None` behind the last one.
+    fn take(&mut self, into: &mut Vec<u8>) -> Result<Option<FrameInfo>, RepoError> {
+        let head = self.head;
+        let damaged = |what: &str| RepoError::damaged(&head.key, what);
+        if self.next > self.last {
+            let read = self.at - (self.buffer.len() - self.used) as u64;
+            return if read == head.size { Ok(None) } else { Err(damaged("bytes follow its last frame")) };
+        }
+        let index = u32::try_from(self.next).map_err(|_| damaged("it has too many frames"))?;
+        let impossible = || damaged("a frame's lengths are impossible");
+        self.need(LEAD)?;
+        let mut reader = Reader::new(&self.buffer[self.used..]);
+        let lead = (|| Ok::<_, crate::binary::BadBytes>((reader.u32()?, reader.u32()?, reader.u8()?)))();
+        let (stored, plain, codec) = lead.map_err(|_| impossible())?;
+        let codec = Codec::from_number(codec).ok_or_else(impossible)?;
+        let stored = stored as usize;
+        if !(TAG_BYTES..=MOST).contains(&stored) || plain as usize > MOST {
+            return Err(impossible());
+        }
+        self.need(LEAD + stored)?;
+        let start = self.used + LEAD;
+        self.used = start + stored;
+        into.clear();
+        into.extend_from_slice(&self.buffer[start..start + stored]);
+        self.next += 1;
+        Ok(Some(FrameInfo { index, last: index as u64 == self.last, codec, plain }))
+    }
+}
