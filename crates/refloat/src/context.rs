@@ -137,6 +137,12 @@ impl Context {
         })
     }
 
+    /// What tells this machine from others whose files may have the same inodes and times.
+    pub(crate) fn machine(&self) -> String {
+        let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        if id.trim().is_empty() { self.host.clone() } else { id.trim().to_owned() }
+    }
+
     /// The configuration.
     ///
     /// # Errors

@@ -57,6 +57,11 @@ pub(super) fn collect(
                     place(&mut known, placed);
                 }
             }
+            Message::Kept { name, leaf, length } => {
+                let end = name.1 as u64 * LEAF_SPAN + length;
+                known[name.0].size = known[name.0].size.max(end);
+                known[name.0].leaves.push((name.1, leaf));
+            }
             Message::Vanished(file) => known[file].vanished = true,
             Message::Suspect(suspect) => {
                 last_suspect = Instant::now();

@@ -11,15 +11,17 @@ use std::sync::mpsc::SyncSender;
 
 use refloat_pg::page::check_pages;
 use refloat_repo::crypt::page_hash::PageHasher;
-use refloat_repo::manifest::Leaf;
 use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::root::LeafName;
+use refloat_repo::manifest::{Leaf, LeafRef};
 use refloat_repo::pack::{Content, PackSummary, Packer};
 use refloat_types::fault;
 
 use super::BackupError;
+use super::draft::{Draft, Old};
 use super::files::FileToCopy;
 use super::pages::Suspect;
+use super::parent::{Parent, ParentReader, Uses};
 use super::throttle::Throttle;
 use crate::progress::{ByteCounter, Progress};
 
@@ -40,6 +42,15 @@ pub(super) enum Message {
         /// How much of the file it covers.
         length: u64,
     },
+    /// A leaf of the parent holds for this range too.
+    Kept {
+        /// Which range.
+        name: LeafName,
+        /// Where the parent has it.
+        leaf: LeafRef,
+        /// How much of the file it covers.
+        length: u64,
+    },
     /// The file is gone: dropped while the backup ran, and WAL says so.
     Vanished(usize),
     /// A page did not look right.
@@ -49,6 +60,7 @@ pub(super) enum Message {
 /// What all copiers share.
 pub(super) struct Shared<'a> {
     pub(super) data_directory: &'a Path,
+    pub(super) parent: Option<&'a Parent>,
     pub(super) block_size: u32,
     pub(super) checksums: bool,
     pub(super) throttle: Throttle,
@@ -71,6 +83,7 @@ pub(super) struct Copier<'a> {
     shared: &'a Shared<'a>,
     hasher: PageHasher,
     packer: Packer,
+    parent: Option<ParentReader<'a>>,
     out: SyncSender<Message>,
     buffer: Vec<u8>,
     open: Option<(usize, File)>,
@@ -84,12 +97,14 @@ impl<'a> Copier<'a> {
         shared: &'a Shared<'a>,
         hasher: PageHasher,
         packer: Packer,
+        parent: Option<ParentReader<'a>>,
         out: SyncSender<Message>,
     ) -> Self {
         Self {
             shared,
             hasher,
             packer,
+            parent,
             out,
             buffer: vec![0; FRAME],
             open: None,
@@ -102,31 +117,36 @@ impl<'a> Copier<'a> {
         self.out.send(message).map_err(|_| BackupError::Internal("nobody collects the map leaves"))
     }
 
-    /// Copies range `span` of a file.
+    /// Copies range `span` of a file, or keeps what the parent has of it.
     pub(super) fn range(&mut self, index: usize, file: &FileToCopy, span: usize) -> Result<(), BackupError> {
         fault::point("backup.range").map_err(|source| self.failed(file, source))?;
+        let start = span as u64 * LEAF_SPAN;
+        let name = (index, span);
+        let old = self.former(file, span)?;
+        if let (Some((place, leaf)), true) = (&old, file.former.as_ref().is_some_and(|f| f.is_unchanged))
+            && leaf.length == file.size.saturating_sub(start).min(LEAF_SPAN)
+        {
+            self.shared.progress.advance(leaf.length);
+            return self.keep(name, place, leaf);
+        }
         if !self.open_file(index, file)? {
             return self.send(Message::Vanished(index));
         }
         let size = self.size_to_copy(file)?;
-        let start = span as u64 * LEAF_SPAN;
         let wanted = (size - start.min(size)).min(LEAF_SPAN);
         let is_last = start + wanted >= size;
-        let name = (index, span);
         if is_last && span == 0 && wanted < BUNDLED as u64 {
-            return self.small(name, file, wanted as usize);
+            return self.small(name, file, wanted as usize, old);
         }
-        let mut leaf = self.new_leaf(file);
+        let mut draft = Draft::new(self.shared.block_size);
+        let mut former = old.as_ref().map(|(_, leaf)| Old::new(leaf));
         let mut at = 0;
         while at < wanted {
             let length = (wanted - at).min(FRAME as u64) as usize;
             let got = self.read(file, start + at, length)?;
             if got > 0 {
-                self.take(file, start + at, got, &mut leaf)?;
-                let frame_bytes = std::mem::take(&mut self.buffer);
-                let stored = self.store(&frame_bytes[..got], &mut leaf);
-                self.buffer = frame_bytes;
-                stored?;
+                self.take(file, start + at, got, &mut draft.leaf)?;
+                draft.slice(&self.buffer[..got], former.as_mut(), &mut self.packer)?;
             }
             at += got as u64;
             if got < length {
@@ -135,9 +155,27 @@ impl<'a> Copier<'a> {
         }
         if !is_last {
             // Truncated meanwhile: replay truncates it again. The spans behind keep their places.
-            self.pad(file, wanted - at, &mut leaf);
+            self.pad(wanted - at, &mut draft);
         }
-        self.finish_leaf(name, &leaf)
+        match (draft.finish(old.as_ref().map(|(_, leaf)| leaf), &mut self.packer)?, old) {
+            (Some(leaf), _) => self.finish_leaf(name, &leaf),
+            (None, Some((place, leaf))) => self.keep(name, &place, &leaf),
+            (None, None) => Err(BackupError::Internal("a range is the same as none")),
+        }
+    }
+
+    /// What the parent has of a range, where that can be read.
+    fn former(&mut self, file: &FileToCopy, span: usize) -> Result<Option<(LeafRef, Leaf)>, BackupError> {
+        let place = file.former.as_ref().and_then(|former| former.leaves.get(span));
+        let (Some(place), Some(parent)) = (place, &mut self.parent) else { return Ok(None) };
+        Ok(parent.read(place)?.map(|leaf| (*place, leaf)))
+    }
+
+    fn keep(&mut self, name: LeafName, place: &LeafRef, leaf: &Leaf) -> Result<(), BackupError> {
+        if let Some(parent) = &mut self.parent {
+            parent.takes_leaf(place, leaf);
+        }
+        self.send(Message::Kept { name, leaf: *place, length: leaf.length })
     }
 
     /// How far a file is copied. Replay makes relation segments longer by itself; anything else (configuration, which
@@ -163,16 +201,23 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn new_leaf(&self, file: &FileToCopy) -> Leaf {
-        let block_size = if file.first_block.is_some() { self.shared.block_size } else { 0 };
-        Leaf { block_size, ..Leaf::default() }
-    }
-
     /// A file smaller than half a frame shares one.
-    fn small(&mut self, name: LeafName, file: &FileToCopy, length: usize) -> Result<(), BackupError> {
+    fn small(
+        &mut self,
+        name: LeafName,
+        file: &FileToCopy,
+        length: usize,
+        old: Option<(LeafRef, Leaf)>,
+    ) -> Result<(), BackupError> {
         let got = if length == 0 { 0 } else { self.read(file, 0, length)? };
-        let mut leaf = self.new_leaf(file);
+        let mut leaf = Leaf { block_size: self.shared.block_size, ..Leaf::default() };
         self.take(file, 0, got, &mut leaf)?;
+        if let Some((place, old)) = &old
+            && old.length == got as u64
+            && is_same(old, &leaf)
+        {
+            return self.keep(name, place, old);
+        }
         if self.bundle.len() + got > FRAME {
             self.flush_bundle()?;
         }
@@ -199,7 +244,10 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn finish_leaf(&self, name: LeafName, leaf: &Leaf) -> Result<(), BackupError> {
+    fn finish_leaf(&mut self, name: LeafName, leaf: &Leaf) -> Result<(), BackupError> {
+        if let Some(parent) = &mut self.parent {
+            parent.takes_frames(leaf);
+        }
         let mut encoded = Vec::new();
         leaf.encode(&mut encoded);
         self.send(Message::Leaf { name, encoded, length: leaf.length })
@@ -256,12 +304,9 @@ impl<'a> Copier<'a> {
     ) -> Result<(), BackupError> {
         let bytes = &self.buffer[..length];
         leaf.crc32c = crc32c::crc32c_append(leaf.crc32c, bytes);
-        let Some(first_block) = file.first_block else { return Ok(()) };
         let block_size = self.shared.block_size as usize;
         leaf.hashes.extend(bytes.chunks(block_size).map(|page| self.hasher.hash(page)));
-        if !file.checked {
-            return Ok(());
-        }
+        let (Some(first_block), true) = (file.first_block, file.checked) else { return Ok(()) };
         let first = first_block.wrapping_add((offset / block_size as u64) as u32);
         let mut suspects = Vec::new();
         check_pages(bytes, first, block_size, self.shared.checksums, |block, state| {
@@ -291,31 +336,46 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn pad(&self, file: &FileToCopy, missing: u64, leaf: &mut Leaf) {
+    fn pad(&self, missing: u64, draft: &mut Draft) {
         let mut left = missing;
         let zeros = [0; 8192];
         while left > 0 {
             let length = left.min(zeros.len() as u64) as usize;
-            leaf.crc32c = crc32c::crc32c_append(leaf.crc32c, &zeros[..length]);
+            draft.leaf.crc32c = crc32c::crc32c_append(draft.leaf.crc32c, &zeros[..length]);
             left -= length as u64;
         }
-        leaf.push_zeros(missing);
-        if file.first_block.is_some() {
-            let blocks = leaf.length.div_ceil(u64::from(self.shared.block_size)) as usize;
-            let zero = self.hasher.hash(&vec![0; self.shared.block_size as usize]);
-            leaf.hashes.resize(blocks, zero);
-        }
+        draft.zeros(missing);
+        let blocks = draft.length().div_ceil(u64::from(self.shared.block_size)) as usize;
+        let zero = self.hasher.hash(&vec![0; self.shared.block_size as usize]);
+        draft.leaf.hashes.resize(blocks, zero);
     }
 
     /// Stores what waits and makes the last pack durable.
-    pub(super) fn finish(mut self) -> Result<PackSummary, BackupError> {
+    pub(super) fn finish(mut self) -> Result<Copies, BackupError> {
         self.flush_bundle()?;
-        Ok(self.packer.finish()?)
+        let packs = self.packer.finish()?;
+        let (uses, lost) = self.parent.map(ParentReader::finish).unwrap_or_default();
+        Ok(Copies { packs, uses, lost })
     }
 }
 
+/// What one copier made.
+pub(super) struct Copies {
+    /// Its packs.
+    pub(super) packs: PackSummary,
+    /// What it uses of the parent's packs.
+    pub(super) uses: Uses,
+    /// How many of the parent's leaves could not be read, and why the first could not.
+    pub(super) lost: (u64, Option<String>),
+}
+
+/// Whether two leaves of one length cover the same bytes, page by page.
+pub(super) fn is_same(old: &Leaf, new: &Leaf) -> bool {
+    old.block_size == new.block_size && old.hashes == new.hashes && old.crc32c == new.crc32c
+}
+
 /// Compares with zeros in steps that the compiler makes wide; most pages answer at the first.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0)
         && bytes.chunks(512).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -122,6 +122,12 @@ pub enum BackupError {
         #[source]
         source: io::Error,
     },
+    /// A pack of an older backup that this one would refer to is gone or cut short.
+    #[error("{pack}, which an older backup stored and this one would use, is not there as it was")]
+    ParentPack {
+        /// Which.
+        pack: String,
+    },
     /// Something that should not happen did.
     #[error("could not finish the backup: {0}")]
     Internal(&'static str),
@@ -163,6 +169,12 @@ impl Explain for BackupError {
                 .hint("Is this a restored server that waits at its target? First: refloat takeover SOURCE"),
             Self::State { .. } => Advice::failed("STA-002", safe)
                 .hint("The state directory must be writable by the user that Refloat runs as."),
+            Self::ParentPack { .. } => Advice::failed(
+                "BAK-010",
+                "no backup was made, and PostgreSQL is not in backup mode; older backups that need this pack are damaged",
+            )
+            .hint("Make a backup that refers to nothing older: refloat backup SOURCE --type full")
+            .hint("Find out what else is damaged: refloat verify SOURCE"),
             Self::Internal(_) => Advice::failed("BAK-009", safe).hint("Run it again with -v and look at the log."),
         }
     }

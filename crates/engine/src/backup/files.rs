@@ -8,6 +8,7 @@ use refloat_pg::layout::{FileClass, Kind, Scope, Walk, checksummed, tablespace_v
 use refloat_repo::manifest::{Entry, FileStat, What};
 
 use super::BackupError;
+use super::parent::Former;
 
 /// A file to copy.
 pub(super) struct FileToCopy {
@@ -19,6 +20,8 @@ pub(super) struct FileToCopy {
     pub(super) first_block: Option<u32>,
     /// Whether its pages carry what can be checked.
     pub(super) checked: bool,
+    /// What the parent has of it.
+    pub(super) former: Option<Former>,
 }
 
 /// The listing of a data directory.
@@ -88,7 +91,7 @@ pub(super) fn list(data_directory: &Path, major: u32, control: &ControlFile) -> 
             };
             let checked = first_block.is_some() && checksummed(&entry.path);
             listing.bytes += found.size;
-            listing.files.push(FileToCopy { entry, size: found.size, first_block, checked });
+            listing.files.push(FileToCopy { entry, size: found.size, first_block, checked, former: None });
         } else {
             listing.others.push(entry);
         }

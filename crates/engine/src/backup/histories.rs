@@ -48,7 +48,11 @@ pub(super) fn keep(
     Ok(notes)
 }
 
-fn local(request: &BackupRequest<'_>, timeline: TimelineId) -> Result<Option<TimelineHistory>, BackupError> {
+/// The history file of `timeline` in `pg_wal`, where there is one that can be read.
+pub(super) fn local(
+    request: &BackupRequest<'_>,
+    timeline: TimelineId,
+) -> Result<Option<TimelineHistory>, BackupError> {
     let path = request.data_directory.join("pg_wal").join(WalFileName::History(timeline).to_string());
     match std::fs::read(&path) {
         Ok(bytes) => Ok(TimelineHistory::parse(timeline, &bytes).ok()),

@@ -1,11 +1,13 @@
-//! A full backup of a running primary.
+//! A backup of a running primary: full, or one that stores only what has changed.
 //!
-//! `run` is the whole story: prepare, put the server into backup mode, copy ranges of files on several threads, read the
+//! `run` is the whole story: prepare, put the server into backup mode, choose the parent, copy ranges of files on several threads, read the
 //! control file last, end the backup mode, make sure of the WAL, write the manifest, commit. Nothing is visible before
 //! the commit; whatever a crash leaves behind is known to `leftovers` and cleared by the next backup.
 
 mod collect;
+mod commit;
 mod copy;
+mod draft;
 mod error;
 pub mod facts;
 mod files;
@@ -13,6 +15,7 @@ mod histories;
 mod leftovers;
 mod own_wal;
 mod pages;
+mod parent;
 mod preflight;
 mod run;
 mod throttle;
@@ -26,6 +29,7 @@ use refloat_types::{BackupId, Clock, Lsn, SourceName, Timestamp};
 use serde::Serialize;
 
 pub use error::BackupError;
+pub use parent::Wanted;
 pub use run::run;
 
 use crate::progress::Progress;
@@ -54,6 +58,12 @@ pub struct BackupRequest<'a> {
     pub data_directory: PathBuf,
     /// How to reach its server.
     pub connection: ConnectOptions,
+    /// Which type.
+    pub wanted: Wanted,
+    /// Read every file, whatever the file system says of changes.
+    pub scan: bool,
+    /// Which machine this is, so that its files' times are taken for those of no other.
+    pub machine: String,
     /// `--label`.
     pub label: Option<String>,
     /// Threads that copy.
@@ -132,9 +142,12 @@ pub struct BackupReport {
     pub backup: BackupId,
     /// Its number.
     pub number: u64,
-    /// `full`.
+    /// `full`, `diff`, `incr`.
     #[serde(rename = "type")]
     pub kind: &'static str,
+    /// What it refers to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<BackupId>,
     /// What the source is called.
     pub source: String,
     /// Where replay begins.
@@ -147,6 +160,8 @@ pub struct BackupReport {
     pub entries: u64,
     /// Bytes of the cluster's files.
     pub source_bytes: u64,
+    /// Bytes of them that were read; the others are known not to have changed.
+    pub read_bytes: u64,
     /// Bytes added to the repository.
     pub stored_bytes: u64,
     /// Seconds of the whole.

@@ -29,15 +29,18 @@ pub(super) fn check_space(request: &BackupRequest<'_>, listing: &Listing) -> Res
     Ok(())
 }
 
-/// Bytes that the listing will take, judged by frames spread evenly over all files.
+/// Bytes that the listing will take, judged by frames spread evenly over all files that no older backup has.
 fn estimate(request: &BackupRequest<'_>, listing: &Listing) -> Result<u64, BackupError> {
     let mut compressor = Compressor::new(request.compression)?;
     let (mut plain, mut stored) = (0_u64, 0_u64);
     let mut buffer = vec![0; FRAME];
     let mut packed = Vec::new();
-    let step = (listing.bytes / SAMPLES).max(1);
+    // How much of the others has changed is known only when they are read.
+    let new = || listing.files.iter().filter(|file| file.former.is_none());
+    let bytes: u64 = new().map(|file| file.size).sum();
+    let step = (bytes / SAMPLES).max(1);
     let (mut seen, mut next) = (0_u64, step / 2);
-    for file in &listing.files {
+    for file in new() {
         while next < seen + file.size {
             let offset = next - seen;
             next += step;
@@ -53,9 +56,9 @@ fn estimate(request: &BackupRequest<'_>, listing: &Listing) -> Result<u64, Backu
         seen += file.size;
     }
     if plain == 0 {
-        return Ok(listing.bytes);
+        return Ok(bytes);
     }
-    Ok((listing.bytes as f64 * (stored as f64 / plain as f64)) as u64 + (1 << 20))
+    Ok((bytes as f64 * (stored as f64 / plain as f64)) as u64 + (1 << 20))
 }
 
 fn as_path(bytes: &[u8]) -> &std::ffi::OsStr {

@@ -1,6 +1,5 @@
 //! The story of a backup.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
@@ -10,22 +9,22 @@ use refloat_pg::control::{self, ControlFile};
 use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
 use refloat_repo::RepoError;
-use refloat_repo::commit::{BackupType, ClusterPoint, Commit, CommitNames, PackUse, Sizes};
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::manifest::leaf::LEAF_SPAN;
-use refloat_repo::manifest::root::RootRef;
-use refloat_repo::manifest::{Entry, FileStat, ManifestWriter, What};
+use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription};
-use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
+use refloat_types::{BackupId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
-use super::copy::{Copier, Message, Shared};
+use super::commit::commit;
+use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
 use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
 use super::leftovers::{self, Note, SourceLock};
 use super::own_wal::{self, WalRange};
+use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::throttle::Throttle;
 use super::{
     BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight,
@@ -37,32 +36,76 @@ use crate::progress::ByteCounter;
 const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known before anything is copied.
-struct Prepared {
-    id: BackupId,
-    source: SourceId,
-    started: Timestamp,
-    key: Option<Arc<DataKey>>,
-    note: Arc<Note>,
-    control: ControlFile,
-    notes: Vec<String>,
-    cleared_packs: u64,
+pub(super) struct Prepared {
+    pub(super) id: BackupId,
+    pub(super) source: SourceId,
+    pub(super) started: Timestamp,
+    pub(super) key: Option<Arc<DataKey>>,
+    pub(super) note: Arc<Note>,
+    pub(super) control: ControlFile,
+    pub(super) notes: Vec<String>,
+    pub(super) cleared_packs: u64,
 }
 
 /// What copying made.
-struct Copied {
-    listing: Listing,
-    collected: Collected,
-    data: Vec<PackSummary>,
-    stop: StopPoint,
-    facts: RecordedFacts,
-    outside: Vec<facts::OutsideFile>,
-    own_wal: bool,
-    failing: Option<FailingArchiver>,
-    bad_pages: Vec<BadPage>,
-    read: u64,
+pub(super) struct Copied {
+    pub(super) listing: Listing,
+    pub(super) collected: Collected,
+    pub(super) data: Vec<PackSummary>,
+    pub(super) stop: StopPoint,
+    pub(super) facts: RecordedFacts,
+    pub(super) outside: Vec<facts::OutsideFile>,
+    pub(super) own_wal: bool,
+    pub(super) failing: Option<FailingArchiver>,
+    pub(super) bad_pages: Vec<BadPage>,
+    /// Bytes of files that were read.
+    pub(super) read: u64,
+    /// Before the first file was looked at.
+    pub(super) read_from: Timestamp,
+    /// What is used of older packs.
+    pub(super) uses: Uses,
+    pub(super) lost: Lost,
 }
 
-/// Makes a full backup.
+/// Leaves of the parent that could not be read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lost {
+    count: u64,
+    why: Option<String>,
+}
+
+impl Lost {
+    /// What a person should know of it.
+    pub(super) fn note(&self) -> Option<String> {
+        let why = self.why.as_ref()?;
+        Some(format!(
+            "{} ranges are stored anew, because what the backup before has of them cannot be read: {why}; \
+             refloat verify --read-data tells what else that concerns",
+            self.count
+        ))
+    }
+}
+
+/// What several copiers made.
+#[derive(Default)]
+struct Gathered {
+    packs: Vec<PackSummary>,
+    uses: Uses,
+    lost: Lost,
+}
+
+impl Gathered {
+    fn add(&mut self, copies: Copies) {
+        self.packs.push(copies.packs);
+        for (pack, bytes) in copies.uses {
+            *self.uses.entry(pack).or_default() += bytes;
+        }
+        self.lost.count += copies.lost.0;
+        self.lost.why = self.lost.why.take().or(copies.lost.1);
+    }
+}
+
+/// Makes a backup.
 ///
 /// # Errors
 /// Nothing of it is visible then, and the server is not in backup mode.
@@ -205,8 +248,16 @@ fn copy_and_commit(
     fault::point("backup.after_start").map_err(|_| BackupError::Internal("failpoint"))?;
     let start = mode.start().clone();
     let history_notes = histories::keep(request, prepared.control.system_identifier, start.timeline)?;
-    let copied = copy(request, prepared, mode, expect_archive)?;
-    let mut report = commit(request, prepared, &start, copied, began)?;
+    let situation = Situation {
+        source: prepared.source,
+        system: prepared.control.system_identifier,
+        start: &start,
+        history: histories::local(request, start.timeline)?,
+        began: request.clock.now(),
+    };
+    let choice = parent::choose(request, &situation)?;
+    let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
+    let mut report = commit(request, prepared, &start, choice, copied, began)?;
     report.notes.extend(history_notes);
     Ok(report)
 }
@@ -223,15 +274,21 @@ fn copy(
     request: &BackupRequest<'_>,
     prepared: &Prepared,
     mode: BackupMode,
+    parent: Option<&Parent>,
     expect_archive: bool,
 ) -> Result<Copied, BackupError> {
     let major = mode.session().info().major();
+    let read_from = request.clock.now();
     let mut listing = files::list(&request.data_directory, major, &prepared.control)?;
+    if let Some(parent) = parent {
+        parent::attach(&mut listing, parent, request.repository.store().as_ref(), &request.data_directory)?;
+    }
     preflight::check_space(request, &listing)?;
     let range_end = listing.files.len();
     let start = mode.start().clone();
     let shared = Shared {
         data_directory: &request.data_directory,
+        parent,
         block_size: prepared.control.block_size,
         checksums: prepared.control.checksum_version != 0,
         throttle: Throttle::new(request.max_read_rate),
@@ -244,23 +301,23 @@ fn copy(
     let late = LATE_FILES;
     let (sender, inbox) = sync_channel::<Message>(256);
     let meta_packer = new_packer(request, prepared)?;
-    let mut data = Vec::new();
+    let mut made = Gathered::default();
     let files = &listing.files;
     let (collected, ended, late_entries) = std::thread::scope(|scope| {
         let collector = scope.spawn(move || collect(&inbox, meta_packer, range_end + late));
-        let summaries = copy_files(scope, request, prepared, &shared, files, &sender, &mode);
-        let ended = summaries.and_then(|summaries| {
-            data.extend(summaries);
+        let copied = copy_files(scope, request, prepared, &shared, files, &sender, &mode);
+        let ended = copied.and_then(|copied| {
+            made = copied;
             let packer = new_packer(request, prepared)?;
-            let copier = Copier::new(&shared, request.repository.page_hasher(), packer, sender.clone());
+            let copier = Copier::new(&shared, request.repository.page_hasher(), packer, None, sender.clone());
             end_backup(request, prepared, mode, &start, copier, range_end, expect_archive)
         });
         drop(sender);
         let collected = collector.join().map_err(|_| BackupError::Internal("the collector panicked"))?;
         // The collector's own failure is why the copiers failed, if both did.
         let collected = collected?;
-        let (ended, summary, late_entries) = ended?;
-        data.push(summary);
+        let (ended, late, late_entries) = ended?;
+        made.add(late);
         Ok::<_, BackupError>((collected, ended, late_entries))
     })?;
     listing.files.extend(late_entries);
@@ -275,7 +332,7 @@ fn copy(
     Ok(Copied {
         listing,
         collected,
-        data,
+        data: made.packs,
         stop: ended.stop,
         facts: ended.facts,
         outside: ended.outside,
@@ -283,6 +340,9 @@ fn copy(
         failing: ended.failing,
         bad_pages,
         read: shared.read.get(),
+        read_from,
+        uses: made.uses,
+        lost: made.lost,
     })
 }
 
@@ -299,16 +359,18 @@ fn copy_files<'scope, 'env: 'scope>(
     files: &'env [FileToCopy],
     sender: &std::sync::mpsc::SyncSender<Message>,
     mode: &BackupMode,
-) -> Result<Vec<PackSummary>, BackupError> {
+) -> Result<Gathered, BackupError> {
     let spans: Arc<Vec<(u32, u32)>> = Arc::new(spans(files));
     let next = Arc::new(AtomicUsize::new(0));
     let (done, finished) = channel::<()>();
     let mut workers = Vec::new();
     for _ in 0..request.jobs.max(1) {
+        let reader = |parent| ParentReader::new(parent, Arc::clone(request.repository.store()));
         let copier = Copier::new(
             shared,
             request.repository.page_hasher(),
             new_packer(request, prepared)?,
+            shared.parent.map(reader).transpose()?,
             sender.clone(),
         );
         let (next, spans, done) = (Arc::clone(&next), Arc::clone(&spans), done.clone());
@@ -331,11 +393,11 @@ fn copy_files<'scope, 'env: 'scope>(
             break;
         }
     }
-    let mut summaries = Vec::new();
+    let mut made = Gathered::default();
     let mut failed: Option<BackupError> = None;
     for worker in workers {
         match worker.join().map_err(|_| BackupError::Internal("a copying thread panicked"))? {
-            Ok(summary) => summaries.push(summary),
+            Ok(copies) => made.add(copies),
             // "Another thread failed" is the least telling of all.
             Err(error) if failed.is_none() || matches!(failed, Some(BackupError::Internal(_))) => {
                 failed = Some(error)
@@ -346,7 +408,7 @@ fn copy_files<'scope, 'env: 'scope>(
     match (lost, failed) {
         (Some(error), _) => Err(error.into()),
         (None, Some(error)) => Err(error),
-        (None, None) => Ok(summaries),
+        (None, None) => Ok(made),
     }
 }
 
@@ -364,7 +426,7 @@ fn work(
     files: &[FileToCopy],
     spans: &[(u32, u32)],
     next: &AtomicUsize,
-) -> Result<PackSummary, BackupError> {
+) -> Result<Copies, BackupError> {
     while let Some((index, span)) = spans.get(next.fetch_add(1, Ordering::Relaxed)) {
         copier.range(*index as usize, &files[*index as usize], *span as usize)?;
     }
@@ -389,7 +451,7 @@ fn end_backup(
     mut copier: Copier<'_>,
     first_index: usize,
     expect_archive: bool,
-) -> Result<(Ended, PackSummary, Vec<FileToCopy>), BackupError> {
+) -> Result<(Ended, Copies, Vec<FileToCopy>), BackupError> {
     let mut notes = Vec::new();
     let facts = facts::read(mode.session(), 0)?;
     let outside = facts::outside_files(mode.session(), &request.data_directory, &mut notes)?;
@@ -428,8 +490,8 @@ fn end_backup(
     let failing = FailingArchiver::lasting(&session)?;
     // The slot, if there is one, has held the WAL until here.
     session.close();
-    let summary = copier.finish()?;
-    Ok((Ended { stop, facts, outside, own_wal, failing }, summary, late))
+    let copies = copier.finish()?;
+    Ok((Ended { stop, facts, outside, own_wal, failing }, copies, late))
 }
 
 fn take_wal(
@@ -457,7 +519,7 @@ fn wal_path(segment: WalSegmentName) -> Vec<u8> {
 fn late_file(path: Vec<u8>, size: usize) -> FileToCopy {
     let what = What::File { size: 0, stat: FileStat::default(), leaves: Arc::from([]) };
     let entry = Entry { path, mode: 0o600, uid: 0, gid: 0, mtime_ns: 0, what };
-    FileToCopy { entry, size: size as u64, first_block: None, checked: false }
+    FileToCopy { entry, size: size as u64, first_block: None, checked: false, former: None }
 }
 
 fn name_relations(bad: &mut [BadPage], facts: &RecordedFacts) {
@@ -466,164 +528,4 @@ fn name_relations(bad: &mut [BadPage], facts: &RecordedFacts) {
             page.relation = facts.relation_of(file.database, file.number);
         }
     }
-}
-
-/// Writes the manifest and the commit.
-fn commit(
-    request: &BackupRequest<'_>,
-    prepared: &Prepared,
-    start: &StartPoint,
-    copied: Copied,
-    began: Instant,
-) -> Result<BackupReport, BackupError> {
-    request.progress.phase("commit", 0);
-    let repository = request.repository;
-    let mut names = names(request, &copied);
-    names.bad_pages = copied.bad_pages.iter().map(|p| (p.path.clone(), u64::from(p.block))).collect();
-    let mut notes = prepared.notes.clone();
-    notes.extend(copied.listing.notes.iter().cloned());
-    if copied.collected.suspects_dropped > 0 {
-        notes.push(format!(
-            "{} more pages looked wrong and were not read again",
-            copied.collected.suspects_dropped
-        ));
-    }
-    let bad_pages = copied.bad_pages.len() as u64 + copied.collected.suspects_dropped;
-    let (stop, own_wal, read) = (copied.stop.clone(), copied.own_wal, copied.read);
-    let archiver_failing = copied.failing.clone();
-    let (reported_bad, written) = (copied.bad_pages.clone(), write_manifest(request, copied)?);
-    let packs = pack_uses(&written.summaries);
-    let sizes = Sizes {
-        entries: written.entries,
-        source: written.bytes,
-        read,
-        stored: packs.iter().map(|p| p.size).sum(),
-    };
-    let control = &prepared.control;
-    let commit = Commit {
-        source: prepared.source,
-        backup: prepared.id,
-        number: repository.next_commit_number(prepared.source)?,
-        kind: BackupType::Full,
-        parent: None,
-        started: prepared.started,
-        finished: request.clock.now(),
-        cluster: ClusterPoint {
-            system: control.system_identifier,
-            timeline: start.timeline,
-            start_lsn: start.lsn,
-            stop_lsn: stop.lsn,
-            start_time: start.server_time,
-            stop_time: stop.server_time,
-            wal_segment_size: start.wal_segment_size.bytes() as u32,
-            server_version: written.server_version,
-            checksums: control.checksum_version != 0,
-        },
-        sizes,
-        keys: prepared.key.iter().map(|key| key.id()).collect(),
-        root: written.root,
-        own_wal,
-        bad_pages,
-    };
-    repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
-    prepared.note.done()?;
-    Ok(BackupReport {
-        backup: prepared.id,
-        number: commit.number,
-        kind: "full",
-        source: request.source.to_string(),
-        start_lsn: start.lsn,
-        stop_lsn: stop.lsn,
-        stop_time: stop.server_time,
-        entries: sizes.entries,
-        source_bytes: sizes.source,
-        stored_bytes: sizes.stored,
-        seconds: began.elapsed().as_secs_f64(),
-        own_wal,
-        archiver_failing,
-        bad_pages: reported_bad,
-        notes,
-        cleared_packs: prepared.cleared_packs,
-    })
-}
-
-fn names(request: &BackupRequest<'_>, copied: &Copied) -> CommitNames {
-    let sizes = copied.facts.cluster.databases.iter();
-    CommitNames {
-        source_name: request.source.to_string(),
-        host: request.host.clone(),
-        data_directory: request.data_directory.display().to_string(),
-        label: request.label.clone(),
-        databases: sizes.map(|d| (d.name.clone(), d.size_bytes.unwrap_or(0))).collect(),
-        bad_pages: Vec::new(),
-    }
-}
-
-/// A manifest that is stored.
-struct Written {
-    root: RootRef,
-    summaries: Vec<PackSummary>,
-    entries: u64,
-    bytes: u64,
-    server_version: u32,
-}
-
-fn write_manifest(request: &BackupRequest<'_>, copied: Copied) -> Result<Written, BackupError> {
-    let Copied { listing, collected, data, stop, mut facts, outside, .. } = copied;
-    facts.data_directory_mode = listing.top_mode;
-    let facts_bytes = json(&facts)?;
-    let outside_bytes = json(&outside)?;
-    let mut packer = collected.packer;
-    let (mut entries, mut bytes) = (0, 0);
-    let mut writer = ManifestWriter::new(&mut packer);
-    for entry in merge(listing, collected.files) {
-        if let What::File { size, .. } = entry.what {
-            bytes += size;
-        }
-        entries += 1;
-        writer.push(&entry)?;
-    }
-    writer.blob("backup_label", &stop.label)?;
-    writer.blob("tablespace_map", &stop.tablespace_map)?;
-    writer.blob("facts", &facts_bytes)?;
-    writer.blob("outside_files", &outside_bytes)?;
-    writer.blob("configuration", request.configuration.as_bytes())?;
-    let root = writer.finish()?;
-    let mut summaries = data;
-    summaries.push(packer.finish()?);
-    let server_version = facts.cluster.server.version_number;
-    Ok(Written { root, summaries, entries, bytes, server_version })
-}
-
-fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, BackupError> {
-    serde_json::to_vec(value).map_err(|_| BackupError::Internal("its facts cannot be written"))
-}
-
-/// All entries in the order of their paths; files that vanished are left out.
-fn merge(listing: Listing, leaves: Vec<super::collect::FileLeaves>) -> Vec<Entry> {
-    let mut entries = listing.others;
-    for (file, known) in listing.files.into_iter().zip(leaves) {
-        if known.vanished {
-            continue;
-        }
-        let What::File { stat, .. } = file.entry.what else { continue };
-        let leaves = known.leaves.into_iter().map(|(_, leaf)| leaf).collect();
-        entries.push(Entry { what: What::File { size: known.size, stat, leaves }, ..file.entry });
-    }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    entries
-}
-
-fn pack_uses(summaries: &[PackSummary]) -> Vec<PackUse> {
-    let mut live: BTreeMap<ObjectId, u64> = BTreeMap::new();
-    for summary in summaries {
-        live.extend(&summary.live);
-    }
-    let mut packs: Vec<PackUse> = summaries
-        .iter()
-        .flat_map(|s| &s.packs)
-        .map(|p| PackUse { id: p.id, key: p.key, size: p.size, live: live.get(&p.id).copied().unwrap_or(0) })
-        .collect();
-    packs.sort_by_key(|p| p.id);
-    packs
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, OwnWal};
+use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, OwnWal, Wanted};
 use refloat_engine::progress::Silent;
 use refloat_pg::sql::{ConnectOptions, Place};
 use refloat_repo::commit::CommitRecord;
@@ -60,6 +60,9 @@ pub(crate) fn request<'a>(cluster: &TestCluster, home: &'a Home) -> BackupReques
             user: Some("postgres".to_owned()),
             ..ConnectOptions::default()
         },
+        wanted: Wanted::Full,
+        scan: false,
+        machine: "this".to_owned(),
         label: None,
         jobs: 2,
         compression: Compression::default(),
@@ -74,14 +77,14 @@ pub(crate) fn request<'a>(cluster: &TestCluster, home: &'a Home) -> BackupReques
     }
 }
 
-fn record(home: &Home, report: &BackupReport) -> CommitRecord {
+pub(crate) fn record(home: &Home, report: &BackupReport) -> CommitRecord {
     let source =
         home.repository.find_source(&"prod".parse().expect("a name")).expect("lists").expect("described");
     home.repository.find_commit(source.id, report.backup).expect("reads").expect("committed")
 }
 
 /// Every file of a backup with its bytes, put together from the repository alone.
-fn contents(home: &Home, record: &CommitRecord) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn contents(home: &Home, record: &CommitRecord) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let store = home.repository.store().as_ref();
     let keys = Arc::new(home.repository.pack_keys(record).expect("opens"));
     let mut opener = FrameOpener::new(keys).expect("an opener");
@@ -117,7 +120,7 @@ fn contents(home: &Home, record: &CommitRecord) -> BTreeMap<Vec<u8>, Vec<u8>> {
     files
 }
 
-fn on_disk(directory: &Path, path: &[u8]) -> Vec<u8> {
+pub(crate) fn on_disk(directory: &Path, path: &[u8]) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt as _;
     std::fs::read(directory.join(std::ffi::OsStr::from_bytes(path))).expect("a file of the cluster")
 }

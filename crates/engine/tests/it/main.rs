@@ -1,6 +1,7 @@
 //! Work on real clusters.
 
 mod backup;
+mod incremental;
 mod restore;
 mod takeover;
 mod verify;

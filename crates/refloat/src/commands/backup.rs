@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use refloat_config::{BackupWal, Checkpoint, RepositoryConfig, SourceConfig};
-use refloat_engine::backup::{self, BackupReport, BackupRequest, OwnWal};
+use refloat_engine::backup::{self, BackupReport, BackupRequest, OwnWal, Wanted};
 use refloat_types::{ByteSize, Clock as _};
 
 use super::key::unconfirmed;
@@ -28,6 +28,8 @@ const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(120);
 Examples:
   sudo refloat backup
   sudo refloat backup prod --label 'before the upgrade'
+  sudo refloat backup prod --type full            stores everything again
+  sudo refloat backup prod --scan                 stores what has changed, and reads all of it to find that
 
 Exit code 3: the backup is kept, but a person must look: a damaged page in the database, archiving that fails, or a
 recovery sheet that nobody has confirmed for 72 hours.")]
@@ -35,9 +37,13 @@ pub(crate) struct Backup {
     /// Names of sources [default: all]
     #[arg(value_name = "SOURCE")]
     sources: Vec<String>,
-    /// What kind of backup; this release makes full ones
-    #[arg(long = "type", value_name = "full", default_value = "full")]
-    kind: String,
+    /// What kind: full stores everything, diff what has changed since the last full one, incr what has changed since the
+    /// last one of any kind [default: incr, or full where there is none yet]
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<Kind>,
+    /// Read every file, also those that the file system says have not changed
+    #[arg(long)]
+    scan: bool,
     /// A word to remember it by
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
@@ -49,22 +55,32 @@ pub(crate) struct Backup {
     dry_run: bool,
 }
 
+/// Kinds of backups, as they are typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Stores everything; refers to nothing older
+    #[value(alias = "base")]
+    Full,
+    /// What has changed since the last full one
+    #[value(alias = "differential")]
+    Diff,
+    /// What has changed since the last one of any kind
+    #[value(alias = "incremental")]
+    Incr,
+}
+
 impl Backup {
+    fn wanted(&self) -> Wanted {
+        match self.kind {
+            None => Wanted::Suitable,
+            Some(Kind::Full) => Wanted::Full,
+            Some(Kind::Diff) => Wanted::Diff,
+            Some(Kind::Incr) => Wanted::Incr,
+        }
+    }
+
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
-        if self.kind != "full" {
-            let message = match self.kind.as_str() {
-                "diff" | "incr" | "differential" | "incremental" => {
-                    format!("--type {} is not in this release", self.kind)
-                }
-                _ => format!("\"{}\" is no type of backup", self.kind),
-            };
-            return Err(CliError::usage(
-                message,
-                "This release makes full backups: --type full, or leave it out.",
-            )
-            .into());
-        }
         let sources = context.sources(&self.sources)?;
         if sources.is_empty() {
             return Err(CliError::usage(
@@ -81,7 +97,14 @@ impl Backup {
             for repository in context.repositories(Some(source))? {
                 if self.dry_run {
                     context.out.text(&format!(
-                        "would make a full backup of {} ({}) in {} ({})\n",
+                        "would make {} of {} ({}) in {} ({})\n",
+                        match self.wanted() {
+                            Wanted::Full => "a full backup",
+                            Wanted::Diff => "a differential backup (a full one where there is none)",
+                            Wanted::Suitable | Wanted::Incr => {
+                                "an incremental backup (a full one where there is nothing to refer to)"
+                            }
+                        },
                         source.name,
                         source.data_directory.display(),
                         repository.name,
@@ -145,6 +168,9 @@ impl Backup {
             source: source.name.clone(),
             data_directory: source.data_directory.clone(),
             connection: Context::connection(source),
+            wanted: self.wanted(),
+            scan: self.scan,
+            machine: context.machine(),
             label: self.label.clone(),
             jobs: jobs(self.jobs.or(source.jobs)),
             compression: opened.compression,
@@ -215,12 +241,19 @@ fn tell(context: &Context, opened: &Opened, report: &BackupReport) {
     for note in &report.notes {
         context.out.say(&format!("note: {note}"));
     }
+    let parent = report.parent.map_or_else(String::new, |parent| format!(" since {parent}"));
+    let size = ByteSize(report.source_bytes);
+    let read = if report.read_bytes < report.source_bytes {
+        format!("{size}, of which {} read", ByteSize(report.read_bytes))
+    } else {
+        format!("{size} read")
+    };
     context.out.text(&format!(
-        "backup {} of {} in {}: {} read, {} stored, in {}\n  restorable from {} on; {}\n",
+        "{} backup {} of {} in {}{parent}: {read}, {} stored, in {}\n  restorable from {} on; {}\n",
+        report.kind,
         report.backup,
         report.source,
         opened.name,
-        ByteSize(report.source_bytes),
         ByteSize(report.stored_bytes),
         time::seconds(report.seconds),
         time::moment(report.stop_time),

@@ -34,6 +34,8 @@ pub(crate) struct Listed {
     number: u64,
     #[serde(rename = "type")]
     kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
     started: Timestamp,
     finished: Timestamp,
     restorable_from: Timestamp,
@@ -43,7 +45,9 @@ pub(crate) struct Listed {
     system: refloat_types::SystemIdentifier,
     server_version: u32,
     source_bytes: u64,
+    read_bytes: u64,
     stored_bytes: u64,
+    needed_bytes: u64,
     own_wal: bool,
     bad_pages: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +69,7 @@ impl Listed {
             backup: commit.backup.to_string(),
             number: commit.number,
             kind: commit.kind.as_str(),
+            parent: commit.parent.map(|parent| parent.to_string()),
             started: commit.started,
             finished: commit.finished,
             restorable_from: commit.cluster.stop_time,
@@ -74,12 +79,19 @@ impl Listed {
             system: commit.cluster.system,
             server_version: commit.cluster.server_version,
             source_bytes: commit.sizes.source,
+            read_bytes: commit.sizes.read,
             stored_bytes: commit.sizes.stored,
+            needed_bytes: live_bytes(record),
             own_wal: commit.own_wal,
             bad_pages: commit.bad_pages,
             label: names.and_then(|names| names.label.clone()),
         }
     }
+}
+
+/// Bytes of all packs, older ones among them, that a restore of this backup reads.
+pub(crate) fn live_bytes(record: &CommitRecord) -> u64 {
+    record.packs.iter().map(|pack| pack.live).sum()
 }
 
 /// What a source is called: its name, or its id where this host cannot read names.
@@ -232,7 +244,9 @@ fn text(all: &[Listed]) -> String {
     }
     let several = all.iter().any(|one| one.repository != all[0].repository);
     let mut rows = vec![
-        ["source", "backup", "type", "finished", "size", "stored", "wal", ""].map(str::to_owned).to_vec(),
+        ["source", "backup", "type", "finished", "size", "stored", "needs", "wal", ""]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     for one in all {
         let mut remarks: Vec<String> = one.label.iter().map(|label| format!("\"{label}\"")).collect();
@@ -249,9 +263,10 @@ fn text(all: &[Listed]) -> String {
             time::moment(one.finished),
             ByteSize(one.source_bytes).to_string(),
             ByteSize(one.stored_bytes).to_string(),
+            ByteSize(one.needed_bytes).to_string(),
             if one.own_wal { "own" } else { "archive" }.to_owned(),
             remarks.join(" "),
         ]);
     }
-    table(&rows, &[4, 5])
+    table(&rows, &[4, 5, 6])
 }

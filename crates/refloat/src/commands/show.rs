@@ -4,7 +4,7 @@ use clap::Args;
 use refloat_repo::commit::CommitRecord;
 use refloat_types::{BackupId, ByteSize};
 
-use super::list::{Listed, open_all, prepare_reading, source_name, sources_of};
+use super::list::{Listed, live_bytes, open_all, prepare_reading, source_name, sources_of};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
@@ -50,6 +50,9 @@ fn tell(context: &Context, opened: &Opened, source: &str, record: &CommitRecord)
         format!("backup {} of {source}, {} number {}\n", commit.backup, commit.kind.as_str(), commit.number);
     let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<14}{text}\n"));
     line("repository", opened.name.clone());
+    if let Some(parent) = commit.parent {
+        line("since", format!("{parent}; it can be restored without that one"));
+    }
     line("made", format!("{} … {}", time::moment(commit.started), time::moment(commit.finished)));
     line("restorable", format!("from {} on", time::exact(point.stop_time)));
     line(
@@ -68,16 +71,22 @@ fn tell(context: &Context, opened: &Opened, source: &str, record: &CommitRecord)
     line(
         "size",
         format!(
-            "{} in {} files, {} stored in {} packs",
+            "{} in {} files, {} of them read, {} stored; it needs {} in {} packs",
             ByteSize(commit.sizes.source),
             commit.sizes.entries,
+            ByteSize(commit.sizes.read),
             ByteSize(commit.sizes.stored),
+            ByteSize(live_bytes(record)),
             record.packs.len()
         ),
     );
     line(
         "checksums",
-        if point.checksums { "every page verified".to_owned() } else { "the cluster has none".to_owned() },
+        if point.checksums {
+            "every page that was read is verified".to_owned()
+        } else {
+            "the cluster has none".to_owned()
+        },
     );
     if let Some(names) = &names {
         line("host", format!("{}: {}", names.host, names.data_directory));

@@ -51,6 +51,10 @@ impl Leaf {
     /// Appends `length` bytes found at `offset` of `frame`.
     pub fn push_frame(&mut self, length: u64, frame: &FrameRef, offset: u32) {
         let place = self.frames.place(frame);
+        self.push_place(length, place, offset);
+    }
+    /// Appends `length` bytes found at `offset` of the frame at `place` of the table.
+    pub fn push_place(&mut self, length: u64, place: usize, offset: u32) {
         self.push(Run { length, source: Some((place, offset)) });
     }
     /// Appends `length` zero bytes.

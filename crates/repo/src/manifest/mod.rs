@@ -6,4 +6,4 @@ pub mod root;
 
 pub use leaf::{Leaf, LeafRef, Run};
 pub use part::{Entry, FileStat, What};
-pub use root::{ManifestWriter, Root};
+pub use root::{ManifestWriter, Reading, Root};

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use refloat_store::Store;
+use refloat_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::leaf::Leaf;
@@ -32,6 +33,20 @@ pub struct Root {
     pub parts: Vec<PartRef>,
     /// Other byte strings by name: `backup_label`, `tablespace_map`, `facts`, `outside_files`, `configuration`.
     pub blobs: BTreeMap<String, Blob>,
+    /// How its files were read; not said by backups that can be no parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
+}
+
+/// How the files of a backup were read: what a later backup must know before it believes that a file has not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Which machine: its times and inodes mean nothing on another one.
+    pub machine: String,
+    /// Host time before the first file was looked at.
+    pub began: Timestamp,
+    /// Host time when the last backup began that read every file: this one, or one before it.
+    pub everything: Timestamp,
 }
 
 /// One part.
@@ -66,7 +81,7 @@ impl<'a> ManifestWriter<'a> {
         Self {
             packer,
             part: PartBuilder::default(),
-            root: Root { parts: Vec::new(), blobs: BTreeMap::new() },
+            root: Root { parts: Vec::new(), blobs: BTreeMap::new(), reading: None },
         }
     }
     /// Appends an entry, whose path must come after the one before.
@@ -95,6 +110,10 @@ impl<'a> ManifestWriter<'a> {
         let blob = store_blob(self.packer, bytes)?;
         self.root.blobs.insert(name.to_owned(), blob);
         Ok(())
+    }
+    /// Says how the files were read.
+    pub fn reading(&mut self, reading: Reading) {
+        self.root.reading = Some(reading);
     }
     /// Stores the last part and the root.
     ///

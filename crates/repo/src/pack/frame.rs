@@ -68,6 +68,11 @@ impl FrameRef {
     pub fn info(&self) -> FrameInfo {
         FrameInfo { index: self.index, last: false, codec: self.codec, plain: self.plain }
     }
+    /// How many of its stored bytes `length` of its plain ones stand for: what a backup that needs only those counts as
+    /// live.
+    pub fn share(&self, length: u64) -> u64 {
+        (u64::from(self.stored) * length).div_ceil(u64::from(self.plain).max(1))
+    }
     /// Where its stored bytes end in the pack.
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.stored))

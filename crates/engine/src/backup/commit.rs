@@ -1,0 +1,226 @@
+//! The end of a backup: its manifest and its commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use refloat_pg::sql::StartPoint;
+use refloat_repo::commit::{ClusterPoint, Commit, CommitNames, PackUse, Sizes};
+use refloat_repo::manifest::root::RootRef;
+use refloat_repo::manifest::{Entry, ManifestWriter, Reading, What};
+use refloat_repo::pack::PackSummary;
+use refloat_repo::{RepoError, Repository, layout};
+use refloat_types::{ObjectId, Timestamp};
+
+use super::files::Listing;
+use super::parent::{Choice, Parent, Trust, Uses};
+use super::run::{Copied, Prepared};
+use super::{BackupError, BackupReport, BackupRequest};
+
+/// Writes the manifest and the commit.
+pub(super) fn commit(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared,
+    start: &StartPoint,
+    choice: Choice,
+    copied: Copied,
+    began: Instant,
+) -> Result<BackupReport, BackupError> {
+    let Choice { kind, parent, notes: choice_notes } = choice;
+    let parent = parent.as_ref();
+    request.progress.phase("commit", 0);
+    let repository = request.repository;
+    let mut names = names(request, &copied);
+    names.bad_pages = copied.bad_pages.iter().map(|p| (p.path.clone(), u64::from(p.block))).collect();
+    let mut notes = prepared.notes.clone();
+    notes.extend(choice_notes);
+    notes.extend(copied.lost.note());
+    notes.extend(copied.listing.notes.iter().cloned());
+    if copied.collected.suspects_dropped > 0 {
+        notes.push(format!(
+            "{} more pages looked wrong and were not read again",
+            copied.collected.suspects_dropped
+        ));
+    }
+    let bad_pages = copied.bad_pages.len() as u64 + copied.collected.suspects_dropped;
+    let (stop, own_wal, read) = (copied.stop.clone(), copied.own_wal, copied.read);
+    let archiver_failing = copied.failing.clone();
+    let (reported_bad, uses) = (copied.bad_pages.clone(), copied.uses.clone());
+    let reading = reading_of(request, prepared, parent, copied.read_from);
+    let written = write_manifest(request, copied, reading)?;
+    let own: u64 = written.summaries.iter().flat_map(|summary| &summary.packs).map(|pack| pack.size).sum();
+    let packs = pack_uses(&written.summaries, &uses, parent.map_or(&[], |parent| &parent.record.packs));
+    let sizes = Sizes { entries: written.entries, source: written.bytes, read, stored: own };
+    let mut keys: Vec<ObjectId> = prepared.key.iter().map(|key| key.id()).collect();
+    keys.extend(packs.iter().map(|pack| pack.key).filter(|key| *key != ObjectId::NONE));
+    keys.sort_unstable();
+    keys.dedup();
+    if parent.is_some() {
+        present(repository, &packs, &written.summaries)?;
+    }
+    let control = &prepared.control;
+    let commit = Commit {
+        source: prepared.source,
+        backup: prepared.id,
+        number: repository.next_commit_number(prepared.source)?,
+        kind,
+        parent: parent.map(Parent::id),
+        started: prepared.started,
+        finished: request.clock.now(),
+        cluster: ClusterPoint {
+            system: control.system_identifier,
+            timeline: start.timeline,
+            start_lsn: start.lsn,
+            stop_lsn: stop.lsn,
+            start_time: start.server_time,
+            stop_time: stop.server_time,
+            wal_segment_size: start.wal_segment_size.bytes() as u32,
+            server_version: written.server_version,
+            checksums: control.checksum_version != 0,
+        },
+        sizes,
+        keys,
+        root: written.root,
+        own_wal,
+        bad_pages,
+    };
+    repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
+    prepared.note.done()?;
+    Ok(BackupReport {
+        backup: prepared.id,
+        number: commit.number,
+        kind: kind.as_str(),
+        parent: parent.map(Parent::id),
+        source: request.source.to_string(),
+        start_lsn: start.lsn,
+        stop_lsn: stop.lsn,
+        stop_time: stop.server_time,
+        entries: sizes.entries,
+        source_bytes: sizes.source,
+        read_bytes: sizes.read,
+        stored_bytes: sizes.stored,
+        seconds: began.elapsed().as_secs_f64(),
+        own_wal,
+        archiver_failing,
+        bad_pages: reported_bad,
+        notes,
+        cleared_packs: prepared.cleared_packs,
+    })
+}
+
+fn names(request: &BackupRequest<'_>, copied: &Copied) -> CommitNames {
+    let sizes = copied.facts.cluster.databases.iter();
+    CommitNames {
+        source_name: request.source.to_string(),
+        host: request.host.clone(),
+        data_directory: request.data_directory.display().to_string(),
+        label: request.label.clone(),
+        databases: sizes.map(|d| (d.name.clone(), d.size_bytes.unwrap_or(0))).collect(),
+        bad_pages: Vec::new(),
+    }
+}
+
+/// A manifest that is stored.
+struct Written {
+    root: RootRef,
+    summaries: Vec<PackSummary>,
+    entries: u64,
+    bytes: u64,
+    server_version: u32,
+}
+
+fn write_manifest(
+    request: &BackupRequest<'_>,
+    copied: Copied,
+    reading: Reading,
+) -> Result<Written, BackupError> {
+    let Copied { listing, collected, data, stop, mut facts, outside, .. } = copied;
+    facts.data_directory_mode = listing.top_mode;
+    let facts_bytes = json(&facts)?;
+    let outside_bytes = json(&outside)?;
+    let mut packer = collected.packer;
+    let (mut entries, mut bytes) = (0, 0);
+    let mut writer = ManifestWriter::new(&mut packer);
+    for entry in merge(listing, collected.files) {
+        if let What::File { size, .. } = entry.what {
+            bytes += size;
+        }
+        entries += 1;
+        writer.push(&entry)?;
+    }
+    writer.blob("backup_label", &stop.label)?;
+    writer.blob("tablespace_map", &stop.tablespace_map)?;
+    writer.blob("facts", &facts_bytes)?;
+    writer.blob("outside_files", &outside_bytes)?;
+    writer.blob("configuration", request.configuration.as_bytes())?;
+    writer.reading(reading);
+    let root = writer.finish()?;
+    let mut summaries = data;
+    summaries.push(packer.finish()?);
+    let server_version = facts.cluster.server.version_number;
+    Ok(Written { root, summaries, entries, bytes, server_version })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, BackupError> {
+    serde_json::to_vec(value).map_err(|_| BackupError::Internal("its facts cannot be written"))
+}
+
+/// All entries in the order of their paths; files that vanished are left out.
+fn merge(listing: Listing, leaves: Vec<super::collect::FileLeaves>) -> Vec<Entry> {
+    let mut entries = listing.others;
+    for (file, known) in listing.files.into_iter().zip(leaves) {
+        if known.vanished {
+            continue;
+        }
+        let What::File { stat, .. } = file.entry.what else { continue };
+        let leaves = known.leaves.into_iter().map(|(_, leaf)| leaf).collect();
+        entries.push(Entry { what: What::File { size: known.size, stat, leaves }, ..file.entry });
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    entries
+}
+
+/// Every pack that the backup needs: its own, and those of older backups that it uses.
+fn pack_uses(summaries: &[PackSummary], uses: &Uses, older: &[PackUse]) -> Vec<PackUse> {
+    let mut live: BTreeMap<ObjectId, u64> = BTreeMap::new();
+    for summary in summaries {
+        live.extend(&summary.live);
+    }
+    let own = summaries.iter().flat_map(|s| &s.packs);
+    let own = own.map(|p| PackUse {
+        id: p.id,
+        key: p.key,
+        size: p.size,
+        live: live.get(&p.id).copied().unwrap_or(0),
+    });
+    let used = older.iter().filter_map(|pack| {
+        let live = uses.get(&pack.id)?;
+        Some(PackUse { live: (*live).min(pack.size), ..*pack })
+    });
+    let mut packs: Vec<PackUse> = own.chain(used).collect();
+    packs.sort_by_key(|p| p.id);
+    packs
+}
+
+/// The packs of older backups are still there, and whole: nobody else looks before this backup is needed.
+fn present(repository: &Repository, packs: &[PackUse], own: &[PackSummary]) -> Result<(), BackupError> {
+    let own: BTreeSet<ObjectId> = own.iter().flat_map(|summary| &summary.packs).map(|pack| pack.id).collect();
+    for pack in packs.iter().filter(|pack| !own.contains(&pack.id)) {
+        let found = repository.store().head(&layout::pack(pack.id)).map_err(RepoError::from)?;
+        if found.is_none_or(|found| found.size != pack.size) {
+            return Err(BackupError::ParentPack { pack: layout::pack(pack.id).to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// What a later backup must know before it believes that a file has not changed.
+fn reading_of(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared,
+    parent: Option<&Parent>,
+    began: Timestamp,
+) -> Reading {
+    let unread = parent.filter(|parent| matches!(parent.trust, Trust::Before(_)));
+    let everything = unread.and_then(Parent::last_read).unwrap_or(prepared.started).min(began);
+    Reading { machine: request.machine.clone(), began, everything }
+}
