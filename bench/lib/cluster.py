@@ -194,6 +194,12 @@ class Cluster:
         self.settle()
         os.sync()
 
+    def change(self):
+        """Writes rows of about 1 % of the pages, drawn at random, without changing what `truth` asks for."""
+        self.sql("SELECT setseed(0.42); UPDATE pgbench_accounts SET abalance = abalance WHERE aid IN "
+                 "(SELECT (random() * (SELECT max(aid) FROM pgbench_accounts))::int FROM generate_series(1, "
+                 "(SELECT sum(pg_database_size(oid)) / 8192 / 100 FROM pg_database)::int))")
+
     # -- the server ----------------------------------------------------------------------------------------
 
     def start(self, options=""):

@@ -20,7 +20,9 @@ class Side:
         self.root = os.path.join(work, self.name, cluster.name + cluster.scale.suffix)
         self.home = os.path.join(self.root, "home")
         self.fresh = os.path.join(self.root, "fresh")
+        self.kept = os.path.join(self.root, "kept")
         self.log = os.path.join(self.root, "log")
+        self.based_bytes = 0
 
     def prepare(self):
         """Initialises a repository for the running cluster and keeps a copy of it."""
@@ -34,8 +36,19 @@ class Side:
         shutil.copytree(self.home, self.fresh, symlinks=True)
 
     def reset(self):
+        """Back to what was kept last, else to what initialisation made."""
         shutil.rmtree(self.home, ignore_errors=True)
-        shutil.copytree(self.fresh, self.home, symlinks=True)
+        shutil.copytree(self.kept if os.path.exists(self.kept) else self.fresh, self.home, symlinks=True)
+
+    def keep(self):
+        """What is there now is what `reset` puts back, until `forget`."""
+        shutil.rmtree(self.kept, ignore_errors=True)
+        shutil.copytree(self.home, self.kept, symlinks=True)
+        self.based_bytes = self.stored_bytes()
+
+    def forget(self):
+        shutil.rmtree(self.kept, ignore_errors=True)
+        self.based_bytes = 0
 
     def run(self, argv):
         """An untimed command that must succeed."""
@@ -103,6 +116,12 @@ class Peer(Side):
     def full(self):
         return self._command("--type=full", "backup")
 
+    def incremental(self, everything):
+        return self._command("--type=incr", *(["--delta"] if everything else []), "backup")
+
+    def delta(self, directory):
+        return self._command(f"--pg1-path={directory}", "--delta", "restore")
+
     def restore(self, directory):
         return self._command(f"--pg1-path={directory}", "restore")
 
@@ -159,6 +178,12 @@ class Ours(Side):
 
     def full(self):
         return self._command("backup", "bench", "--type", "full")
+
+    def incremental(self, everything):
+        return self._command("backup", "bench", "--type", "incr", *(["--scan"] if everything else []))
+
+    def delta(self, directory):
+        return self._command("restore", "bench", "latest", "--to", directory, "--delta", "--as", "copy", "--yes")
 
     def restore(self, directory):
         return self._command("restore", "bench", "latest", "--to", directory, "--as", "copy", "--yes")

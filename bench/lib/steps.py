@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import random
 import shutil
 
 from lib.measure import Runner, median
@@ -30,7 +31,7 @@ class Bench:
                 sample = self.runners[side.name].timed_each(commands)
                 next(stage, None)
                 # Before the counting pass, which may run less than all.
-                stored[side.name] = side.stored_bytes() if writes else None
+                stored[side.name] = side.stored_bytes() - side.based_bytes if writes else None
                 samples[side.name].append(sample)
                 self.talk(f"  {label} {side.name} {turn + 1}/{self.runs}: {sample.wall:.2f} s, cpu {sample.cpu:.2f} s")
         for side in self.sides:
@@ -101,13 +102,91 @@ class Bench:
             rows.append(self.in_turn(step, f"restore to {place}"))
         return rows
 
-    def _prove(self, side, target):
+    def _prove(self, side, target, keep=False):
         """A restore counts when the server it gives answers like the original. Also warms the page cache."""
         shutil.rmtree(target, ignore_errors=True)
         os.mkdir(target, 0o700)
         side.run(side.restore(target))
+        if keep:
+            return
         self.cluster.prove(target)
         shutil.rmtree(target, ignore_errors=True)
+
+    def incremental(self):
+        """Incremental backups upon a full one: nothing changed, found by the file system's word and by reading all of
+        it; then with about 1 % of the pages changed at random. What is stored is what the full backup had not."""
+        for side in self.sides:
+            side.reset()
+            self.cluster.archive_to("side", side.archive_command())
+            self.cluster.quiet()
+            side.run(side.full())
+            self.cluster.settle()
+            self.cluster.archive_to("none")
+            side.keep()
+
+        def step_of(command):
+            def step(side):
+                side.reset()
+                self.cluster.archive_to("side", side.archive_command())
+                self.cluster.quiet()
+                yield [command(side)]
+                self.cluster.settle()
+                self.cluster.archive_to("none")
+            return step
+
+        rows = []
+        try:
+            # The first one reads what was not settled when the full backup began; what follows is the usual case.
+            for side in self.sides:
+                self._once(step_of(lambda side: side.incremental(False)), side)
+            self.cluster.warm()
+            for label, everything in (("by the file system's word", False), ("all of it read", True)):
+                command = step_of(lambda side, everything=everything: side.incremental(everything))
+                rows.append(self.in_turn(command, f"incremental, nothing changed, {label}", writes=True))
+            self.cluster.change()
+            rows.append(self.in_turn(step_of(lambda side: side.incremental(False)), "incremental, 1 % changed",
+                                     writes=True))
+        finally:
+            for side in self.sides:
+                side.forget()
+        return rows
+
+    def _once(self, step, side):
+        """An untimed run whose result is the state that the timed ones begin with."""
+        stage = step(side)
+        for argv in next(stage):
+            side.run(argv)
+        next(stage, None)
+        side.keep()
+
+    def delta(self, places):
+        """Restores over a directory of which 1 % of the pages differ, taken at random; the result is the same each time."""
+        rows = []
+        for side in self.sides:
+            side.reset()
+            self.cluster.archive_to("side", side.archive_command())
+            self.cluster.quiet()
+            side.run(side.full())
+            self.cluster.settle()
+            self.cluster.archive_to("none")
+        for place, parent in places.items():
+            targets = {side.name: os.path.join(parent, "delta-" + side.name) for side in self.sides}
+            for side in self.sides:
+                self._prove(side, targets[side.name], keep=True)
+
+            def step(side, targets=targets):
+                dirty(targets[side.name])
+                os.sync()
+                yield [side.delta(targets[side.name])]
+
+            try:
+                rows.append(self.in_turn(step, f"delta restore to {place}, 1 % changed"))
+                for side in self.sides:
+                    self.cluster.prove(targets[side.name])
+            finally:
+                for target in targets.values():
+                    shutil.rmtree(target, ignore_errors=True)
+        return rows
 
     def push(self):
         """All collected segments, one process each, into a repository that was just made."""
@@ -145,3 +224,18 @@ class Bench:
             yield commands(side)
 
         return [self.in_turn(step, f"{len(paths)} segments fetched")]
+
+
+def dirty(directory):
+    """Writes into one page in a hundred of every table, drawn from a fixed seed."""
+    draw = random.Random(99)
+    for folder, _, names in os.walk(os.path.join(directory, "base")):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            pages = os.path.getsize(path) // 8192
+            if pages < 100:
+                continue
+            with open(path, "r+b") as file:
+                for page in draw.sample(range(pages), pages // 100):
+                    file.seek(page * 8192 + 5000)
+                    file.write(b"dirty")

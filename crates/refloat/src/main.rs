@@ -105,9 +105,14 @@ fn misused(error: &clap::Error, arguments: &[OsString]) -> CliError {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let mut parts = text.split("\n\n");
     let message = parts.next().unwrap_or(text).lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    let mut hints: Vec<String> = words::peer_option(arguments).map(str::to_owned).into_iter().collect();
+    let known = words::peer_option(arguments);
+    let mut hints: Vec<String> = known.map(str::to_owned).into_iter().collect();
     for part in parts {
         let part = part.trim();
+        // Of another tool's option we know more than which of ours looks like it, and how that is used.
+        if known.is_some() && part.contains("similar argument") {
+            break;
+        }
         let part = part.strip_prefix("tip: ").unwrap_or(part);
         if !part.is_empty() && !part.starts_with("For more information") {
             hints.push(part.to_owned());

@@ -29,7 +29,7 @@ Examples:
   sudo refloat backup
   sudo refloat backup prod --label 'before the upgrade'
   sudo refloat backup prod --type full            stores everything again
-  sudo refloat backup prod --scan                 stores what has changed, and reads all of it to find that
+  sudo refloat backup prod --scan                 as usual, but reads every file
 
 Exit code 3: the backup is kept, but a person must look: a damaged page in the database, archiving that fails, or a
 recovery sheet that nobody has confirmed for 72 hours.")]

@@ -306,7 +306,7 @@ fn words_of_others_and_of_later_releases() {
         &["backup", "--stanza=main"],
         &["restore", "prod", "--type=time", "--to", "/srv/copy"],
         &["backup", "--process-max=4"],
-        &["backup", "--type", "incr"],
+        &["backup", "--type", "weekly"],
         &["bakup"],
         &["explain", "XYZ-001"],
         &["check", "security"],
