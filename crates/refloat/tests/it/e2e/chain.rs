@@ -203,3 +203,45 @@ fn on_17() {
 fn on_18() {
     chain(18, true, 6, 4);
 }
+
+/// A cluster that went back to a moment before its last backup does not come from that one: an older one is referred to.
+#[test]
+fn after_going_back_the_parent_is_one_that_the_server_comes_from() {
+    let mut site = Site::new(TestCluster::builder());
+    site.cluster.psql("postgres", "create database shop");
+    site.cluster.psql("shop", "create extension pg_visibility");
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 50000) n");
+    let first = step(&site, "full");
+    site.cluster.psql("postgres", "create table early as select 1 n");
+    let moment = site.cluster.psql("postgres", "select clock_timestamp()");
+    site.cluster.psql("postgres", "update t set n = n + 1");
+    let lost = step(&site, "incr");
+    site.archive_all();
+    site.cluster.stop(StopMode::Fast);
+    site.run(&["restore", "prod", &moment, "--in-place", "--yes"]).ends(0);
+    site.cluster.start();
+    site.cluster.wait_for("postgres", "select pg_get_wal_replay_pause_state()", "paused");
+    site.run(&["takeover", "prod"]).ends(0);
+    site.cluster.wait_for("postgres", "select pg_is_in_recovery()", "f");
+    site.cluster.psql("postgres", "create table afterwards as select 2 n");
+
+    let after = step(&site, "incr");
+    let parent = |step: &Step| {
+        let listed = site.run(&["list", "prod", "--json"]).ends(0).json();
+        let all = listed["backups"].as_array().expect("backups").clone();
+        let one = all.into_iter().find(|one| one["backup"] == step.backup.as_str()).expect("listed");
+        one["parent"].as_str().map(str::to_owned)
+    };
+    assert_eq!(parent(&lost).as_ref(), Some(&first.backup));
+    assert_eq!(
+        parent(&after).as_ref(),
+        Some(&first.backup),
+        "not {}, which the server left behind",
+        lost.backup
+    );
+    prove(&site, 15, &after);
+    // And from there on the new ones follow each other.
+    let next = step(&site, "incr");
+    assert_eq!(parent(&next).as_ref(), Some(&after.backup));
+    prove(&site, 15, &next);
+}
