@@ -1,5 +1,6 @@
 //! The command line itself: help, refusals, exit codes, and that a refusal changes nothing.
 
+pub(crate) mod completions;
 mod errors;
 mod help;
 mod output;
