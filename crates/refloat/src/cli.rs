@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, completions, config, demo, explain, init, key, list, repository, restore, show,
+    backup, check, completions, config, demo, explain, init, key, list, man_pages, repository, restore, show,
     status, takeover, verify, wal,
 };
 
@@ -78,4 +78,5 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     Completions(completions::Completions),
     CompleteValues(completions::values::CompleteValues),
+    ManPages(man_pages::ManPages),
 }

@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod man_pages;
 mod overview;
 pub(crate) mod repository;
 pub(crate) mod restore;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli, load: impl Fn(Global) -> Result<Context, Failure>) -
         Command::Explain(command) => command.run(&global)?,
         Command::Demo(command) => command.run(&global)?,
         Command::Completions(command) => command.run(),
+        Command::ManPages(command) => command.run()?,
         Command::CompleteValues(command) => command.run(load),
         Command::Config(config::Config::Schema) => config::schema(),
         Command::Wal(command) => return command.run(global, load),

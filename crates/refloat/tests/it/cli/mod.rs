@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 mod errors;
 mod help;
+mod man;
 mod output;
 mod sheet;
 mod wal;
