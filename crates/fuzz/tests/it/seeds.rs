@@ -53,9 +53,11 @@ fn of_a_server(version: u32) {
     let data = cluster.data_directory();
     write("control_file", &format!("postgresql-{version}"), &read(&data.join("global/pg_control"))[..512]);
     let wal = read(&data.join("pg_wal").join(&file));
-    // The first byte says how it is read: whole and with what it says of its end, or in odd pieces as the rest of a file.
+    // The first byte says how it is read: 2 and 16 as the part of a file of 1 MiB, which its header says as well.
     write("wal_segment", &format!("postgresql-{version}"), [&[0][..], &wal[..2 * PAGE]].concat());
-    write("wal_segment", &format!("postgresql-{version}-partial"), [&[26][..], &wal[..PAGE]].concat());
+    let mut small = [&[2 | 16][..], &wal[..PAGE]].concat();
+    small[1 + 32..][..4].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    write("wal_segment", &format!("postgresql-{version}-partial"), small);
     let mut records = Records::default();
     let unfinished = InspectOptions { partial: true, ..InspectOptions::default() };
     let name = file.parse().expect("a WAL segment");
