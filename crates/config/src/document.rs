@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,15 +34,22 @@ pub(crate) fn read(file: &Path, for_root: bool) -> Result<Document, ConfigError>
     let mut document = Document { files: Vec::new(), root: Table::default(), problems: Vec::new() };
     let text = read_text(file, for_root)?;
     document.add(file, &text);
-    for part in parts(file)? {
-        let text = read_text(&part, for_root)?;
+    for part in parts(file, for_root)? {
+        let text = read_text(&part, for_root).map_err(|error| match error {
+            // It was listed: a link that leads nowhere, or a file that went away since. To go on without it, or to say
+            // that there is no configuration at all, would be wrong.
+            ConfigError::Absent { file } => {
+                ConfigError::Unreadable { file, source: rustix::io::Errno::NOENT.into() }
+            }
+            other => other,
+        })?;
         document.add(&part, &text);
     }
     Ok(document)
 }
 
 /// The files of `conf.d` beside `file`, by name. Hidden ones (editors' copies) are left out.
-fn parts(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+fn parts(file: &Path, for_root: bool) -> Result<Vec<PathBuf>, ConfigError> {
     let directory = file.parent().unwrap_or_else(|| Path::new("/")).join("conf.d");
     let unreadable = |source| ConfigError::Unreadable { file: directory.clone(), source };
     let entries = match std::fs::read_dir(&directory) {
@@ -49,6 +57,10 @@ fn parts(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(unreadable(error)),
     };
+    if for_root {
+        // Before anything is in it: whoever may write here would say what root obeys the next time.
+        rights::only_root_may_add(&directory)?;
+    }
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(unreadable)?.path();
@@ -63,7 +75,10 @@ fn parts(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 
 fn read_text(file: &Path, for_root: bool) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
-    let opened = File::open(file).map_err(|error| match error.kind() {
+    // A named pipe without a writer would hold the program for ever; without NONBLOCK it is not even opened.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(nonblocking).open(file);
+    let opened = opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ConfigError::Absent { file: file.to_owned() },
         _ => unreadable(error),
     })?;

@@ -65,19 +65,33 @@ pub(crate) fn only_root_may_write(file: &Path, opened: &Metadata) -> Result<(), 
         let mend = format!("sudo chown root:root {file_path} && sudo chmod 644 {file_path}");
         return Err(refusal(file, who, opened, mend));
     }
-    let real =
-        file.canonicalize().map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    let real = real(file)?;
     // The directory of the name that was given counts as well as that of the file it may link to.
     let given = file.parent().and_then(|directory| directory.canonicalize().ok());
     for start in [real.parent().map(Path::to_owned), given].into_iter().flatten() {
-        for directory in start.ancestors() {
-            let metadata = std::fs::metadata(directory)
-                .map_err(|source| ConfigError::Unreadable { file: directory.to_owned(), source })?;
-            if let Some(who) = other_writer(&metadata, true) {
-                let shown = shell(directory);
-                let mend = format!("sudo chown root:root {shown} && sudo chmod 755 {shown}");
-                return Err(refusal(directory, who, &metadata, mend));
-            }
+        only_root_may_write_above(&start)?;
+    }
+    Ok(())
+}
+
+/// Refuses a directory of configuration files that others than root could put files into.
+pub(crate) fn only_root_may_add(directory: &Path) -> Result<(), ConfigError> {
+    only_root_may_write_above(&real(directory)?)
+}
+
+fn real(path: &Path) -> Result<PathBuf, ConfigError> {
+    path.canonicalize().map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })
+}
+
+/// Looks at a directory and at every one above it.
+fn only_root_may_write_above(start: &Path) -> Result<(), ConfigError> {
+    for directory in start.ancestors() {
+        let metadata = std::fs::metadata(directory)
+            .map_err(|source| ConfigError::Unreadable { file: directory.to_owned(), source })?;
+        if let Some(who) = other_writer(&metadata, true) {
+            let shown = shell(directory);
+            let mend = format!("sudo chown root:root {shown} && sudo chmod 755 {shown}");
+            return Err(refusal(directory, who, &metadata, mend));
         }
     }
     Ok(())

@@ -50,7 +50,28 @@ by name. A key that is set twice is an error that names both lines; an unknown k
 checks the file, `refloat config show --origin` prints what applies and where each value came from, and\n\
 `refloat config schema` prints this page's content as a JSON schema for editors.\n\n\
 Root refuses a configuration that others could change: the files and the directories above them belong to root, and\n\
-neither group nor others may write them.\n";
+neither group nor others may write them.\n\n\
+What several sources share is written once. A source's own keys win over those of the `[template.NAME]` that it is\n\
+`like`, those over `[defaults.postgres]`, and those over what is built in; each of these may stand in a file of its own:\n\n\
+```toml\n\
+[repository.offsite]\n\
+url = \"file:///backup/db1\"\n\
+encryption = { passphrase = { file = \"/etc/refloat/passphrase\" } }\n\n\
+[repository.cold]\n\
+url = \"file:///cold/db1\"\n\
+encryption = { passphrase = { file = \"/etc/refloat/passphrase\" } }\n\n\
+[defaults.postgres]                    # for every PostgreSQL cluster\n\
+repositories = [\"offsite\", \"cold\"]\n\
+retention = { full = \"4w\", wal = \"7d\" }\n\n\
+[template.tier1]                       # for those that are like it\n\
+jobs = 8\n\n\
+[source.prod]\n\
+kind = \"postgres\"\n\
+like = \"tier1\"\n\
+data_directory = \"/var/lib/postgresql/15/main\"\n\n\
+[source.prod.retention.cold]           # in this repository, something else\n\
+yearly = 10\n\
+```\n";
 
 fn section(out: &mut String, title: &str, schema: &Json, wanted: impl Fn(&str) -> bool) {
     section_about(out, title, schema["description"].as_str().unwrap_or_default(), schema, wanted);

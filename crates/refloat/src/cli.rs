@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, config, demo, explain, init, key, list, repository, restore, show, status, takeover,
-    verify, wal,
+    backup, check, completions, config, demo, explain, init, key, list, man_pages, repository, restore, show,
+    status, takeover, verify, wal,
 };
 
 /// Keeps PostgreSQL recoverable: full backups, a WAL archive, and recovery to any moment
@@ -76,4 +76,7 @@ pub(crate) enum Command {
     Config(config::Config),
     Explain(explain::Explain),
     Demo(demo::Demo),
+    Completions(completions::Completions),
+    CompleteValues(completions::values::CompleteValues),
+    ManPages(man_pages::ManPages),
 }

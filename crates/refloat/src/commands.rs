@@ -2,12 +2,14 @@
 
 pub(crate) mod backup;
 pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod man_pages;
 mod overview;
 pub(crate) mod repository;
 pub(crate) mod restore;
@@ -23,12 +25,15 @@ use crate::error::Failure;
 use crate::{Ended, Outcome};
 
 /// Runs the command. `load` reads the configuration, for those that need one.
-pub(crate) fn run(cli: Cli, load: impl FnOnce(Global) -> Result<Context, Failure>) -> Result<Outcome, Ended> {
+pub(crate) fn run(cli: Cli, load: impl Fn(Global) -> Result<Context, Failure>) -> Result<Outcome, Ended> {
     let global = cli.global;
     let Some(command) = cli.command else { return Ok(overview::run(load(global)?)?) };
     let outcome = match command {
         Command::Explain(command) => command.run(&global)?,
         Command::Demo(command) => command.run(&global)?,
+        Command::Completions(command) => command.run(),
+        Command::ManPages(command) => command.run()?,
+        Command::CompleteValues(command) => command.run(load),
         Command::Config(config::Config::Schema) => config::schema(),
         Command::Wal(command) => return command.run(global, load),
         Command::Init(command) => command.run(load(global)?)?,

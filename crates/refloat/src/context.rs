@@ -265,6 +265,17 @@ impl Context {
         Ok(())
     }
 
+    /// Becomes the user who works for a source, and makes nothing.
+    ///
+    /// # Errors
+    /// This process may not become that user.
+    pub(crate) fn assume_only(&mut self, source: &SourceConfig) -> Result<(), Failure> {
+        if let Some(wanted) = self.wanted(source)? {
+            self.identity = wanted.assume(false)?;
+        }
+        Ok(())
+    }
+
     /// Becomes this user; root first makes the state directory for it.
     ///
     /// # Errors
@@ -413,6 +424,18 @@ impl Context {
         let pin = config.fingerprint.as_deref();
         let opened = Repository::open(store, self.state(), pin, now, &mut credentials);
         let repository = opened.map_err(|error| refused.take().unwrap_or_else(|| error.into()))?;
+        Ok(Opened { name: config.name.to_string(), repository, compression: compression(config) })
+    }
+
+    /// Opens a configured repository that this host has opened before: asks for nothing and writes nothing.
+    ///
+    /// # Errors
+    /// It was never opened here, or what the store or the repository says.
+    pub(crate) fn open_known(&self, config: &RepositoryConfig) -> Result<Opened, Failure> {
+        let store =
+            self.store(&config.url, Access::Bulk, Options { read_only: true, ..Options::default() })?;
+        let (now, pin) = (self.clock.now(), config.fingerprint.as_deref());
+        let repository = Repository::open(store, self.state(), pin, now, &mut || Err(no_identity()))?;
         Ok(Opened { name: config.name.to_string(), repository, compression: compression(config) })
     }
 

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command, Global};
 use crate::context::Context;
 use crate::error::{CliError, Failure};
 use crate::render::{complain, failure, print};
@@ -88,15 +88,21 @@ fn run(arguments: &[OsString]) -> Result<Outcome, Ended> {
         }
         Err(error) => return Err(misused(&error, arguments).into()),
     };
-    log::begin(cli.global.verbose, cli.global.quiet);
+    // Who is in the middle of typing a line is told nothing.
+    if !matches!(cli.command, Some(Command::CompleteValues(_))) {
+        log::begin(cli.global.verbose, cli.global.quiet);
+    }
+    commands::run(cli, load)
+}
+
+/// Reads the configuration that is meant, if there is one.
+fn load(global: Global) -> Result<Context, Failure> {
     let variable = environment("REFLOAT_CONFIG").map(PathBuf::from);
-    let named =
-        cli.global.config.as_deref().or(variable.as_deref().filter(|path| !path.as_os_str().is_empty()));
+    let named = global.config.as_deref().or(variable.as_deref().filter(|path| !path.as_os_str().is_empty()));
     let is_named = named.is_some();
     let file = refloat_config::file_to_load(named, None);
     let file = std::path::absolute(&file).unwrap_or(file);
-    let load = |global| Context::load(global, file, is_named, environment);
-    commands::run(cli, load)
+    Context::load(global, file, is_named, environment)
 }
 
 /// A command line that clap refuses, in our shape.

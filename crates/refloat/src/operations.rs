@@ -4,7 +4,7 @@
 //! JSON object a line). A pushed WAL file carries its own signed header, so pushes and fetches go to the local log only.
 //! A record that cannot be written is a warning: what was done is not undone by that.
 
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -109,6 +109,32 @@ impl Operation {
     }
 }
 
+/// How much of the end of the local log is looked through.
+const REMEMBERED: u64 = 4 << 20;
+/// Less than this says nothing about the speed: starting takes longer.
+const TELLING: u64 = 16 << 20;
+
+/// The last operation of this name that was done here and moved enough to tell how fast it goes: bytes a second, and when.
+pub(crate) fn last_speed(context: &Context, name: &str) -> Option<(f64, Timestamp)> {
+    last_speed_in(&context.state_path()?.join("log").join("operations.jsonl"), name)
+}
+
+fn last_speed_in(log: &Path, name: &str) -> Option<(f64, Timestamp)> {
+    let mut file = std::fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(REMEMBERED))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(REMEMBERED).read_to_end(&mut bytes).ok()?;
+    // Most lines are of WAL, and not worth being parsed.
+    let mark = format!("\"operation\":\"{name}\"");
+    bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
+        let line = std::str::from_utf8(line).ok().filter(|line| line.contains(&mark))?;
+        let record: OperationRecord = serde_json::from_str(line).ok()?;
+        let tells = record.operation == name && record.result == "done" && record.bytes >= TELLING;
+        (tells && record.seconds > 0.0).then(|| (record.bytes as f64 / record.seconds, record.started))
+    })
+}
+
 /// One write, so that lines of several processes never mix.
 fn append(path: &Path, record: &OperationRecord) -> std::io::Result<()> {
     if let Some(directory) = path.parent() {
@@ -118,4 +144,39 @@ fn append(path: &Path, record: &OperationRecord) -> std::io::Result<()> {
     line.push(b'\n');
     let mut file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     file.write_all(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_speed_is_that_of_the_last_one_that_tells() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let log = directory.path().join("log").join("operations.jsonl");
+        assert_eq!(last_speed_in(&log, "restore"), None);
+        let at = |second| Timestamp::from_second(second).expect("it is in range");
+        for (second, operation, result, bytes) in [
+            (1, "restore", "done", 100 << 20),
+            (2, "restore", "done", 200 << 20),
+            (3, "restore", "failed", 900 << 20),
+            (4, "restore", "done", 1 << 20),
+            (5, "wal push", "done", 16 << 20),
+        ] {
+            let record = OperationRecord {
+                operation: operation.to_owned(),
+                source: None,
+                who: "postgres@db1".to_owned(),
+                started: at(second),
+                seconds: 2.0,
+                result: result.to_owned(),
+                detail: None,
+                bytes,
+                about: None,
+                version: "0.1.0".to_owned(),
+            };
+            append(&log, &record).expect("own directory");
+        }
+        assert_eq!(last_speed_in(&log, "restore"), Some(((100_u64 << 20) as f64, at(2))));
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,6 +19,12 @@ const EVERY: Duration = Duration::from_secs(30);
 pub(crate) struct Meter {
     out: Out,
     bar: Option<ProgressBar>,
+    state: Arc<State>,
+    /// Dropped, it ends the thread that writes lines.
+    _lines: Option<Sender<()>>,
+}
+
+struct State {
     done: AtomicU64,
     phase: Mutex<Phase>,
 }
@@ -26,7 +33,6 @@ struct Phase {
     name: String,
     total: u64,
     began: Instant,
-    told: Instant,
 }
 
 impl Meter {
@@ -37,9 +43,11 @@ impl Meter {
             bar.set_style(spinner());
             bar
         });
-        let now = Instant::now();
-        let phase = Mutex::new(Phase { name: String::new(), total: 0, began: now, told: now });
-        Self { out, bar, done: AtomicU64::new(0), phase }
+        let phase = Mutex::new(Phase { name: String::new(), total: 0, began: Instant::now() });
+        let state = Arc::new(State { done: AtomicU64::new(0), phase });
+        let wants_lines = bar.is_none() && !out.quiet;
+        let lines = wants_lines.then(|| tell_every(EVERY, Arc::clone(&state), move |line| out.say(&line)));
+        Self { out, bar, state, _lines: lines.flatten() }
     }
 
     /// Takes the bar away.
@@ -48,17 +56,45 @@ impl Meter {
             bar.finish_and_clear();
         }
     }
+}
 
-    fn line(phase: &Phase, done: u64) -> String {
-        let seconds = phase.began.elapsed().as_secs_f64().max(0.001);
-        let rate = done as f64 / seconds;
-        let mut line = format!("{}: {}", phase.name, ByteSize(done));
-        if let Some(share) = done.saturating_mul(100).checked_div(phase.total) {
-            line.push_str(&format!(" of {} ({}%)", ByteSize(phase.total), share.min(100)));
+/// Tells a line again and again, also while nothing moves: a sync can take minutes, and silence looks like a hang. `None`
+/// where no thread can be started, which is no reason to fail.
+fn tell_every(
+    every: Duration,
+    state: Arc<State>,
+    tell: impl Fn(String) + Send + 'static,
+) -> Option<Sender<()>> {
+    let (keep, ended) = channel::<()>();
+    let lines = move || {
+        while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+            tell(state.line());
+        }
+    };
+    std::thread::Builder::new().name("progress".to_owned()).spawn(lines).ok().map(|_| keep)
+}
+
+impl State {
+    fn line(&self) -> String {
+        let phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        phase.line(self.done.load(Ordering::Relaxed))
+    }
+}
+
+impl Phase {
+    fn line(&self, done: u64) -> String {
+        let taken = self.began.elapsed();
+        if done == 0 && self.total == 0 {
+            return format!("{}: {} so far", self.name, time::length(taken));
+        }
+        let rate = done as f64 / taken.as_secs_f64().max(0.001);
+        let mut line = format!("{}: {}", self.name, ByteSize(done));
+        if let Some(share) = done.saturating_mul(100).checked_div(self.total) {
+            line.push_str(&format!(" of {} ({}%)", ByteSize(self.total), share.min(100)));
         }
         line.push_str(&format!(", {}/s", ByteSize(rate as u64)));
-        if phase.total > done && rate > 1.0 {
-            let left = Duration::from_secs_f64((phase.total - done) as f64 / rate);
+        if self.total > done && rate > 1.0 {
+            let left = Duration::from_secs_f64((self.total - done) as f64 / rate);
             line.push_str(&format!(", about {} left", time::length(left)));
         }
         line
@@ -81,10 +117,9 @@ fn spinner() -> ProgressStyle {
 
 impl Progress for Meter {
     fn phase(&self, name: &str, total_bytes: u64) {
-        self.done.store(0, Ordering::Relaxed);
-        let now = Instant::now();
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) =
-            Phase { name: name.to_owned(), total: total_bytes, began: now, told: now };
+        self.state.done.store(0, Ordering::Relaxed);
+        *self.state.phase.lock().unwrap_or_else(PoisonError::into_inner) =
+            Phase { name: name.to_owned(), total: total_bytes, began: Instant::now() };
         let Some(bar) = &self.bar else {
             tracing::info!(phase = name, bytes = total_bytes, "begins");
             return;
@@ -102,19 +137,9 @@ impl Progress for Meter {
     }
 
     fn advance(&self, bytes: u64) {
-        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let done = self.state.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-            return;
-        }
-        if self.out.quiet {
-            return;
-        }
-        // Whoever finds the lock taken leaves the line to the other.
-        let Ok(mut phase) = self.phase.try_lock() else { return };
-        if phase.told.elapsed() >= EVERY {
-            phase.told = Instant::now();
-            self.out.say(&Self::line(&phase, done));
         }
     }
 
@@ -133,8 +158,25 @@ mod tests {
     #[test]
     fn a_line_tells_share_rate_and_rest() {
         let began = Instant::now().checked_sub(Duration::from_secs(10)).expect("the clock is old enough");
-        let phase = Phase { name: "copying".into(), total: 4 << 30, began, told: began };
-        let line = Meter::line(&phase, 1 << 30);
+        let phase = Phase { name: "copying".into(), total: 4 << 30, began };
+        let line = phase.line(1 << 30);
         assert!(line.starts_with("copying: 1.0 GB of 4.0 GB (25%), 102 MB/s, about 30 s left"), "{line}");
+        let durable = Phase { name: "making it durable".into(), total: 0, began };
+        assert_eq!(durable.line(0), "making it durable: 10 s so far");
+    }
+
+    #[test]
+    fn lines_come_while_nothing_moves_and_end_with_the_meter() {
+        let phase = Mutex::new(Phase { name: "waiting".into(), total: 100, began: Instant::now() });
+        let state = Arc::new(State { done: AtomicU64::new(0), phase });
+        let (tell, told) = channel();
+        let keep = tell_every(Duration::from_millis(1), state, move |line| drop(tell.send(line)));
+        for _ in 0..2 {
+            let line = told.recv().expect("it goes on");
+            assert!(line.starts_with("waiting: 0 B of 100 B (0%)"), "{line}");
+        }
+        drop(keep);
+        // Its end takes the sender along.
+        while told.recv().is_ok() {}
     }
 }

@@ -479,6 +479,33 @@ fn names_that_are_defined_nowhere() {
 }
 
 #[test]
+fn templates_and_defaults_take_no_template_themselves() {
+    assert_snapshot!(wrong_in_source("like = \"a\"\n[template.a]\nlike = \"b\"\n[template.b]\njobs = 2"), @r#"
+    error[CFG-005]: /etc/refloat/refloat.toml:11:1: unknown setting "like" in [template.a]
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   "like" belongs in [source.NAME].
+      exit:   2
+    "#);
+    assert_snapshot!(wrong_in_source("[defaults.postgres]\nlike = \"a\"\n[template.a]\njobs = 2"), @r#"
+    error[CFG-005]: /etc/refloat/refloat.toml:10:1: unknown setting "like" in [defaults.postgres]
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   "like" belongs in [source.NAME].
+      exit:   2
+    "#);
+    assert_snapshot!(wrong_in_source("[template]\njobs = 2"), @r"
+    error[CFG-007]: /etc/refloat/refloat.toml:10:1: template.jobs: a template has a name: [template.NAME]
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   Write [template.NAME] above jobs = ….
+      exit:   2
+    ");
+    assert_snapshot!(wrong_in_source("like = [\"a\", \"b\"]"), @r"
+    error[CFG-006]: /etc/refloat/refloat.toml:9:8: source.prod.like takes a string, not a list
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      exit:   2
+    ");
+}
+
+#[test]
 fn sources_that_lack_something_or_collide() {
     assert_snapshot!(wrong(&BASE.replace("kind", "#")), @r#"
     error[CFG-008]: /etc/refloat/refloat.toml:6:9: [source.prod] lacks "kind"

@@ -80,6 +80,70 @@ fn a_key_set_in_two_files_names_both_lines() {
 }
 
 #[test]
+fn layers_may_stand_in_different_files() {
+    let place = Place::new();
+    place.write(
+        "conf.d/10-defaults.toml",
+        "[defaults.postgres]\njobs = 2\ncheckpoint = \"spread\"\nretention = { full = \"4w\", wal = \"7d\" }\n",
+    );
+    place.write("conf.d/20-tiers.toml", "[template.tier1]\njobs = 8\nwal_push_timeout = \"2 min\"\n");
+    place.write(
+        "conf.d/30-prod.toml",
+        "[source.prod]\nlike = \"tier1\"\njobs = 16\n[source.prod.retention.offsite]\nyearly = 10\n",
+    );
+    let config = place.load().expect("it is right");
+    let shown = config.show(true).replace(&place.directory.path().display().to_string(), "/DIR");
+    let (_, prod) = shown.split_once("[source.prod]\n").expect("it is shown");
+    let tidy: Vec<String> =
+        prod.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_snapshot!(tidy.join("\n"), @r#"
+    backup_wal = "auto" # built in
+    checkpoint = "spread" # /DIR/conf.d/10-defaults.toml:3 [defaults.postgres]
+    data_directory = "/var/lib/postgresql/15/main" # /DIR/refloat.toml:8
+    jobs = 16 # /DIR/conf.d/30-prod.toml:3
+    kind = "postgres" # /DIR/refloat.toml:7
+    like = "tier1" # /DIR/conf.d/30-prod.toml:2
+    repositories = ["offsite"] # built in
+    run_on = "primary" # built in
+    wal = "push" # built in
+    wal_fetch_timeout = "60s" # built in
+    wal_push_timeout = "2 min" # /DIR/conf.d/20-tiers.toml:3 [template.tier1]
+
+    [source.prod.retention]
+    full = "4w" # /DIR/conf.d/10-defaults.toml:4 [defaults.postgres]
+    wal = "7d" # /DIR/conf.d/10-defaults.toml:4 [defaults.postgres]
+
+    [source.prod.retention.offsite]
+    yearly = 10 # /DIR/conf.d/30-prod.toml:4
+    "#);
+}
+
+#[test]
+fn a_table_closed_in_one_file_cannot_be_continued_in_another() {
+    let place = Place::new();
+    place.write("refloat.toml", format!("{BASE}retention = {{ full = 3 }}\n"));
+    place.write("conf.d/30-prod.toml", "[source.prod.retention.offsite]\nyearly = 10\n");
+    assert_snapshot!(place.printed(&place.load().expect_err("set twice")), @r#"
+    error[CFG-004]: /DIR/conf.d/30-prod.toml:1:14: "retention" is set twice: here and at /DIR/refloat.toml:9
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   Keep one of the two lines; none of them wins over the other.
+      exit:   2
+    "#);
+    place.write("refloat.toml", format!("{BASE}[source.prod.retention]\nfull = 3\n"));
+    let config = place.load().expect("a table with a header can be");
+    let prod = config.sources.values().next().expect("there is one");
+    let offsite = "offsite".parse().expect("a name");
+    assert_eq!(
+        prod.retention_in(&offsite).and_then(|policy| policy.yearly.clone()),
+        Some(refloat_config::Keep::Count(10))
+    );
+    assert_eq!(
+        prod.retention.as_ref().and_then(|policy| policy.full.clone()),
+        Some(refloat_config::Keep::Count(3))
+    );
+}
+
+#[test]
 fn an_absent_file() {
     let place = Place::new();
     let error = Config::load(&place.path("other.toml")).expect_err("it is not there");
@@ -124,6 +188,41 @@ fn files_that_cannot_be_read() {
     assert_snapshot!(place.printed(&place.load().expect_err("conf.d is no directory")), @r"
     error[CFG-002]: could not read the configuration /DIR/conf.d
       cause:  Not a directory (os error 20)
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   Run the command as root or as the owner of the data directory; both have to be able to read it.
+      exit:   2
+    ");
+}
+
+/// What is listed in `conf.d` and cannot be read is never taken for something that is not there.
+#[test]
+fn parts_that_cannot_be_read_are_named() {
+    let place = Place::new();
+    let part = place.write("conf.d/10-a.toml", "");
+    fs::remove_file(&part).expect("it is there");
+    std::os::unix::fs::symlink("nowhere", &part).expect("it can be made");
+    assert_snapshot!(place.printed(&place.load().expect_err("a link to nowhere")), @r"
+    error[CFG-002]: could not read the configuration /DIR/conf.d/10-a.toml
+      cause:  No such file or directory (os error 2)
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   Run the command as root or as the owner of the data directory; both have to be able to read it.
+      exit:   2
+    ");
+    fs::remove_file(&part).expect("it is there");
+    fs::create_dir(&part).expect("it can be made");
+    assert_snapshot!(place.printed(&place.load().expect_err("a directory")), @r"
+    error[CFG-002]: could not read the configuration /DIR/conf.d/10-a.toml
+      cause:  it is not a regular file
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   Run the command as root or as the owner of the data directory; both have to be able to read it.
+      exit:   2
+    ");
+    fs::remove_dir(&part).expect("it is there");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &part, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    assert_snapshot!(place.printed(&place.load().expect_err("a pipe that nobody writes")), @r"
+    error[CFG-002]: could not read the configuration /DIR/conf.d/10-a.toml
+      cause:  it is not a regular file
       safe:   nothing was changed; the configuration is checked before anything else is done
       hint:   Run the command as root or as the owner of the data directory; both have to be able to read it.
       exit:   2
@@ -216,8 +315,16 @@ fn root_refuses_a_configuration_that_others_could_change() {
       exit:   2
     ");
     set(&part, 0o644);
+    chown(&part, Some(65_534), None).expect("root may");
+    assert_snapshot!(place.printed(&place.load().expect_err("a part of another user")), @r#"
+    error[CFG-010]: /DIR/conf.d/a.toml can be changed by user "nobody" (-rw-r--r-- nobody root), and root would obey it
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   sudo chown root:root /DIR/conf.d/a.toml && sudo chmod 644 /DIR/conf.d/a.toml
+      exit:   2
+    "#);
+    fs::remove_file(&part).expect("it is there");
     set(&place.path("conf.d"), 0o757);
-    assert_snapshot!(place.printed(&place.load().expect_err("conf.d")), @r"
+    assert_snapshot!(place.printed(&place.load().expect_err("conf.d, before anything is in it")), @r"
     error[CFG-010]: /DIR/conf.d can be changed by everybody (drwxr-xrwx root root), and root would obey it
       safe:   nothing was changed; the configuration is checked before anything else is done
       hint:   sudo chown root:root /DIR/conf.d && sudo chmod 755 /DIR/conf.d

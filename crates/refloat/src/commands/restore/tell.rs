@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
 use refloat_engine::pitr;
 use refloat_engine::restore::{Become, RestorePlan, RestoreReport, TargetAction};
@@ -12,6 +13,7 @@ use serde_json::json;
 use super::ask::Asked;
 use super::place::Place;
 use crate::context::Context;
+use crate::operations::last_speed;
 use crate::render::text::{count, shell_path};
 use crate::render::time;
 
@@ -72,6 +74,15 @@ pub(super) fn plan(context: &Context, asked: &Asked, found: &pitr::Plan, plan: &
                 ByteSize(space.free),
                 space.path.display()
             ),
+        );
+    }
+    if let Some((speed, when)) = last_speed(context, "restore")
+        && let Ok(length) = Duration::try_from_secs_f64(plan.bytes as f64 / speed)
+    {
+        let length = time::length(length);
+        line(
+            "takes",
+            format!("about {length}, as fast as the restore of {}; then the WAL", time::moment(when)),
         );
     }
     match &found.wal {

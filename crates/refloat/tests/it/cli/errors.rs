@@ -57,9 +57,16 @@ impl Scene {
 
     /// Runs as the owner, with nothing in its environment but a zone.
     pub(super) fn bare(&self, arguments: &[&str]) -> Command {
-        let mut command = self.owner.bare_command(crate::program());
+        let mut command = self.program(&crate::program());
+        command.args(arguments);
+        command
+    }
+
+    /// Another program as the owner, as bare.
+    pub(super) fn program(&self, program: &str) -> Command {
+        let mut command = self.owner.bare_command(program);
         // Not the host's zone: what is printed must be the same everywhere.
-        command.args(arguments).current_dir(self.home.path()).env("TZ", "Europe/Berlin");
+        command.current_dir(self.home.path()).env("TZ", "Europe/Berlin");
         command
     }
 
@@ -82,7 +89,7 @@ impl Scene {
     }
 
     /// Every file with its size, mode and time, without the log of operations.
-    fn state(&self) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
+    pub(super) fn state(&self) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
         fn walk(path: &Path, into: &mut BTreeMap<PathBuf, (u64, u32, i64, i64)>) {
             let Ok(meta) = std::fs::symlink_metadata(path) else { return };
             if path.ends_with("state/log") || path.ends_with("state") {
@@ -163,6 +170,20 @@ fn several_faults_are_told_at_once() {
     let scene = Scene::new();
     scene.configure("jobs = 0\ncheckpoint = \"slow\"");
     insta::assert_snapshot!(scene.refused(&["config", "check"]));
+}
+
+#[test]
+fn an_unreadable_file_of_conf_d_is_named() {
+    let scene = Scene::new();
+    scene.owner.make_dir(&scene.path("conf.d"));
+    scene.write("conf.d/10-more.toml", "", 0o000);
+    insta::assert_snapshot!(scene.refused(&["list"]), @r"
+    exit 2
+    error[CFG-002]: could not read the configuration ROOT/conf.d/10-more.toml
+      detail: Permission denied (os error 13)
+      safe:   nothing was changed; the configuration is checked before anything else is done
+      hint:   Run the command as root or as the owner of the data directory; both have to be able to read it.
+    ");
 }
 
 #[test]

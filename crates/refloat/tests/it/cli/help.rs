@@ -50,4 +50,5 @@ helps! {
     config_schema: ["config", "schema"],
     explain: ["explain"],
     demo: ["demo"],
+    completions: ["completions"],
 }

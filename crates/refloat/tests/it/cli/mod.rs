@@ -1,7 +1,9 @@
 //! The command line itself: help, refusals, exit codes, and that a refusal changes nothing.
 
+pub(crate) mod completions;
 mod errors;
 mod help;
+mod man;
 mod output;
 mod sheet;
 mod wal;

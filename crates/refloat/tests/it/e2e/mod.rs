@@ -1,6 +1,7 @@
 //! The whole way on real servers: back up, archive, restore to a moment, start, compare with the truth of that moment.
 
 mod chain;
+mod completions;
 mod debian;
 mod kills;
 mod limits;
