@@ -189,6 +189,11 @@ impl Aside {
 }
 
 impl LinkedMove {
+    /// The oid of the tablespace whose link it is; `None` for `pg_wal`.
+    pub(super) fn oid(&self) -> Option<u32> {
+        link_of(self.link.as_bytes())
+    }
+
     fn run(&self, directory: &Path) -> Result<(), RestoreError> {
         let Move { from, to } = &self.path;
         if fs::symlink_metadata(to).is_err() {

@@ -169,6 +169,12 @@ pub(super) fn is_mount_point(path: &Path) -> bool {
     }
 }
 
+/// Whether two directories are on different file systems.
+pub(super) fn is_on_another_file_system(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    device(one) != device(other)
+}
+
 /// Whether this process may add and remove names in a directory.
 pub(super) fn may_rename_in(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()

@@ -45,6 +45,20 @@ pub enum RestoreError {
         /// That source.
         other: String,
     },
+    /// A restore over a cluster stopped half-way there, and this one would begin anew.
+    #[error("{} holds a half-finished restore with --delta", path.display())]
+    HalfDelta {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Nothing proves that it is the backup's cluster, and it would be written over.
+    #[error("it is not certain which cluster {} holds: {why}", path.display())]
+    UnknownCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The path is not one to restore into.
     #[error("cannot restore into {}: {why}", path.display())]
     BadPlace {
@@ -221,6 +235,14 @@ impl Explain for RestoreError {
             }
             Self::OtherRestore { .. } => Advice::failed("RST-013", UNTOUCHED)
                 .hint("Finish that restore, or remove the directory, or choose another one."),
+            Self::HalfDelta { path } => {
+                Advice::failed("RST-024", "nothing was touched; the directory cannot be started as it is")
+                    .hint("Run the restore again with --delta: it goes on, and reuses what is there.")
+                    .hint(format!("Or move {} elsewhere, and restore without --delta.", path.display()))
+            }
+            Self::UnknownCluster { .. } => Advice::failed("RST-025", UNTOUCHED)
+                .hint("With --delta what is there is written over, so it must be certain that it is this cluster.")
+                .hint("Restore with --in-place and without --delta: what is there is renamed beside it. Or choose an empty directory."),
             Self::TargetTooEarly { .. } => {
                 Advice::usage("RST-018", UNTOUCHED).hint("Choose an older backup, or a later target.")
             }

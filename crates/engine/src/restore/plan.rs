@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use refloat_pg::control::{ControlFile, read_settled};
 use refloat_pg::server::{ServerState, server_state};
 use refloat_repo::Repository;
+use refloat_repo::crypt::page_hash::PageHasher;
 use refloat_repo::manifest::{Entry, What};
 use refloat_types::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 
 use super::aside::{Aside, Move, link_of};
 use super::claim::{self, Found};
-use super::disk::{is_empty, is_mount_point, may_rename_in, nearest, real_path};
+use super::delta::Reuse;
+use super::disk::{is_empty, is_mount_point, is_on_another_file_system, may_rename_in, nearest, real_path};
 use super::error::{RestoreError, io_error};
 use super::marker::Marker;
 use super::read::Backup;
@@ -24,6 +26,7 @@ use super::{Destination, RestoreRequest, Target};
 pub struct RestorePlan {
     pub(super) request: RestoreRequest,
     pub(super) backup: Backup,
+    pub(super) hasher: PageHasher,
     pub(super) control: Vec<u8>,
     pub(super) control_entry: Entry,
     pub(super) label: Vec<u8>,
@@ -50,6 +53,8 @@ pub struct RestorePlan {
     pub set_aside: Vec<Move>,
     /// Whether a half-finished restore of this source is begun anew there.
     pub again: bool,
+    /// A cluster is there, and what is the same in it is reused.
+    pub delta: bool,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -63,6 +68,8 @@ pub(super) enum Present {
     Half(Marker),
     /// A cluster to be set aside, or one that half is.
     Cluster(Aside),
+    /// A cluster to be restored over, or one that half is.
+    Reused(Reuse),
 }
 
 impl Present {
@@ -72,6 +79,7 @@ impl Present {
             Self::Nothing => None,
             Self::Half(marker) => marker.wal_directory.clone(),
             Self::Cluster(aside) => aside.wal_directory(),
+            Self::Reused(reuse) => reuse.wal_directory.clone(),
         }
     }
 }
@@ -170,12 +178,18 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         mode: mode(&directory, recorded.map(|facts| facts.data_directory_mode)),
         entries: contents.entries,
         bytes: contents.bytes,
-        again: matches!(present, Present::Half(_)),
+        again: match &present {
+            Present::Nothing | Present::Cluster(_) => false,
+            Present::Half(_) => true,
+            Present::Reused(reuse) => reuse.goes_on(),
+        },
+        delta: matches!(present, Present::Reused(_)),
         set_aside: Vec::new(),
         space: Vec::new(),
         notes: made.map(|path| format!("recovery makes a tablespace in {}", path.display())).collect(),
         request,
         backup,
+        hasher: repository.page_hasher(),
         control,
         control_entry,
         label,
@@ -229,7 +243,12 @@ pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Pres
             let other = marker.source_name;
             return Err(RestoreError::OtherRestore { path: directory.to_owned(), other });
         }
-        return Ok(Present::Half(marker));
+        return match (marker.delta.is_some(), request.delta) {
+            (false, _) => Ok(Present::Half(marker)),
+            (true, true) => Reuse::look(directory, request, Some(marker)).map(Present::Reused),
+            // Beginning anew would remove what may still be the only copy of the old cluster.
+            (true, false) => Err(RestoreError::HalfDelta { path: directory.to_owned() }),
+        };
     }
     if in_place && let Some(left) = Aside::unfinished(directory).map_err(unfinished)? {
         return Ok(Present::Cluster(left));
@@ -238,6 +257,9 @@ pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Pres
         return Ok(Present::Nothing);
     }
     refuse_foreign(directory, request)?;
+    if request.delta && directory.join("PG_VERSION").exists() {
+        return Reuse::look(directory, request, None).map(Present::Reused);
+    }
     if in_place && directory.join("PG_VERSION").exists() {
         let aside = Aside::plan(directory, &request.restore_id).map_err(unfinished)?;
         return Ok(Present::Cluster(aside));
@@ -396,6 +418,7 @@ impl RestorePlan {
                 }
             }
             let found = match &self.present {
+                Present::Reused(reuse) => self.look_outside(reuse, &place)?,
                 Present::Cluster(aside) if aside.will_move(&place) => Found::Free,
                 Present::Half(marker) => {
                     claim::look(&place, Some(&marker.claim())).map_err(io_error("read", &place))?
@@ -403,11 +426,29 @@ impl RestorePlan {
                 _ => claim::look(&place, None).map_err(io_error("read", &place))?,
             };
             if found == Found::Taken {
-                return refuse("it is not empty");
+                let theirs = matches!(&self.present, Present::Reused(reuse)
+                    if self.tablespaces.iter().any(|t| t.goes.as_ref() == Some(&place) && reuse.is_the_sources(t)));
+                return refuse(if theirs {
+                    "it is not empty, and it is the source's own place, which only --in-place restores over"
+                } else {
+                    "it is not empty"
+                });
             }
             taken.push(place);
         }
         Ok(())
+    }
+
+    /// What is at a place outside, for a restore over a cluster.
+    fn look_outside(&self, reuse: &Reuse, place: &Path) -> Result<Found, RestoreError> {
+        let kept = |t: &Tablespace| t.goes.as_deref() == Some(place) && reuse.keeps(t);
+        if self.tablespaces.iter().any(kept) {
+            return Ok(Found::Ours);
+        }
+        if reuse.will_move(place, &self.tablespaces) {
+            return Ok(Found::Free);
+        }
+        claim::look(place, reuse.claim().as_ref()).map_err(io_error("read", place))
     }
 
     /// Where replay makes tablespaces nothing else may be: it does not look.
@@ -415,7 +456,11 @@ impl RestorePlan {
         let ours = self.outside();
         for path in &self.request.made_tablespaces {
             let real = real_path(path)?;
-            let moves = matches!(&self.present, Present::Cluster(aside) if aside.will_move(&real));
+            let moves = match &self.present {
+                Present::Cluster(aside) => aside.will_move(&real),
+                Present::Reused(reuse) => reuse.will_move(&real, &self.tablespaces),
+                Present::Nothing | Present::Half(_) => false,
+            };
             if moves || ours.contains(&real) {
                 continue;
             }
@@ -428,9 +473,15 @@ impl RestorePlan {
 
     /// What is set aside must be possible to rename.
     fn check_aside(&mut self) -> Result<(), RestoreError> {
-        let Present::Cluster(aside) = &self.present else { return Ok(()) };
-        let moves = std::iter::once(&aside.directory).chain(aside.linked.iter().map(|linked| &linked.path));
-        for step in moves {
+        let moves: Vec<Move> = match &self.present {
+            Present::Cluster(aside) => {
+                let linked = aside.linked.iter().map(|linked| &linked.path);
+                std::iter::once(&aside.directory).chain(linked).cloned().collect()
+            }
+            Present::Reused(reuse) => reuse.moves(&self.tablespaces),
+            Present::Nothing | Present::Half(_) => return Ok(()),
+        };
+        for step in &moves {
             // A crash left some of them done.
             if fs::symlink_metadata(&step.from).is_err() || fs::symlink_metadata(&step.to).is_ok() {
                 continue;
@@ -442,21 +493,34 @@ impl RestorePlan {
                     "a file system is mounted there, and a mount point cannot be renamed".to_owned(),
                 );
             }
-            if !may_rename_in(parent) {
-                return refuse(format!("this user may not rename in {}", parent.display()));
+            // `pg_wal` goes out of the data directory, beside it.
+            let beside = step.to.parent().unwrap_or(Path::new("/"));
+            if is_on_another_file_system(&step.from, beside) {
+                return refuse(format!("{} is on another file system", beside.display()));
+            }
+            for parent in [parent, beside] {
+                if !may_rename_in(parent) {
+                    return refuse(format!("this user may not rename in {}", parent.display()));
+                }
             }
             self.set_aside.push(step.clone());
         }
         Ok(())
     }
 
-    /// Space on each file system. What is set aside stays; what a half-finished restore left will go.
+    /// Space on each file system. What is set aside stays; what a half-finished restore left will go, and what is reused
+    /// is there already.
     fn check_space(&mut self) -> Result<(), RestoreError> {
         let outside: u64 = self.tablespaces.iter().filter(|t| t.goes.is_some()).map(|t| t.bytes).sum();
         let wal = self.wal.segments().count() as u64 + 3;
         let own = self.bytes - outside + wal * self.wal.segment_size.bytes();
         let mut needs = vec![(self.directory.clone(), own)];
         needs.extend(self.tablespaces.iter().filter_map(|t| Some((t.goes.clone()?, t.bytes))));
+        // What is renamed stays on the disk.
+        let aside = |path: &Path| -> u64 {
+            let within = self.set_aside.iter().filter(|step| step.from.starts_with(path));
+            within.map(|step| used(&step.from)).sum()
+        };
         let mut by_device: BTreeMap<u64, SpaceNeed> = BTreeMap::new();
         for (path, need) in needs {
             let there = nearest(&path);
@@ -465,7 +529,7 @@ impl RestorePlan {
                 Ok(meta) => meta.dev(),
                 Err(error) => return Err(fail(error)),
             };
-            let freed = if self.again { used(&path) } else { 0 };
+            let freed = if self.again || self.delta { used(&path).saturating_sub(aside(&path)) } else { 0 };
             let place = match by_device.entry(device) {
                 std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::btree_map::Entry::Vacant(new) => {
