@@ -214,7 +214,7 @@ impl Explain for RestoreError {
                 .hint("For a moment after a new backup: refloat backup, then restore from that one.")
                 .hint("For an earlier moment: choose one before that tablespace was made, or restore on a host where the directory is free."),
             Self::CannotSetAside { path, .. } => Advice::failed("RST-007", UNTOUCHED)
-                .hint(format!("Move the contents of {} elsewhere by hand, then restore with --in-place again.", path.display()))
+                .hint(format!("Move the contents of {} elsewhere by hand, then run the same restore again.", path.display()))
                 .hint("Or restore with --to into a directory beside it."),
             Self::BadPlace { .. } => {
                 Advice::usage("RST-008", UNTOUCHED).hint("Choose a directory that is empty or does not exist yet.")

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use refloat_pg::control::read_settled;
 
 use super::super::aside::{Aside, Move};
-use super::super::disk::{real_path, with_suffix};
+use super::super::disk::{is_empty, real_path, with_suffix};
 use super::super::error::{RestoreError, io_error};
 use super::super::marker::{Claim, Marker};
 use super::super::plan::Tablespace;
@@ -137,20 +138,25 @@ fn old_wal(
     let inside = Move { from: path.clone(), to: beside };
     match before {
         Some(marker) => {
-            // The new pg_wal may be there already: then the old one bears its new name.
+            // The pg_wal that is there may be the new one, which is not set aside.
+            let began = |step: &Move| marker.delta.iter().flatten().any(|known| known == step);
             let Some(wal) = &marker.wal_directory else {
-                let known = is_there(&inside.to) || is_real_directory(&path);
-                return Ok((known.then_some(inside), None));
+                return Ok((Some(inside).filter(began), None));
             };
             let step = Move { from: wal.clone(), to: with_suffix(wal, &format!("{BEFORE}{id}")) };
-            let known = is_there(&step.to) || link.as_ref() == Some(&step);
+            let known = began(&step) && (is_there(&step.to) || link.as_ref() == Some(&step));
             Ok((known.then_some(step), Some(wal.clone())))
         }
-        None if is_real_directory(&path) => Ok((Some(inside), None)),
+        // Without WAL in it there is nothing to be kept, and nothing has to be renamed.
+        None if is_real_directory(&path) => {
+            let holds = holds_something(&path).map_err(io_error("read", &path))?;
+            Ok((holds.then_some(inside), None))
+        }
         None => match link {
             Some(step) => {
                 let wal = step.from.clone();
-                Ok((Some(step), Some(wal)))
+                let empty = is_empty(&wal).map_err(io_error("read", &wal))?;
+                Ok(((!empty).then_some(step), Some(wal)))
             }
             None if path.exists() => {
                 let why = "it is neither a directory nor a link to one outside of the data directory";
@@ -164,6 +170,17 @@ fn old_wal(
 
 fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+/// Whether there is anything in a directory but empty ones.
+fn holds_something(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if !(entry.file_type()?.is_dir() && is_empty(&entry.path())?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is_real_directory(path: &Path) -> bool {

@@ -205,9 +205,9 @@ impl Gathering {
         let file = self.begin(slot, ends);
         let range = self.ranges.len() as u32;
         // A leaf covers 32 MiB at most, so what is counted within it fits 32 bits.
-        let all = [0..leaf.length as u32];
+        let all = 0..leaf.length as u32;
         let (wanted, kept_crc) = match there {
-            There::Nothing => (&all[..], 0),
+            There::Nothing => (std::slice::from_ref(&all), 0),
             There::File { wanted, kept_crc } => (wanted.as_slice(), *kept_crc),
         };
         let mut places: Vec<Option<u32>> = vec![None; leaf.frames.frames().len()];

@@ -103,9 +103,12 @@ fn may_differ(path: &Path) -> bool {
     names.iter().any(|name| path == Path::new(name))
 }
 
-/// Kind, permissions and time of everything below a directory.
-fn shape(directory: &Path) -> BTreeMap<PathBuf, (u32, u32, Option<(i64, i64)>)> {
-    fn add(top: &Path, path: &Path, into: &mut BTreeMap<PathBuf, (u32, u32, Option<(i64, i64)>)>) {
+/// Kind and permissions, owner, and time of a file.
+type Shape = (u32, u32, Option<(i64, i64)>);
+
+/// The shape of everything below a directory.
+fn shape(directory: &Path) -> BTreeMap<PathBuf, Shape> {
+    fn add(top: &Path, path: &Path, into: &mut BTreeMap<PathBuf, Shape>) {
         for entry in fs::read_dir(path).expect("a directory") {
             let path = entry.expect("an entry").path();
             let meta = fs::metadata(&path).expect("there");
@@ -381,6 +384,45 @@ fn a_pg_wal_that_cannot_be_renamed_is_refused_before_anything_is_touched() {
     let error = run(&scene.home, scene.in_place()).expect_err("refused");
     assert_eq!(error.advice().code, "RST-007", "{error}");
     assert!(tree(&data) == before);
+    // With what the hint says done by hand there is nothing to rename.
+    fs::remove_file(data.join("pg_wal")).expect("removed");
+    fs::rename(data.join("wal"), scene.beside(".wal")).expect("moved");
+    fs::create_dir_all(data.join("pg_wal/archive_status")).expect("made");
+    let report = run(&scene.home, scene.in_place()).expect("a delta restore");
+    assert!(report.set_aside.is_empty() && report.ready_wal.is_none());
+    scene.cluster.verifybackup(&data).expect("pg_verifybackup is content");
+}
+
+/// A data directory that is a disk of its own: nothing can be renamed out of it.
+#[test]
+fn a_mount_point_is_restored_over_once_its_wal_is_elsewhere() {
+    let mut scene = scene();
+    scene.cluster.stop(StopMode::Fast);
+    let place = scene.cluster.make_dir("mounted");
+    let mount = |program: &str, arguments: &[&str]| {
+        let status = std::process::Command::new(program).args(arguments).arg(&place).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !mount("mount", &["-t", "tmpfs", "-o", "size=400m", "none"]) {
+        eprintln!("not tried: this user may not mount");
+        return;
+    }
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(format!("{}/.", scene.data().display()))
+        .arg(&place)
+        .status();
+    let mut request = scene.in_place();
+    request.to = Destination::InPlace(place.clone());
+    let refused = run(&scene.home, request.clone());
+    let emptied = fs::remove_dir_all(place.join("pg_wal"));
+    let done = run(&scene.home, request);
+    let verified = scene.cluster.verifybackup(&place);
+    mount("umount", &[]);
+    assert!(copied.is_ok_and(|status| status.success()) && emptied.is_ok());
+    assert_eq!(refused.expect_err("refused").advice().code, "RST-007");
+    assert!(done.expect("a delta restore").set_aside.is_empty());
+    verified.expect("pg_verifybackup is content");
 }
 
 #[cfg(feature = "failpoints")]
@@ -392,6 +434,44 @@ mod killed {
     const NOT_BEGUN: [&str; 3] =
         ["restore.before_rename", "restore.after_marker", "restore.before_unstartable"];
     const FINISHED: [&str; 2] = ["restore.after_control", "restore.before_release"];
+
+    #[test]
+    fn half_a_plain_restore_is_begun_anew() {
+        let scene = scene();
+        let work = scene.cluster.make_dir("work");
+        let copy = work.join("copy");
+        let mut job = job(&scene.home, &scene.cluster, &copy, false, "k1");
+        job.tablespaces.insert(scene.tablespace.clone(), copy.with_extension("fast"));
+        assert!(killed_at("restore.before_label", &job, &work));
+        let mut request = scene.copy(&copy);
+        request.delta = true;
+        let planned = plan(&scene.home.repository, request).expect("a plan");
+        assert!(planned.again && !planned.delta);
+        restore(planned, &Silent, None).expect("a restore");
+        scene.cluster.verifybackup(&copy).expect("pg_verifybackup is content");
+    }
+
+    /// Goes on to another place for its tablespace; what it took before is the old cluster's, and stays.
+    #[test]
+    fn a_place_that_is_no_longer_wanted_keeps_what_is_in_it() {
+        let mut scene = scene();
+        scene.cluster.stop(StopMode::Fast);
+        let (data, work) = (scene.data(), scene.cluster.make_dir("work"));
+        let mut job = job(&scene.home, &scene.cluster, &data, true, "k1");
+        job.delta = true;
+        assert!(killed_at("restore.after_lock", &job, &work));
+        let before = tree(&scene.tablespace);
+        assert!(before.contains_key(Path::new("refloat.restoring")));
+        let mut request = scene.in_place();
+        request.tablespaces.insert(scene.tablespace.clone(), work.join("new"));
+        let report = run(&scene.home, request).expect("a delta restore");
+        let aside = scene.tablespace.with_file_name("fast.before-k1");
+        assert!(report.set_aside.iter().any(|step| step.to == aside));
+        let mut after = tree(&aside);
+        after.insert("refloat.restoring".into(), before[Path::new("refloat.restoring")].clone());
+        assert!(after == before, "only the mark went");
+        scene.cluster.verifybackup(&data).expect("pg_verifybackup is content");
+    }
 
     #[test]
     fn at_any_point_it_cannot_be_started_and_the_next_run_finishes() {

@@ -2,6 +2,7 @@
 
 mod chain;
 mod debian;
+mod delta;
 mod kills;
 mod limits;
 mod pitr;
