@@ -7,6 +7,7 @@
 //! may begin again there. Over a cluster that is there (`delta`) its files are reused where they are the same.
 
 mod aside;
+mod check;
 mod claim;
 mod delta;
 mod disk;
