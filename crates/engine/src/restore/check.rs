@@ -104,6 +104,12 @@ impl RestorePlan {
             Present::Nothing | Present::Half(_) => return Ok(()),
         };
         for step in &moves {
+            if matches!(&self.present, Present::Reused(reuse) if !reuse.goes_on())
+                && fs::symlink_metadata(&step.to).is_ok()
+            {
+                let why = format!("{} is there already", step.to.display());
+                return Err(RestoreError::CannotSetAside { path: step.from.clone(), why });
+            }
             // A crash left some of them done.
             if fs::symlink_metadata(&step.from).is_err() || fs::symlink_metadata(&step.to).is_ok() {
                 continue;

@@ -193,7 +193,8 @@ impl Explain for RestoreError {
                 .hint(format!(
                     "If {} is the source's own data directory: restore with --in-place; what is there is renamed beside it.",
                     path.display()
-                )),
+                ))
+                .hint("If it holds a stopped cluster of this source: with --delta it is restored over, and what is the same in it is reused."),
             Self::Foreign { .. } => Advice::failed("RST-002", UNTOUCHED)
                 .hint("Check source and directory. A cluster is never replaced by another one: choose an empty directory."),
             Self::Running { .. } => Advice::failed("RST-003", "nothing was touched; the server goes on")

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use refloat_pg::control::read_settled;
 
 use super::super::aside::{Aside, Move};
-use super::super::disk::{is_empty, real_path, with_suffix};
+use super::super::disk::{LOST, is_empty, real_path, with_suffix};
 use super::super::error::{RestoreError, io_error};
 use super::super::marker::{Claim, Marker};
 use super::super::plan::Tablespace;
@@ -176,7 +176,7 @@ fn is_there(path: &Path) -> bool {
 fn holds_something(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        if !(entry.file_type()?.is_dir() && is_empty(&entry.path())?) {
+        if entry.file_name() != LOST && !(entry.file_type()?.is_dir() && is_empty(&entry.path())?) {
             return Ok(true);
         }
     }

@@ -17,13 +17,11 @@ use refloat_types::fault;
 
 use super::super::RestorePlan;
 use super::super::aside::link_of;
+use super::super::disk::LOST;
 use super::super::error::{RestoreError, io_error};
 use super::super::marker::MARKER;
 use super::super::run::NEEDED;
 use crate::locked::LOCK_FILE;
-
-/// What making a file system leaves.
-const LOST: &str = "lost+found";
 
 /// Sweeps the data directory and what its links to places of this restore lead to.
 ///
@@ -192,13 +190,15 @@ impl<'a> Disk<'a> {
             None => (&[][..], path),
         };
         let has_lock = self.plan.request.becomes.purpose().is_some();
+        if name == LOST.as_bytes() {
+            // At the top of a disk, whichever directory that is.
+            return true;
+        }
         if parent.is_empty() {
-            return name == MARKER.as_bytes()
-                || name == LOST.as_bytes()
-                || (has_lock && name == LOCK_FILE.as_bytes());
+            return name == MARKER.as_bytes() || (has_lock && name == LOCK_FILE.as_bytes());
         }
         match self.links.contains_key(parent) {
-            true if parent == b"pg_wal" => name == MARKER.as_bytes() || name == LOST.as_bytes(),
+            true if parent == b"pg_wal" => name == MARKER.as_bytes(),
             there => there,
         }
     }

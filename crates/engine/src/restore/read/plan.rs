@@ -22,8 +22,9 @@ const GAP: u64 = 128 << 10;
 /// Stored bytes of one read, and bytes of files that come out of it.
 const UNIT_STORED: u64 = 4 << 20;
 const UNIT_PLAIN: u64 = 16 << 20;
-/// Ranges that are compared together: some 40 kB of memory each at most, and files whose names are as many.
-const TOGETHER: usize = 512;
+/// Ranges that are compared together: some 40 kB of memory each, and ten times that in the worst case, when every block of
+/// it is in another frame.
+const TOGETHER: usize = 128;
 
 /// A part of a frame that goes to a place in a file.
 #[derive(Debug, Clone, Copy)]

@@ -238,6 +238,122 @@ fn what_is_the_same_is_not_written() {
     are_alike(&plain, &copy);
 }
 
+/// Zeros, which no frame holds; files of several ranges; and ranges without hashes.
+#[test]
+fn zeros_and_long_files_and_those_without_pages_come_back() {
+    const MIB: usize = 1 << 20;
+    let cluster = TestCluster::builder().build();
+    let data = cluster.data_directory();
+    let noise = |length: usize, seed: u64| -> Vec<u8> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        };
+        (0..length).map(next).collect()
+    };
+    let (long, holes, plain) = ("base/5/4000000000", "base/5/4000000001", "plain");
+    fs::write(data.join(long), noise(70 * MIB, 1)).expect("written");
+    let mut bytes = vec![0; 5 * MIB];
+    bytes[2 * MIB..3 * MIB].copy_from_slice(&noise(MIB, 2));
+    fs::write(data.join(holes), &bytes).expect("written");
+    bytes.truncate(4 * MIB);
+    fs::write(data.join(plain), &bytes).expect("written");
+    let home = home(encrypted());
+    let commit = backed_up(&cluster, &home);
+    let place = cluster.make_dir("places");
+    let mut request = to(&cluster, &commit, &place.join("copy"));
+    request.delta = true;
+    let restored = |request: &RestoreRequest| run(&home, request.clone()).expect("a restore").reused;
+    assert_eq!(restored(&request), None);
+    let nothing_to_do = restored(&request).expect("a cluster was there").rewritten;
+    let copy = request.to.path().to_owned();
+    let was = tree(&copy);
+    let error = run(&home, request.clone()).expect_err("the new name of pg_wal is taken");
+    assert_eq!(error.advice().code, "RST-007", "{error}");
+    assert!(tree(&copy) == was);
+    fs::remove_dir_all(place.join("copy.pg_wal.before-k7r2")).expect("the WAL was set aside");
+    let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(copy.join(name)).expect("read");
+        change(&mut bytes);
+        fs::write(copy.join(name), bytes).expect("written");
+    };
+    // The blocks that are wanted again, or bytes.
+    for (name, wanted, with) in [
+        (
+            long,
+            3 * 8192,
+            &(|b: &mut Vec<u8>| [0, 33 * MIB, 70 * MIB - 1].iter().for_each(|at| b[*at] ^= 1))
+                as &dyn Fn(&mut Vec<u8>),
+        ),
+        (long, 30 * MIB, &|b| b.truncate(40 * MIB)),
+        (long, 0, &|b| b.resize(80 * MIB, 7)),
+        (holes, 8192, &|b| b[MIB] = 1),
+        (holes, 2 * 8192, &|b| b[2 * MIB - 1..=2 * MIB].fill(9)),
+        (holes, MIB, &|b| b.truncate(MIB)),
+        (plain, 4 * MIB, &|b| b[0] = 1),
+        (plain, 4 * MIB, &|b| b.truncate(1)),
+        (plain, 0, &|b| b.push(1)),
+    ] {
+        change(name, with);
+        let rewritten = restored(&request).expect("a cluster was there").rewritten;
+        assert_eq!((rewritten - nothing_to_do) as usize, wanted, "{name}");
+        let is = tree(&copy);
+        for (path, bytes) in &was {
+            assert!(may_differ(path) || is.get(path) == Some(bytes), "{name}: {} differs", path.display());
+        }
+        fs::remove_dir_all(place.join("copy.pg_wal.before-k7r2")).expect("the WAL was set aside");
+    }
+    cluster.verifybackup(&copy).expect("pg_verifybackup is content");
+}
+
+/// What stays is not asked for, so only damage that is needed is met; and met damage is never started.
+#[test]
+fn damage_is_met_where_it_is_needed_and_never_started() {
+    let mut scene = scene();
+    let relation = scene.cluster.psql("postgres", "select pg_relation_filepath('grown')");
+    scene.cluster.stop(StopMode::Fast);
+    let data = scene.data();
+    let root = scene.home.repository.store().describe().trim_start_matches("file://").to_owned();
+    let mut packs = Vec::new();
+    scene
+        .home
+        .repository
+        .store()
+        .list("packs/", &mut |info| {
+            packs.push(Path::new(&root).join(info.key.as_str()));
+            std::ops::ControlFlow::Continue(())
+        })
+        .expect("lists");
+    let (mut met, mut done) = (0, 0);
+    for pack in &packs {
+        let mut bytes = fs::read(data.join(&relation)).expect("read");
+        bytes.chunks_mut(8192).for_each(|page| page[200] ^= 1);
+        fs::write(data.join(&relation), &bytes).expect("written");
+        let good = fs::read(pack).expect("read");
+        fs::remove_file(pack).expect("removed");
+        fs::write(pack, &good[..good.len() / 2]).expect("written");
+        let result = run(&scene.home, scene.in_place());
+        let startable = data.join("global/pg_control").exists();
+        fs::remove_file(pack).expect("removed");
+        fs::write(pack, &good).expect("written");
+        match result {
+            Ok(_) => done += 1,
+            Err(_) => {
+                met += 1;
+                if data.join("refloat.restoring").exists() {
+                    assert!(!startable);
+                    failed_to_start(&data);
+                }
+                run(&scene.home, scene.in_place()).expect("whole again");
+            }
+        }
+        scene.cluster.verifybackup(&data).expect("pg_verifybackup is content");
+        fs::remove_dir_all(scene.beside(".pg_wal.before-k7r2")).expect("the WAL was set aside");
+    }
+    assert!(met > 0, "{met} met, {done} done");
+}
+
 #[test]
 fn nothing_is_written_through_what_was_planted() {
     let mut scene = scene();
@@ -427,12 +543,15 @@ fn a_mount_point_is_restored_over_once_its_wal_is_elsewhere() {
 
 #[cfg(feature = "failpoints")]
 mod killed {
-    use super::super::faults::killed::{job, killed_at, points};
+    use super::super::faults::killed::{job, killed_at, killed_at_pass, points};
     use super::*;
 
     /// Until `pg_control` has its other name nothing is touched, and the server may start.
     const NOT_BEGUN: [&str; 3] =
         ["restore.before_rename", "restore.after_marker", "restore.before_unstartable"];
+    /// In the middle of many.
+    const LATER: [(&str, u32); 3] =
+        [("restore.delta.compare", 400), ("restore.delta.remove", 4), ("restore.file", 900)];
     const FINISHED: [&str; 2] = ["restore.after_control", "restore.before_release"];
 
     #[test]
@@ -492,8 +611,11 @@ mod killed {
                 all = points(&job, &work);
                 assert!(all.len() >= 14 && all.iter().any(|name| name == "restore.delta.remove"), "{all:?}");
                 all.insert(point.clone());
+                all.extend(LATER.map(|(name, pass)| format!("{name}@{pass}")));
             } else {
-                assert!(killed_at(&point, &job, &work), "{point} was never reached");
+                let (name, pass) = point.split_once('@').unwrap_or((&point, "1"));
+                let pass = pass.parse().expect("a number");
+                assert!(killed_at_pass(name, pass, &job, &work), "{point} was never reached");
                 if !NOT_BEGUN.contains(&point.as_str()) && !FINISHED.contains(&point.as_str()) {
                     failed_to_start(&data);
                     let mut plain = scene.in_place();

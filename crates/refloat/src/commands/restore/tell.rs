@@ -175,23 +175,7 @@ pub(super) fn report(
             ByteSize(reused.rewritten)
         ));
     }
-    let mut things = vec![(report.directory.display().to_string(), "ready, not started".to_owned())];
-    for step in &report.set_aside {
-        things.push((step.to.display().to_string(), "what was there, untouched".to_owned()));
-    }
-    for tablespace in report.tablespaces.iter().filter_map(|tablespace| tablespace.goes.as_ref()) {
-        things.push((tablespace.display().to_string(), "a tablespace".to_owned()));
-    }
-    if let Some(own) = &place.own {
-        things.push((
-            own.display().to_string(),
-            "how it fetches its WAL; remove it when that is no longer needed".to_owned(),
-        ));
-    }
-    let width = things.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
-    for (path, what) in &things {
-        out.push_str(&format!("  {path:width$}   {what}\n"));
-    }
+    out.push_str(&places(place, report));
     if let Some(ready) = &report.ready_wal {
         out.push_str(&format!(
             "  {} of WAL in {} were never archived: they may hold the last commits; keep them, or archive them with wal push\n",
@@ -214,6 +198,29 @@ pub(super) fn report(
         "ready_wal": report.ready_wal.as_ref().map(|ready| json!({ "path": ready.path, "files": ready.count })),
         "own_configuration": place.own, "notes": report.notes, "start": steps.start,
     }));
+}
+
+/// What is where now.
+fn places(place: &Place, report: &RestoreReport) -> String {
+    let mut out = String::new();
+    let mut things = vec![(report.directory.display().to_string(), "ready, not started".to_owned())];
+    for step in &report.set_aside {
+        things.push((step.to.display().to_string(), "what was there, untouched".to_owned()));
+    }
+    for tablespace in report.tablespaces.iter().filter_map(|tablespace| tablespace.goes.as_ref()) {
+        things.push((tablespace.display().to_string(), "a tablespace".to_owned()));
+    }
+    if let Some(own) = &place.own {
+        things.push((
+            own.display().to_string(),
+            "how it fetches its WAL; remove it when that is no longer needed".to_owned(),
+        ));
+    }
+    let width = things.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+    for (path, what) in &things {
+        out.push_str(&format!("  {path:width$}   {what}\n"));
+    }
+    out
 }
 
 fn next(
