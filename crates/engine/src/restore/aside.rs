@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use refloat_types::fault;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{read_own, real_path, rename_durably, with_suffix, write_durably};
+use super::disk::{is_empty, read_own, real_path, rename_durably, with_suffix, write_durably};
 use super::error::{RestoreError, io_error};
 use super::sync::sync_directory;
 
@@ -78,9 +78,11 @@ impl Aside {
             if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
                 continue;
             }
-            // A link that leads nowhere has nothing to be set aside.
+            // A link that leads nowhere has nothing to be set aside, nor has an empty place of a tablespace, which may
+            // have been made for this restore.
             if let Ok(real) = fs::canonicalize(&path)
                 && !real.starts_with(directory)
+                && !(link != "pg_wal" && real.is_dir() && is_empty(&real)?)
             {
                 linked.push(LinkedMove { link, path: beside(&real) });
             }
@@ -189,6 +191,11 @@ impl Aside {
 }
 
 impl LinkedMove {
+    /// The oid of the tablespace whose link it is; `None` for `pg_wal`.
+    pub(super) fn oid(&self) -> Option<u32> {
+        link_of(self.link.as_bytes())
+    }
+
     fn run(&self, directory: &Path) -> Result<(), RestoreError> {
         let Move { from, to } = &self.path;
         if fs::symlink_metadata(to).is_err() {

@@ -77,6 +77,19 @@ pub(super) fn take(path: &Path, claim: &Claim, owner: Option<Owner>) -> io::Resu
     fault::point("restore.after_take")
 }
 
+/// Marks a directory with all that is in it: a tablespace of the cluster that is restored over.
+///
+/// # Errors
+/// When it cannot be read, or the mark not be written.
+pub(super) fn adopt(path: &Path, claim: &Claim, owner: Option<Owner>) -> io::Result<()> {
+    if look(path, Some(claim))? != Found::Ours {
+        let mark = Mark { claim: claim.clone(), place: Identity::of(path)? };
+        let bytes = serde_json::to_vec_pretty(&mark).map_err(io::Error::other)?;
+        write_durably(&path.join(MARKER), &bytes, 0o600, owner)?;
+    }
+    fault::point("restore.after_take")
+}
+
 /// Removes what a restore that stopped half-way left in a directory, if it is ours; the mark stays.
 ///
 /// # Errors

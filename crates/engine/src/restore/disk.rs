@@ -19,6 +19,8 @@ use super::sync::sync_directory;
 const UNFINISHED: &str = ".refloat-tmp";
 /// A marker that was not finished: all that a crash right at the beginning leaves.
 const UNFINISHED_MARKER: &str = "refloat.restoring.refloat-tmp";
+/// What making a file system leaves.
+pub(super) const LOST: &str = "lost+found";
 /// No file of our own is longer.
 const LONGEST_OWN: u64 = 1 << 20;
 
@@ -85,7 +87,7 @@ pub(super) fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> io
 pub(super) fn remove_contents(path: &Path, keep: &[&str]) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        if entry.file_name() == "lost+found" || keep.iter().any(|name| entry.file_name() == *name) {
+        if entry.file_name() == LOST || keep.iter().any(|name| entry.file_name() == *name) {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -104,7 +106,7 @@ pub(super) fn remove_contents(path: &Path, keep: &[&str]) -> io::Result<()> {
 pub(super) fn is_empty(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        if name != "lost+found" && name != UNFINISHED_MARKER {
+        if name != LOST && name != UNFINISHED_MARKER {
             return Ok(false);
         }
     }
@@ -167,6 +169,12 @@ pub(super) fn is_mount_point(path: &Path) -> bool {
         (Ok(here), Some(Ok(above))) => here != above,
         _ => false,
     }
+}
+
+/// Whether two directories are on different file systems.
+pub(super) fn is_on_another_file_system(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    device(one) != device(other)
 }
 
 /// Whether this process may add and remove names in a directory.

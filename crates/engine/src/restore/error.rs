@@ -45,6 +45,20 @@ pub enum RestoreError {
         /// That source.
         other: String,
     },
+    /// A restore over a cluster stopped half-way there, and this one would begin anew.
+    #[error("{} holds a half-finished restore with --delta", path.display())]
+    HalfDelta {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Nothing proves that it is the backup's cluster, and it would be written over.
+    #[error("it is not certain which cluster {} holds: {why}", path.display())]
+    UnknownCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The path is not one to restore into.
     #[error("cannot restore into {}: {why}", path.display())]
     BadPlace {
@@ -179,7 +193,8 @@ impl Explain for RestoreError {
                 .hint(format!(
                     "If {} is the source's own data directory: restore with --in-place; what is there is renamed beside it.",
                     path.display()
-                )),
+                ))
+                .hint("If it holds a stopped cluster of this source: with --delta it is restored over, and what is the same in it is reused."),
             Self::Foreign { .. } => Advice::failed("RST-002", UNTOUCHED)
                 .hint("Check source and directory. A cluster is never replaced by another one: choose an empty directory."),
             Self::Running { .. } => Advice::failed("RST-003", "nothing was touched; the server goes on")
@@ -200,7 +215,7 @@ impl Explain for RestoreError {
                 .hint("For a moment after a new backup: refloat backup, then restore from that one.")
                 .hint("For an earlier moment: choose one before that tablespace was made, or restore on a host where the directory is free."),
             Self::CannotSetAside { path, .. } => Advice::failed("RST-007", UNTOUCHED)
-                .hint(format!("Move the contents of {} elsewhere by hand, then restore with --in-place again.", path.display()))
+                .hint(format!("Move the contents of {} elsewhere by hand, then run the same restore again.", path.display()))
                 .hint("Or restore with --to into a directory beside it."),
             Self::BadPlace { .. } => {
                 Advice::usage("RST-008", UNTOUCHED).hint("Choose a directory that is empty or does not exist yet.")
@@ -221,6 +236,14 @@ impl Explain for RestoreError {
             }
             Self::OtherRestore { .. } => Advice::failed("RST-013", UNTOUCHED)
                 .hint("Finish that restore, or remove the directory, or choose another one."),
+            Self::HalfDelta { path } => {
+                Advice::failed("RST-024", "nothing was touched; the directory cannot be started as it is")
+                    .hint("Run the restore again with --delta: it goes on, and reuses what is there.")
+                    .hint(format!("Or move {} elsewhere, and restore without --delta.", path.display()))
+            }
+            Self::UnknownCluster { .. } => Advice::failed("RST-025", UNTOUCHED)
+                .hint("With --delta what is there is written over, so it must be certain that it is this cluster.")
+                .hint("Restore with --in-place and without --delta: what is there is renamed beside it. Or choose an empty directory."),
             Self::TargetTooEarly { .. } => {
                 Advice::usage("RST-018", UNTOUCHED).hint("Choose an older backup, or a later target.")
             }

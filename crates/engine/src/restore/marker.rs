@@ -12,6 +12,7 @@ use refloat_pg::control::{ControlFile, POISONED_CHECKPOINT};
 use refloat_types::{SourceId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::aside::Move;
 use super::disk::{read_own, write_durably};
 use super::{Owner, RestoreRequest};
 
@@ -32,6 +33,9 @@ pub(super) struct Marker {
     pub(super) outside: Vec<PathBuf>,
     /// The one for WAL.
     pub(super) wal_directory: Option<PathBuf>,
+    /// A restore over a cluster that is there, and what it sets aside, to be told.
+    #[serde(default)]
+    pub(super) delta: Option<Vec<Move>>,
 }
 
 /// Which directory it is, whatever its name.
@@ -73,6 +77,7 @@ impl Marker {
             place: Identity::of(directory)?,
             outside: Vec::new(),
             wal_directory: None,
+            delta: None,
         })
     }
 

@@ -4,10 +4,12 @@
 //! The order makes a crash harmless at any point: what was there is first made unstartable and set aside whole, the lock
 //! comes before any file, and `global/pg_control` comes last, with a checkpoint that leads nowhere unless `backup_label`
 //! is there. Until then `refloat.restoring` marks the directory, and each one outside of it, as ours, and the same restore
-//! may begin again there.
+//! may begin again there. Over a cluster that is there (`delta`) its files are reused where they are the same.
 
 mod aside;
+mod check;
 mod claim;
+mod delta;
 mod disk;
 mod error;
 mod listing;
@@ -27,4 +29,4 @@ pub use plan::{RestorePlan, SpaceNeed, Tablespace, WalNeed, plan};
 pub use request::{
     Become, Destination, FollowTimeline, Owner, Recovery, RestoreRequest, Target, TargetAction,
 };
-pub use run::{FetchWal, ReadyWal, RestoreReport, restore};
+pub use run::{FetchWal, ReadyWal, RestoreReport, Reused, restore};

@@ -1,8 +1,8 @@
 //! Writing files where a restore wants them.
 //!
 //! Everything is opened below one directory, by paths that the manifest proved relative, and no link of the backup is
-//! followed except those of tablespaces, which we made. The directory was empty before, so what no piece covers is a
-//! hole. A crash leaves some files; the directory cannot be started, and the next run begins again.
+//! followed except those of tablespaces, which we made. A directory was empty before, so what no piece covers is a hole; or
+//! it was swept and compared (`delta`), so what no piece covers is right already. A crash leaves some files; the directory cannot be started, and the next run begins again.
 
 use std::fs::File;
 use std::io;
@@ -23,6 +23,8 @@ pub(super) struct Placer {
     root: OwnedFd,
     path: PathBuf,
     owner: Option<Owner>,
+    /// Files may be there already.
+    over: bool,
     /// Files that one thread keeps open.
     open_files: usize,
 }
@@ -35,18 +37,18 @@ pub(super) struct OpenFiles {
 }
 
 impl Placer {
-    /// A placer below `path`, for `jobs` threads.
+    /// A placer below `path`, `over` what is there or not, for `jobs` threads.
     ///
     /// # Errors
     /// When the directory cannot be opened.
-    pub(super) fn new(path: &Path, owner: Option<Owner>, jobs: usize) -> io::Result<Self> {
+    pub(super) fn new(path: &Path, owner: Option<Owner>, over: bool, jobs: usize) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limit = usize::try_from(limit.unwrap_or(4096)).unwrap_or(4096);
         // Some are in use already, and each thread opens one more for its pack.
         let open_files = (limit.saturating_sub(64) / 2 / jobs.max(1)).clamp(1, 128);
-        Ok(Self { root, path: path.to_owned(), owner, open_files })
+        Ok(Self { root, path: path.to_owned(), owner, over, open_files })
     }
 
     fn fail(&self, action: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> SinkError {
@@ -72,10 +74,13 @@ impl Placer {
         made().map_err(fail)
     }
 
-    /// Makes a symbolic link.
+    /// Makes a symbolic link; one that is there already and leads to the same place stays.
     pub(super) fn link(&self, path: &[u8], target: &[u8]) -> Result<(), SinkError> {
         let made = || -> io::Result<()> {
-            rustix::fs::symlinkat(target, &self.root, path)?;
+            match rustix::fs::symlinkat(target, &self.root, path) {
+                Err(Errno::EXIST) if self.leads_to(path, target) => {}
+                other => other?,
+            }
             match self.owner {
                 Some(Owner { uid, gid }) => {
                     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -86,6 +91,11 @@ impl Placer {
             }
         };
         made().map_err(self.fail("create link", path))
+    }
+
+    fn leads_to(&self, path: &[u8], target: &[u8]) -> bool {
+        self.over
+            && rustix::fs::readlinkat(&self.root, path, Vec::new()).is_ok_and(|to| to.as_bytes() == target)
     }
 
     fn give(&self, file: BorrowedFd<'_>) -> io::Result<()> {
@@ -102,7 +112,8 @@ impl Placer {
 
     /// Mode, owner and time; the time last, because writing changes it.
     fn attributes(&self, file: &File, slot: &FileSlot) -> io::Result<()> {
-        if slot.mode & 0o777 != 0o600 {
+        // A new file has 0600.
+        if self.over || slot.mode & 0o777 != 0o600 {
             rustix::fs::fchmod(file, Mode::from_raw_mode(slot.mode & 0o777))?;
         }
         self.give(file.as_fd())?;

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use refloat_pg::control::{ControlFile, read_settled};
 use refloat_pg::server::{ServerState, server_state};
 use refloat_repo::Repository;
+use refloat_repo::crypt::page_hash::PageHasher;
 use refloat_repo::manifest::{Entry, What};
 use refloat_types::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 
 use super::aside::{Aside, Move, link_of};
-use super::claim::{self, Found};
-use super::disk::{is_empty, is_mount_point, may_rename_in, nearest, real_path};
+use super::delta::Reuse;
+use super::disk::{is_empty, real_path};
 use super::error::{RestoreError, io_error};
 use super::marker::Marker;
 use super::read::Backup;
@@ -24,6 +25,7 @@ use super::{Destination, RestoreRequest, Target};
 pub struct RestorePlan {
     pub(super) request: RestoreRequest,
     pub(super) backup: Backup,
+    pub(super) hasher: PageHasher,
     pub(super) control: Vec<u8>,
     pub(super) control_entry: Entry,
     pub(super) label: Vec<u8>,
@@ -50,6 +52,8 @@ pub struct RestorePlan {
     pub set_aside: Vec<Move>,
     /// Whether a half-finished restore of this source is begun anew there.
     pub again: bool,
+    /// A cluster is there, and what is the same in it is reused.
+    pub delta: bool,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -63,6 +67,8 @@ pub(super) enum Present {
     Half(Marker),
     /// A cluster to be set aside, or one that half is.
     Cluster(Aside),
+    /// A cluster to be restored over, or one that half is.
+    Reused(Reuse),
 }
 
 impl Present {
@@ -72,6 +78,7 @@ impl Present {
             Self::Nothing => None,
             Self::Half(marker) => marker.wal_directory.clone(),
             Self::Cluster(aside) => aside.wal_directory(),
+            Self::Reused(reuse) => reuse.wal_directory.clone(),
         }
     }
 }
@@ -170,12 +177,18 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         mode: mode(&directory, recorded.map(|facts| facts.data_directory_mode)),
         entries: contents.entries,
         bytes: contents.bytes,
-        again: matches!(present, Present::Half(_)),
+        again: match &present {
+            Present::Nothing | Present::Cluster(_) => false,
+            Present::Half(_) => true,
+            Present::Reused(reuse) => reuse.goes_on(),
+        },
+        delta: matches!(present, Present::Reused(_)),
         set_aside: Vec::new(),
         space: Vec::new(),
         notes: made.map(|path| format!("recovery makes a tablespace in {}", path.display())).collect(),
         request,
         backup,
+        hasher: repository.page_hasher(),
         control,
         control_entry,
         label,
@@ -229,7 +242,12 @@ pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Pres
             let other = marker.source_name;
             return Err(RestoreError::OtherRestore { path: directory.to_owned(), other });
         }
-        return Ok(Present::Half(marker));
+        return match (marker.delta.is_some(), request.delta) {
+            (false, _) => Ok(Present::Half(marker)),
+            (true, true) => Reuse::look(directory, request, Some(marker)).map(Present::Reused),
+            // Beginning anew would remove what may still be the only copy of the old cluster.
+            (true, false) => Err(RestoreError::HalfDelta { path: directory.to_owned() }),
+        };
     }
     if in_place && let Some(left) = Aside::unfinished(directory).map_err(unfinished)? {
         return Ok(Present::Cluster(left));
@@ -238,6 +256,9 @@ pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Pres
         return Ok(Present::Nothing);
     }
     refuse_foreign(directory, request)?;
+    if request.delta && directory.join("PG_VERSION").exists() {
+        return Reuse::look(directory, request, None).map(Present::Reused);
+    }
     if in_place && directory.join("PG_VERSION").exists() {
         let aside = Aside::plan(directory, &request.restore_id).map_err(unfinished)?;
         return Ok(Present::Cluster(aside));
@@ -245,7 +266,7 @@ pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Pres
     Err(RestoreError::NotEmpty { path: directory.to_owned() })
 }
 
-fn is_data_directory(path: &Path) -> bool {
+pub(super) fn is_data_directory(path: &Path) -> bool {
     path.join("PG_VERSION").is_file() && path.join("global").is_dir()
 }
 
@@ -368,134 +389,4 @@ impl RestorePlan {
         let tablespaces = self.tablespaces.iter().filter_map(|tablespace| tablespace.goes.clone());
         tablespaces.chain(self.wal_directory.clone()).collect()
     }
-
-    /// Directories outside must be empty, be set aside first, or be half-restored by us.
-    pub(super) fn check_outside(&self) -> Result<(), RestoreError> {
-        let mut taken: Vec<PathBuf> = Vec::new();
-        for place in self.outside() {
-            let what = if self.wal_directory.as_ref() == Some(&place) { "WAL" } else { "a tablespace" };
-            let refuse =
-                |why: &str| Err(RestoreError::BadOutside { what, path: place.clone(), why: why.to_owned() });
-            if taken.iter().any(|other| place.starts_with(other) || other.starts_with(&place)) {
-                return refuse("something else of this restore goes there too");
-            }
-            // The request's are real; one that a marker names must still be.
-            if real_path(&place)? != place {
-                return refuse("a link is on the way");
-            }
-            if place.starts_with(&self.directory) || self.directory.starts_with(&place) {
-                return refuse(
-                    "it and the data directory are one inside the other; --tablespaces-inside does that",
-                );
-            }
-            if let Some(cluster) = place.ancestors().find(|path| is_data_directory(path)) {
-                let set_aside =
-                    matches!(&self.present, Present::Cluster(aside) if aside.directory.from == cluster);
-                if !set_aside {
-                    return refuse(&format!("{} is a data directory", cluster.display()));
-                }
-            }
-            let found = match &self.present {
-                Present::Cluster(aside) if aside.will_move(&place) => Found::Free,
-                Present::Half(marker) => {
-                    claim::look(&place, Some(&marker.claim())).map_err(io_error("read", &place))?
-                }
-                _ => claim::look(&place, None).map_err(io_error("read", &place))?,
-            };
-            if found == Found::Taken {
-                return refuse("it is not empty");
-            }
-            taken.push(place);
-        }
-        Ok(())
-    }
-
-    /// Where replay makes tablespaces nothing else may be: it does not look.
-    pub(super) fn check_made_tablespaces(&self) -> Result<(), RestoreError> {
-        let ours = self.outside();
-        for path in &self.request.made_tablespaces {
-            let real = real_path(path)?;
-            let moves = matches!(&self.present, Present::Cluster(aside) if aside.will_move(&real));
-            if moves || ours.contains(&real) {
-                continue;
-            }
-            if claim::look(&real, None).map_err(io_error("read", &real))? == Found::Taken {
-                return Err(RestoreError::TablespaceInUse { path: path.clone() });
-            }
-        }
-        Ok(())
-    }
-
-    /// What is set aside must be possible to rename.
-    fn check_aside(&mut self) -> Result<(), RestoreError> {
-        let Present::Cluster(aside) = &self.present else { return Ok(()) };
-        let moves = std::iter::once(&aside.directory).chain(aside.linked.iter().map(|linked| &linked.path));
-        for step in moves {
-            // A crash left some of them done.
-            if fs::symlink_metadata(&step.from).is_err() || fs::symlink_metadata(&step.to).is_ok() {
-                continue;
-            }
-            let refuse = |why: String| Err(RestoreError::CannotSetAside { path: step.from.clone(), why });
-            let parent = step.from.parent().unwrap_or(Path::new("/"));
-            if is_mount_point(&step.from) {
-                return refuse(
-                    "a file system is mounted there, and a mount point cannot be renamed".to_owned(),
-                );
-            }
-            if !may_rename_in(parent) {
-                return refuse(format!("this user may not rename in {}", parent.display()));
-            }
-            self.set_aside.push(step.clone());
-        }
-        Ok(())
-    }
-
-    /// Space on each file system. What is set aside stays; what a half-finished restore left will go.
-    fn check_space(&mut self) -> Result<(), RestoreError> {
-        let outside: u64 = self.tablespaces.iter().filter(|t| t.goes.is_some()).map(|t| t.bytes).sum();
-        let wal = self.wal.segments().count() as u64 + 3;
-        let own = self.bytes - outside + wal * self.wal.segment_size.bytes();
-        let mut needs = vec![(self.directory.clone(), own)];
-        needs.extend(self.tablespaces.iter().filter_map(|t| Some((t.goes.clone()?, t.bytes))));
-        let mut by_device: BTreeMap<u64, SpaceNeed> = BTreeMap::new();
-        for (path, need) in needs {
-            let there = nearest(&path);
-            let fail = io_error("read", &there);
-            let device = match fs::metadata(&there) {
-                Ok(meta) => meta.dev(),
-                Err(error) => return Err(fail(error)),
-            };
-            let freed = if self.again { used(&path) } else { 0 };
-            let place = match by_device.entry(device) {
-                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-                std::collections::btree_map::Entry::Vacant(new) => {
-                    let space = rustix::fs::statvfs(&there).map_err(|e| fail(e.into()))?;
-                    let free = space.f_bavail.saturating_mul(space.f_frsize);
-                    new.insert(SpaceNeed { path, need: 0, free })
-                }
-            };
-            place.need += need;
-            place.free += freed;
-        }
-        self.space = by_device.into_values().collect();
-        match self.space.iter().find(|space| space.need > space.free) {
-            Some(SpaceNeed { path, need, free }) => {
-                Err(RestoreError::NoSpace { path: path.clone(), need: *need, free: *free })
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-/// Bytes that the files below a directory take on its disk.
-fn used(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => used(&entry.path()),
-            Ok(meta) => meta.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
 }

@@ -3,10 +3,11 @@
 //! The manifest is read in windows of bounded size. Within a window every needed frame is read and opened once, in the
 //! order of its pack, neighbours with one read, by several threads; each piece of it goes to a [`Sink`] at once, while it
 //! is in the processor's cache. The CRC of every range is checked at the window's end. A restore writes the pieces, a
-//! verification drops them.
+//! verification drops them. Where files are there already, each range is compared first, and only what differs is fetched.
 //!
 //! Nothing is written here.
 
+mod compare;
 pub(crate) mod crc;
 pub(crate) mod frames;
 mod plan;
@@ -26,6 +27,8 @@ use refloat_store::Store;
 use refloat_repo::commit::CommitRecord;
 
 use crate::progress::Progress;
+
+pub use compare::{Compare, There};
 
 /// A backup that can be read: its manifest's root and its keys.
 pub struct Backup {
@@ -292,12 +295,31 @@ impl Backup {
         window: Window,
         progress: &dyn Progress,
     ) -> Result<(), ReadError> {
+        self.read_over(None, sink, each, jobs, window, progress)
+    }
+
+    /// The same over files that may be there already: what `compare` finds to be right is not read from the repository.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), or when `compare` fails.
+    pub fn read_over<S: Sink>(
+        &self,
+        compare: Option<&dyn Compare>,
+        sink: &S,
+        each: OnEntry<'_>,
+        jobs: usize,
+        window: Window,
+        progress: &dyn Progress,
+    ) -> Result<(), ReadError> {
         // One window is planned while the one before is read.
         let (sender, receiver) = sync_channel(0);
         std::thread::scope(|scope| {
             let planner = std::thread::Builder::new().name("restore-plan".to_owned());
             let planned = planner
-                .spawn_scoped(scope, move || plan::windows(self, each, window, &sender))
+                .spawn_scoped(scope, move || {
+                    let over = compare.map(|compare| (compare, jobs.max(1)));
+                    plan::windows(self, over, each, window, &sender)
+                })
                 .map_err(ReadError::Thread)?;
             let mut result = Ok(());
             for window in receiver {

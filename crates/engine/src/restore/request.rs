@@ -14,9 +14,9 @@ pub use crate::pitr::Target;
 /// Where a backup is restored to. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// A directory that does not exist, or is empty.
+    /// A directory that does not exist, or is empty; with `delta` also one that holds the backup's cluster.
     Directory(PathBuf),
-    /// The source's own data directory; what is there is renamed beside it.
+    /// The source's own data directory; what is there is renamed beside it, or reused with `delta`.
     InPlace(PathBuf),
 }
 
@@ -125,6 +125,8 @@ pub struct RestoreRequest {
     pub source_name: String,
     /// Where to.
     pub to: Destination,
+    /// Where a cluster is there already: reuse what is the same, rewrite what differs, remove what the backup lacks.
+    pub delta: bool,
     /// How recovery goes.
     pub recovery: Recovery,
     /// What the server will be.

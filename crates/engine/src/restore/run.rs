@@ -13,13 +13,14 @@ use refloat_types::{TimelineId, WalFileName, fault};
 
 use super::aside::{Move, link_of};
 use super::claim::{self, Found};
+use super::delta::{Comparer, sweep};
 use super::disk::{make_directory, remove_contents, write_durably};
 use super::error::{RestoreError, io_error};
 use super::listing::Listing;
 use super::marker::{MARKER, Marker};
 use super::place::Placer;
 use super::plan::{Present, RestorePlan, Tablespace, inspect};
-use super::read::{SinkError, Window};
+use super::read::{Compare, SinkError, Window};
 use super::sync::{Durable, sync_directory};
 use super::{Become, Destination, Owner, Target, WalNeed, outside, recovery};
 use crate::locked::{LOCK_FILE, Locked};
@@ -38,6 +39,15 @@ pub struct ReadyWal {
     pub count: u64,
 }
 
+/// What a restore over a cluster found to be right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reused {
+    /// Bytes that stayed as they were.
+    pub kept: u64,
+    /// Bytes that were written: what differed, and files that were missing.
+    pub rewritten: u64,
+}
+
 /// A restore that is done.
 #[derive(Debug, Clone)]
 pub struct RestoreReport {
@@ -53,6 +63,8 @@ pub struct RestoreReport {
     pub target: Target,
     /// Major version of the server.
     pub major_version: u32,
+    /// What was reused, where a cluster was restored over.
+    pub reused: Option<Reused>,
     /// What was renamed, the data directory first.
     pub set_aside: Vec<Move>,
     /// WAL in what was set aside that no archive has acknowledged.
@@ -68,10 +80,12 @@ pub struct RestoreReport {
 }
 
 /// A restore at work.
-struct Restore<'a> {
-    plan: RestorePlan,
+pub(super) struct Restore<'a> {
+    pub(super) plan: RestorePlan,
     progress: &'a dyn Progress,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
+    /// Bytes that stay, where a cluster is restored over.
+    kept: Option<u64>,
 }
 
 /// Restores a backup as planned. `fetch` is asked for WAL where the plan places some.
@@ -86,18 +100,22 @@ pub fn restore(
 ) -> Result<RestoreReport, RestoreError> {
     let began = Instant::now();
     let notes = plan.notes.clone();
-    let mut work = Restore { plan, progress, notes };
-    let ready_wal = work.clear_the_place()?;
-    let durable = work.begin()?;
+    let mut work = Restore { plan, progress, notes, kept: None };
+    work.look_again()?;
+    let (ready_wal, durable) = match work.plan.present.clone() {
+        Present::Reused(reuse) => work.begin_over(&reuse)?,
+        present => (work.clear_the_place(present)?, work.begin()?),
+    };
     let listing = work.files()?;
     work.finish(listing, &durable, fetch)?;
-    let Restore { plan, notes, .. } = work;
+    let Restore { plan, notes, kept, .. } = work;
     Ok(RestoreReport {
         bytes: plan.bytes,
         entries: plan.entries,
         took: began.elapsed(),
         target: plan.request.recovery.target.clone(),
         major_version: major(&plan),
+        reused: kept.map(|kept| Reused { kept, rewritten: plan.bytes.saturating_sub(kept) }),
         set_aside: plan.set_aside,
         ready_wal,
         tablespaces: plan.tablespaces,
@@ -113,23 +131,26 @@ fn major(plan: &RestorePlan) -> u32 {
 }
 
 impl Restore<'_> {
-    fn owner(&self) -> Option<Owner> {
+    pub(super) fn owner(&self) -> Option<Owner> {
         self.plan.request.owner
     }
 
-    fn point(&self, name: &'static str) -> Result<(), RestoreError> {
+    pub(super) fn point(&self, name: &'static str) -> Result<(), RestoreError> {
         fault::point(name).map_err(io_error("restore into", &self.plan.directory))
     }
 
-    /// Looks once more, then sets aside what is there.
-    fn clear_the_place(&mut self) -> Result<Option<ReadyWal>, RestoreError> {
-        let directory = self.plan.directory.clone();
-        let present = inspect(&directory, &self.plan.request)?;
-        if present != self.plan.present {
-            return Err(RestoreError::NotEmpty { path: directory });
+    /// Looks once more: what is there must be what the plan saw.
+    fn look_again(&self) -> Result<(), RestoreError> {
+        let directory = &self.plan.directory;
+        if inspect(directory, &self.plan.request)? != self.plan.present {
+            return Err(RestoreError::NotEmpty { path: directory.clone() });
         }
         self.plan.check_outside()?;
-        self.plan.check_made_tablespaces()?;
+        self.plan.check_made_tablespaces()
+    }
+
+    /// Sets aside what is there.
+    fn clear_the_place(&mut self, present: Present) -> Result<Option<ReadyWal>, RestoreError> {
         let Present::Cluster(aside) = present else { return Ok(None) };
         // The new directories are like the old ones.
         let old = |path: &Path| {
@@ -207,7 +228,7 @@ impl Restore<'_> {
         Ok(())
     }
 
-    fn lock(&self, directory: &Path) -> Result<(), RestoreError> {
+    pub(super) fn lock(&self, directory: &Path) -> Result<(), RestoreError> {
         let request = &self.plan.request;
         let Some(purpose) = request.becomes.purpose() else { return Ok(()) };
         let lock = Locked {
@@ -232,7 +253,16 @@ impl Restore<'_> {
         let (directory, owner) = (self.plan.directory.clone(), self.owner());
         let jobs = self.plan.request.jobs.max(1);
         let system = self.plan.request.commit.commit.cluster.system;
-        let placer = Placer::new(&directory, owner, jobs).map_err(io_error("open", &directory))?;
+        let over = self.plan.delta;
+        if over {
+            self.progress.phase("removing what the backup lacks", 0);
+            sweep(&self.plan)?;
+            self.point("restore.delta.after_sweep")?;
+        }
+        let placer = Placer::new(&directory, owner, over, jobs).map_err(io_error("open", &directory))?;
+        let comparer = Comparer::new(&directory, &self.plan.hasher, self.progress)
+            .map_err(io_error("open", &directory))?;
+        let compare = over.then_some(&comparer as &dyn Compare);
         let mut listing = Listing::begin(&directory, major(&self.plan), system, owner)
             .map_err(io_error("write", directory.join("backup_manifest")))?;
         let places = Places { plan: &self.plan, placer: &placer };
@@ -251,8 +281,10 @@ impl Restore<'_> {
             Ok(true)
         };
         self.progress.phase("restoring files", self.plan.bytes);
-        self.plan.backup.read(&placer, &mut each, jobs, Window::default(), self.progress)?;
+        let window = Window::default();
+        self.plan.backup.read_over(compare, &placer, &mut each, jobs, window, self.progress)?;
         places.missing()?;
+        self.kept = over.then(|| comparer.kept());
         self.notes.extend(notes);
         Ok(listing)
     }
@@ -360,7 +392,7 @@ struct Places<'a> {
 }
 
 /// Directories without which a server does not start, or makes with another mode.
-const NEEDED: [&str; 19] = [
+pub(super) const NEEDED: [&str; 19] = [
     "base",
     "global",
     "pg_commit_ts",
@@ -417,7 +449,7 @@ impl Places<'_> {
 }
 
 /// Files in `archive_status` that wait for their segments to be archived.
-fn ready_wal(pg_wal: &Path) -> Option<ReadyWal> {
+pub(super) fn ready_wal(pg_wal: &Path) -> Option<ReadyWal> {
     let entries = fs::read_dir(pg_wal.join("archive_status")).ok()?;
     let ready = entries.flatten().filter(|entry| entry.file_name().as_bytes().ends_with(b".ready"));
     let count = ready.count() as u64;

@@ -1,5 +1,6 @@
 //! Restores of real backups: what comes back is started, read, and compared with what was there.
 
+mod delta;
 mod faults;
 mod in_place;
 mod places;
@@ -82,6 +83,7 @@ pub(crate) fn to(cluster: &TestCluster, commit: &CommitRecord, directory: &Path)
             timeline: FollowTimeline::Latest,
             restore_command: None,
         },
+        delta: false,
         becomes: Become::Undecided,
         tablespaces: BTreeMap::new(),
         tablespaces_inside: false,

@@ -36,13 +36,15 @@ use crate::terminal;
 /// Restore a cluster, to now or to any moment since its first backup
 ///
 /// T is the moment to go back to. Without one, everything that was archived is replayed. Nothing that exists is deleted:
-/// --to wants an empty directory, and --in-place renames what is there.
+/// --to wants an empty directory, and --in-place renames what is there. Only --delta writes over the stopped cluster that
+/// is there: its files that are the same stay, and its pg_wal is renamed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sudo refloat restore prod '2026-11-20 02:51+01' --to /srv/prod-copy --as copy     look at a moment, beside the server
   sudo refloat restore prod '10 min ago' --to /srv/prod-copy --as copy --dry-run    what it would do
   sudo refloat restore prod '2026-11-20 02:51+01' --in-place                        the stopped server back to a moment
+  sudo refloat restore prod '2026-11-20 02:51+01' --in-place --delta                the same, fetching only what differs
   sudo refloat restore prod k7m2qxw4 --target immediate --to /srv/prod-copy         as it was at the end of a backup
   sudo refloat -r file:///backup/db1 restore prod --to /var/lib/postgresql/15/main  the host is lost, no configuration
 
@@ -60,6 +62,9 @@ pub(crate) struct Restore {
     /// Into the source's own data directory; its server is stopped, what is there is renamed beside it
     #[arg(long)]
     in_place: bool,
+    /// Reuse the stopped cluster that is there: fetch what differs, remove what the backup lacks
+    #[arg(long)]
+    delta: bool,
     /// Back to this moment
     #[arg(long, value_name = "T")]
     target_time: Option<String>,
@@ -112,8 +117,6 @@ pub(crate) struct Restore {
 /// Options of the design that this release does not have; known, so that they are answered clearly.
 #[derive(Debug, Args)]
 struct Later {
-    #[arg(long, hide = true)]
-    delta: bool,
     #[arg(long, hide = true)]
     database: Vec<String>,
     #[arg(long, hide = true)]
@@ -188,7 +191,7 @@ impl Restore {
         if self.dry_run {
             return Ok(Outcome::Done);
         }
-        self.agree(context, place, opened, &found)?;
+        self.agree(context, place, opened, &found, plan.delta)?;
         place.prepare(context, opened)?;
         let made = plan.request().made_tablespaces.iter().map(PathBuf::as_path);
         for tablespace in
@@ -289,6 +292,7 @@ impl Restore {
             commit: found.backup.clone(),
             source_name: self.source.clone(),
             to: place.destination(),
+            delta: self.delta,
             recovery,
             becomes,
             tablespaces: self.tablespaces(),
@@ -308,19 +312,21 @@ impl Restore {
         pairs.map(|(old, new)| (PathBuf::from(old), PathBuf::from(new))).collect()
     }
 
-    /// A person agrees on a terminal. Elsewhere what is there is only renamed when that was said.
+    /// A person agrees on a terminal. Elsewhere what is there is only renamed, or written `over`, when that was said.
     fn agree(
         &self,
         context: &Context,
         place: &Place,
         opened: &Opened,
         found: &pitr::Plan,
+        over: bool,
     ) -> Result<(), Failure> {
+        let replaces = self.in_place || over;
         let names = opened.repository.read_commit_names(&found.backup).ok();
         let own = |name: &&String| !matches!(name.as_str(), "postgres" | "template0" | "template1");
         let databases: Vec<String> =
             names.iter().flat_map(|names| names.databases.keys()).filter(own).cloned().collect();
-        if self.in_place && can_ask() && !databases.is_empty() {
+        if replaces && can_ask() && !databases.is_empty() {
             let typed = terminal::line(&format!(
                 "This takes the place of {} with the databases {}.\nType the name of the source to go on: ",
                 place.directory.display(),
@@ -342,14 +348,17 @@ impl Restore {
                 Err(CliError::NotAgreed("the restore").into())
             };
         }
-        if self.in_place {
+        if replaces {
+            let what = if over { "over a cluster" } else { "in place" };
             return Err(CliError::NeedsTerminal {
-                message: "a restore in place has to be agreed to, and there is no terminal".to_owned(),
+                message: format!("a restore {what} has to be agreed to, and there is no terminal"),
                 hints: vec![
                     format!(
-                        "Agree on the command line: {} restore {} … --in-place --yes",
+                        "Agree on the command line: {} restore {} … {}{} --yes",
                         context.command(),
-                        self.source
+                        self.source,
+                        if self.in_place { "--in-place" } else { "--to DIR" },
+                        if over { " --delta" } else { "" }
                     ),
                     "Look at the plan first: --dry-run".to_owned(),
                 ],

@@ -1,4 +1,6 @@
 //! Windows: which pieces of which files come from which frames, in the order of the packs.
+//!
+//! Where files may be there already, ranges wait until there are enough of them to be compared by several threads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -10,6 +12,7 @@ use refloat_repo::pack::frame::FrameRef;
 use refloat_repo::{RepoError, layout};
 use refloat_types::ObjectId;
 
+use super::compare::{Compare, There, Waiting, compare_all};
 use super::crc;
 use super::frames::{ByFrame, Taken};
 use super::{Backup, FileSlot, OnEntry, ReadError, Window};
@@ -19,6 +22,9 @@ const GAP: u64 = 128 << 10;
 /// Stored bytes of one read, and bytes of files that come out of it.
 const UNIT_STORED: u64 = 4 << 20;
 const UNIT_PLAIN: u64 = 16 << 20;
+/// Ranges that are compared together: some 40 kB of memory each, and ten times that in the worst case, when every block of
+/// it is in another frame.
+const TOGETHER: usize = 128;
 
 /// A part of a frame that goes to a place in a file.
 #[derive(Debug, Clone, Copy)]
@@ -71,15 +77,17 @@ pub(super) struct Planned {
     pub(super) units: Vec<Unit>,
 }
 
-/// Plans window after window until the manifest ends or nobody takes them any more.
+/// Plans window after window until the manifest ends or nobody takes them any more; `over` compares what is there, with so
+/// many threads.
 pub(super) fn windows(
     backup: &Backup,
+    over: Option<(&dyn Compare, usize)>,
     each: OnEntry<'_>,
     limits: Window,
     to: &SyncSender<Planned>,
 ) -> Result<(), ReadError> {
     let (mut opener, mut reader) = (backup.opener()?, LeafReader::default());
-    let mut gathering = Gathering::default();
+    let mut windows = Windows { gathering: Gathering::default(), waiting: Vec::new(), over, limits, to };
     let mut number = 0;
     for part in &backup.root.parts {
         for entry in read_part(backup.store.as_ref(), &mut opener, part)? {
@@ -102,27 +110,68 @@ pub(super) fn windows(
                 let what = format!("a manifest part in it gives {path} a size that its leaves do not have");
                 return Err(RepoError::damaged(layout::pack(part.frame.pack), what).into());
             }
-            if !each(&entry, crc)? {
-                continue;
-            }
-            let count = decoded.len();
-            if count == 0 {
-                gathering.begin(&slot, true);
-            }
-            let mut offset = 0;
-            for (at, leaf) in decoded.iter().enumerate() {
-                if gathering.is_full(limits) && to.send(gathering.planned()).is_err() {
-                    return Ok(());
-                }
-                gathering.add(&slot, offset, leaf, at + 1 == count);
-                offset += leaf.length;
+            if each(&entry, crc)? && !windows.file(&slot, decoded)? {
+                return Ok(());
             }
         }
     }
-    if !gathering.files.is_empty() {
-        let _ = to.send(gathering.planned());
+    if windows.compare()? && !windows.gathering.files.is_empty() {
+        let _ = to.send(windows.gathering.planned());
     }
     Ok(())
+}
+
+/// Windows on their way from the manifest to whoever takes them.
+struct Windows<'a> {
+    gathering: Gathering,
+    /// Ranges that are to be compared first.
+    waiting: Vec<Waiting>,
+    over: Option<(&'a dyn Compare, usize)>,
+    limits: Window,
+    to: &'a SyncSender<Planned>,
+}
+
+impl Windows<'_> {
+    /// Takes in a file; `false` when nobody takes windows any more.
+    fn file(&mut self, slot: &FileSlot, leaves: Vec<Leaf>) -> Result<bool, ReadError> {
+        let leaves = if leaves.is_empty() { vec![Leaf::default()] } else { leaves };
+        let (count, mut offset) = (leaves.len(), 0);
+        for (at, leaf) in leaves.into_iter().enumerate() {
+            let (length, ends) = (leaf.length, at + 1 == count);
+            let goes_on = if self.over.is_none() {
+                self.add(slot, offset, &leaf, ends, &There::Nothing)
+            } else {
+                self.waiting.push(Waiting { slot: slot.clone(), offset, leaf, ends });
+                self.waiting.len() < TOGETHER || self.compare()?
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+            offset += length;
+        }
+        Ok(true)
+    }
+
+    /// Compares what waits, and takes in what differs.
+    fn compare(&mut self) -> Result<bool, ReadError> {
+        let Some((compare, jobs)) = self.over else { return Ok(true) };
+        let waiting = std::mem::take(&mut self.waiting);
+        let found = compare_all(compare, &waiting, jobs)?;
+        let mut each = waiting.iter().zip(&found);
+        Ok(each.all(|(range, there)| self.add(&range.slot, range.offset, &range.leaf, range.ends, there)))
+    }
+
+    fn add(&mut self, slot: &FileSlot, start: u64, leaf: &Leaf, ends: bool, there: &There) -> bool {
+        if self.gathering.is_full(self.limits) && self.to.send(self.gathering.planned()).is_err() {
+            return false;
+        }
+        if slot.size == 0 {
+            self.gathering.begin(slot, true);
+        } else {
+            self.gathering.add(slot, start, leaf, ends, there);
+        }
+        true
+    }
 }
 
 fn slot(entry: &Entry, number: u64, size: u64) -> FileSlot {
@@ -153,31 +202,39 @@ impl Gathering {
         self.files.len() as u32 - 1
     }
 
-    fn add(&mut self, slot: &FileSlot, start: u64, leaf: &Leaf, ends: bool) {
+    fn add(&mut self, slot: &FileSlot, start: u64, leaf: &Leaf, ends: bool, there: &There) {
         let file = self.begin(slot, ends);
         let range = self.ranges.len() as u32;
+        // A leaf covers 32 MiB at most, so what is counted within it fits 32 bits.
+        let all = 0..leaf.length as u32;
+        let (wanted, kept_crc) = match there {
+            There::Nothing => (std::slice::from_ref(&all), 0),
+            There::File { wanted, kept_crc } => (wanted.as_slice(), *kept_crc),
+        };
         let mut places: Vec<Option<u32>> = vec![None; leaf.frames.frames().len()];
-        let (mut offset, mut zeros) = (0_u64, 0);
+        let (mut next, mut first, mut crc) = (0_u32, 0, kept_crc);
         for run in &leaf.runs {
-            let behind = leaf.length - offset - run.length;
-            match run.source {
-                None => zeros ^= crc::contribution(crc::of_zeros(run.length), behind),
-                Some((place, at)) => {
-                    let Some(frame) = leaf.frames.get(place) else { continue };
-                    let frame = match places[place] {
-                        Some(known) => known,
-                        None => *places[place].insert(self.taken.number(frame)),
-                    };
-                    // A leaf covers 32 MiB at most, so each of these fits 32 bits.
-                    let (length, offset) = (run.length as u32, offset as u32);
-                    self.taken.take(frame, Piece { at, length, range, offset });
-                }
+            let begin = next;
+            next += run.length as u32;
+            first += wanted[first..].iter().take_while(|part| part.end <= begin).count();
+            for part in wanted[first..].iter().take_while(|part| part.start < next) {
+                let (offset, end) = (part.start.max(begin), part.end.min(next));
+                let length = end - offset;
+                let Some((place, at)) = run.source else {
+                    crc ^= crc::contribution(crc::of_zeros(length.into()), leaf.length - u64::from(end));
+                    continue;
+                };
+                let Some(frame) = leaf.frames.get(place) else { continue };
+                let frame = match places[place] {
+                    Some(known) => known,
+                    None => *places[place].insert(self.taken.number(frame)),
+                };
+                self.taken.take(frame, Piece { at: at + (offset - begin), length, range, offset });
             }
-            offset += run.length;
         }
-        let single = leaf.length == slot.size && leaf.runs.len() == 1 && zeros == 0;
+        let single = *there == There::Nothing && leaf.length == slot.size && leaf.runs.len() == 1;
         let (length, expected) = (leaf.length as u32, leaf.crc32c);
-        let found = AtomicU32::new(zeros);
+        let found = AtomicU32::new(crc);
         let damaged = AtomicBool::new(false);
         self.ranges.push(Range { file, offset: start, length, expected, found, damaged });
         if let Some(part) = self.files.last_mut() {

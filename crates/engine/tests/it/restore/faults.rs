@@ -101,8 +101,9 @@ pub(super) mod killed {
         directory: PathBuf,
         in_place: bool,
         owner: Option<(u32, u32)>,
-        restore_id: String,
+        pub(in crate::restore) restore_id: String,
         pub(in crate::restore) tablespaces: BTreeMap<PathBuf, PathBuf>,
+        pub(in crate::restore) delta: bool,
     }
 
     /// Not a test: what the tests below start as a process of its own, to be killed.
@@ -130,6 +131,7 @@ pub(super) mod killed {
                 timeline: FollowTimeline::Latest,
                 restore_command: None,
             },
+            delta: job.delta,
             becomes: Become::Undecided,
             tablespaces: job.tablespaces,
             tablespaces_inside: false,
@@ -147,6 +149,22 @@ pub(super) mod killed {
     /// Runs the child with a point armed; whether it was killed there.
     pub(in crate::restore) fn killed_at(point: &str, job: &Job, work: &Path) -> bool {
         killed_at_pass(point, 1, job, work)
+    }
+
+    /// Runs the child to its end; the points that it passed.
+    pub(in crate::restore) fn points(job: &Job, work: &Path) -> std::collections::BTreeSet<String> {
+        fs::write(work.join("job.json"), serde_json::to_vec(job).expect("writes")).expect("written");
+        let seen = work.join("seen");
+        let status = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "restore::faults::killed::child", "--ignored", "--test-threads=1"])
+            .env("REFLOAT_FAILPOINTS_SEEN", &seen)
+            .current_dir(work)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .expect("runs");
+        assert!(status.success(), "{status}");
+        let seen = fs::read_to_string(&seen).expect("failpoints are compiled in");
+        seen.lines().filter(|name| name.starts_with("restore.")).map(str::to_owned).collect()
     }
 
     /// The same at a later pass.
@@ -178,6 +196,7 @@ pub(super) mod killed {
             owner: owner(cluster).map(|owner| (owner.uid, owner.gid)),
             restore_id: id.to_owned(),
             tablespaces: BTreeMap::new(),
+            delta: false,
         }
     }
 

@@ -117,11 +117,6 @@ fn refuse_later(options: &Restore) -> Result<(), RestoreRefusal> {
             "--as standby",
             "restore without it and add standby.signal by hand, or use pg_basebackup.".to_owned(),
         ),
-        (
-            later.delta,
-            "--delta",
-            "Leave it out: everything is restored anew, what was there is kept beside it.".to_owned(),
-        ),
         (!later.database.is_empty(), "--database", whole.clone()),
         (!later.table.is_empty(), "--table", whole.clone()),
         (!later.path.is_empty(), "--path", whole.clone()),
@@ -145,11 +140,12 @@ fn line_with(options: &Restore, context: &Context, what: Option<&str>) -> String
 }
 
 fn where_to(options: &Restore) -> String {
-    match &options.to {
+    let place = match &options.to {
         Some(to) => format!("--to {}", shell(to)),
         None if options.in_place => "--in-place".to_owned(),
-        None => String::new(),
-    }
+        None => return String::new(),
+    };
+    if options.delta { format!("{place} --delta") } else { place }
 }
 
 /// `--to` is a directory, and nothing that reads as something else.

@@ -54,6 +54,13 @@ pub(super) fn plan(context: &Context, asked: &Asked, found: &pitr::Plan, plan: &
         ),
     );
     line("into", plan.directory.display().to_string());
+    if plan.delta {
+        line(
+            "delta",
+            "what is the same there stays; what differs is rewritten, what the backup lacks is removed"
+                .to_owned(),
+        );
+    }
     for step in &plan.set_aside {
         line("set aside", format!("{} becomes {}", step.from.display(), step.to.display()));
     }
@@ -118,6 +125,7 @@ fn document(found: &pitr::Plan, plan: &RestorePlan) -> serde_json::Value {
     json!({
         "backup": commit.backup,
         "directory": plan.directory,
+        "delta": plan.delta,
         "target": target_word(found),
         "exclusive": found.exclusive,
         "timelines": found.timelines,
@@ -171,6 +179,41 @@ pub(super) fn report(
         ByteSize(report.bytes),
         time::seconds(report.took.as_secs_f64())
     );
+    if let Some(reused) = &report.reused {
+        out.push_str(&format!(
+            "  {} of it were there and stay, {} were written\n",
+            ByteSize(reused.kept),
+            ByteSize(reused.rewritten)
+        ));
+    }
+    out.push_str(&places(place, report));
+    if let Some(ready) = &report.ready_wal {
+        out.push_str(&format!(
+            "  {} of WAL in {} were never archived: they may hold the last commits; keep them, or archive them with wal push\n",
+            count(usize::try_from(ready.count).unwrap_or(usize::MAX), "file"),
+            ready.path.display()
+        ));
+    }
+    for note in &report.notes {
+        out.push_str(&format!("  note: {note}\n"));
+    }
+    out.push_str(&next(context, place, asked, source, found, (becomes, action), &steps));
+    context.out.text(&out);
+    context.out.document(&json!({
+        "source": source, "directory": report.directory, "backup": found.backup.commit.backup, "target": target_word(found),
+        "bytes": report.bytes,
+        "delta": report.reused.map(|reused| json!({ "kept": reused.kept, "rewritten": reused.rewritten })),
+        "entries": report.entries, "seconds": report.took.as_secs_f64(), "locked": report.locked,
+        "set_aside": report.set_aside.iter().map(|step| json!({ "from": step.from, "to": step.to })).collect::<Vec<_>>(),
+        "tablespaces": report.tablespaces.iter().map(|t| json!({ "was": t.was, "is": t.goes })).collect::<Vec<_>>(),
+        "ready_wal": report.ready_wal.as_ref().map(|ready| json!({ "path": ready.path, "files": ready.count })),
+        "own_configuration": place.own, "notes": report.notes, "start": steps.start,
+    }));
+}
+
+/// What is where now.
+fn places(place: &Place, report: &RestoreReport) -> String {
+    let mut out = String::new();
     let mut things = vec![(report.directory.display().to_string(), "ready, not started".to_owned())];
     for step in &report.set_aside {
         things.push((step.to.display().to_string(), "what was there, untouched".to_owned()));
@@ -188,26 +231,7 @@ pub(super) fn report(
     for (path, what) in &things {
         out.push_str(&format!("  {path:width$}   {what}\n"));
     }
-    if let Some(ready) = &report.ready_wal {
-        out.push_str(&format!(
-            "  {} of WAL in {} were never archived: they may hold the last commits; keep them, or archive them with wal push\n",
-            count(usize::try_from(ready.count).unwrap_or(usize::MAX), "file"),
-            ready.path.display()
-        ));
-    }
-    for note in &report.notes {
-        out.push_str(&format!("  note: {note}\n"));
-    }
-    out.push_str(&next(context, place, asked, source, found, (becomes, action), &steps));
-    context.out.text(&out);
-    context.out.document(&json!({
-        "source": source, "directory": report.directory, "backup": found.backup.commit.backup, "target": target_word(found),
-        "bytes": report.bytes, "entries": report.entries, "seconds": report.took.as_secs_f64(), "locked": report.locked,
-        "set_aside": report.set_aside.iter().map(|step| json!({ "from": step.from, "to": step.to })).collect::<Vec<_>>(),
-        "tablespaces": report.tablespaces.iter().map(|t| json!({ "was": t.was, "is": t.goes })).collect::<Vec<_>>(),
-        "ready_wal": report.ready_wal.as_ref().map(|ready| json!({ "path": ready.path, "files": ready.count })),
-        "own_configuration": place.own, "notes": report.notes, "start": steps.start,
-    }));
+    out
 }
 
 fn next(

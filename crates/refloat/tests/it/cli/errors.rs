@@ -298,7 +298,7 @@ fn times_without_a_zone_and_targets_that_cannot_be_meant() {
         &["restore", "prod", "2026-11-20 02:50+01", "--target-lsn", "0/3000000", "--to", "/srv/copy"],
         &["restore", "prod", "--target", "2026-11-20 02:50+01", "--to", "/srv/copy"],
         &["restore", "prod", "--to", "/srv/copy", "--as", "standby"],
-        &["restore", "prod", "--in-place", "--delta"],
+        &["restore", "prod", "k7m2qxw4", "--in-place", "--delta"],
         &["restore", "prod", "nonsense", "--to", "/srv/copy"],
         &["restore", "prod", "--to", "/srv/copy", "--target-exclusive"],
         &["restore", "prod", "--to", "/srv/copy", "--target-timeline", "zero"],

@@ -3,6 +3,7 @@
 mod chain;
 mod completions;
 mod debian;
+mod delta;
 mod kills;
 mod limits;
 mod pitr;

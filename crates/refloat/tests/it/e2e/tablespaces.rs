@@ -108,6 +108,25 @@ fn in_place_it_comes_back_where_it_was() {
 }
 
 #[test]
+fn in_place_a_lost_one_is_made_again() {
+    let mut site = Site::new(TestCluster::builder());
+    let place = site.cluster.make_dir("lost");
+    site.cluster.psql("postgres", &format!("create tablespace lost location '{}'", place.display()));
+    site.cluster.psql("postgres", "create table x tablespace lost as select generate_series(1, 1000) n");
+    site.backup();
+    for more in [&["--yes"][..], &["--yes", "--delta"]] {
+        site.archive_all();
+        site.cluster.stop(StopMode::Fast);
+        fs::remove_dir_all(&place).expect("a lost disk");
+        let all = [&["restore", "prod", "latest", "--in-place", "--as", "primary"], more].concat();
+        site.run(&all).ends(0);
+        site.cluster.start();
+        site.cluster.wait_for_end_of_recovery();
+        assert_eq!(site.cluster.psql("postgres", "select sum(n) from x"), "500500", "{more:?}");
+    }
+}
+
+#[test]
 fn where_the_directory_is_gone_it_is_made_again() {
     let later = Later::new();
     let cluster = &later.site.cluster;
