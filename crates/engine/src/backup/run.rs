@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use refloat_pg::control::{self, ControlFile};
 use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
-use refloat_repo::RepoError;
 use refloat_repo::commit::{BackupType, ClusterPoint, Commit, CommitNames, PackUse, Sizes};
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
@@ -17,7 +16,8 @@ use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::root::RootRef;
 use refloat_repo::manifest::{Entry, FileStat, ManifestWriter, What};
 use refloat_repo::pack::{PackSummary, Packer};
-use refloat_repo::repository::{OwnerRecord, SourceDescription};
+use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses};
+use refloat_repo::{RepoError, layout};
 use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
@@ -30,6 +30,7 @@ use super::throttle::Throttle;
 use super::{
     BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight,
 };
+use crate::guard::{Guard, GuardRequest, SinceBoot};
 use crate::locked::Locked;
 use crate::progress::ByteCounter;
 
@@ -37,7 +38,8 @@ use crate::progress::ByteCounter;
 const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known before anything is copied.
-struct Prepared {
+struct Prepared<'a> {
+    guard: Guard<'a>,
     id: BackupId,
     source: SourceId,
     started: Timestamp,
@@ -80,7 +82,7 @@ pub fn run(request: &BackupRequest<'_>) -> Result<BackupReport, BackupError> {
     if finished.is_err() {
         // Failed cleanly: what is stored is of no use to anybody now.
         let id = prepared.id;
-        if let Err(error) = leftovers::clear(repository, prepared.source, &lock) {
+        if let Err(error) = leftovers::clear(repository, prepared.source, &lock, &prepared.guard) {
             tracing::warn!(%id, %error, "the packs of the failed backup stay until the next backup");
         }
     }
@@ -101,13 +103,17 @@ fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
     }
 }
 
-fn prepare(request: &BackupRequest<'_>, lock: &SourceLock) -> Result<Prepared, BackupError> {
+fn prepare<'a>(request: &BackupRequest<'a>, lock: &SourceLock) -> Result<Prepared<'a>, BackupError> {
     let repository = request.repository;
     let now = request.clock.now();
     repository.ensure_enrolled(now)?;
     let (control, _) = control::read_settled(&request.data_directory)?;
     let source = find_or_describe(request, &control, now)?;
-    let cleared_packs = leftovers::clear(repository, source, lock)?;
+    let id = random::backup_id();
+    let guard = guarded(request, source, id, now)?;
+    // A full backup is built on nothing older.
+    guard.uses(&[])?;
+    let cleared_packs = leftovers::clear(repository, source, lock, &guard)?;
     let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
     let mut notes = Vec::new();
     if cleared_packs + abandoned > 0 {
@@ -115,10 +121,28 @@ fn prepare(request: &BackupRequest<'_>, lock: &SourceLock) -> Result<Prepared, B
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
     }
     warn_about_clock(request, source, now, &mut notes)?;
-    let id = random::backup_id();
     let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
-    Ok(Prepared { id, source, started: now, key, note, control, notes, cleared_packs })
+    Ok(Prepared { guard, id, source, started: now, key, note, control, notes, cleared_packs })
+}
+
+/// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
+fn guarded<'a>(
+    request: &BackupRequest<'a>,
+    source: SourceId,
+    backup: BackupId,
+    now: Timestamp,
+) -> Result<Guard<'a>, BackupError> {
+    let asked = GuardRequest {
+        operation: "backup",
+        backup: Some(backup),
+        uses: Uses::Source(source),
+        host: &request.host,
+        now,
+        uptime: Arc::new(SinceBoot),
+        renew: true,
+    };
+    Ok(Guard::begin(request.repository, &asked)?)
 }
 
 /// The source in the repository; a cluster that is another one than before is refused.
@@ -187,7 +211,7 @@ fn warn_about_clock(
 fn copy_and_commit(
     request: &BackupRequest<'_>,
     session: Session,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     began: Instant,
 ) -> Result<BackupReport, BackupError> {
     let archiver = session.archiver_status()?;
@@ -211,7 +235,7 @@ fn copy_and_commit(
     Ok(report)
 }
 
-fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared) -> Result<Packer, BackupError> {
+fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared<'_>) -> Result<Packer, BackupError> {
     let note = Arc::clone(&prepared.note);
     let store = Arc::clone(request.repository.store());
     let announce = Arc::new(move |pack| note.announce(pack));
@@ -221,7 +245,7 @@ fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared) -> Result<Packer
 /// Copies everything while the server is in backup mode, ends that, and makes sure of the WAL.
 fn copy(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     mode: BackupMode,
     expect_archive: bool,
 ) -> Result<Copied, BackupError> {
@@ -294,7 +318,7 @@ const LATE_FILES: usize = 1 << 20;
 fn copy_files<'scope, 'env: 'scope>(
     scope: &'scope std::thread::Scope<'scope, 'env>,
     request: &'env BackupRequest<'_>,
-    prepared: &'env Prepared,
+    prepared: &'env Prepared<'_>,
     shared: &'env Shared<'env>,
     files: &'env [FileToCopy],
     sender: &std::sync::mpsc::SyncSender<Message>,
@@ -383,7 +407,7 @@ struct Ended {
 /// Facts, the control file, the end of backup mode, and the WAL, in this order.
 fn end_backup(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     mode: BackupMode,
     start: &StartPoint,
     mut copier: Copier<'_>,
@@ -471,7 +495,7 @@ fn name_relations(bad: &mut [BadPage], facts: &RecordedFacts) {
 /// Writes the manifest and the commit.
 fn commit(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     start: &StartPoint,
     copied: Copied,
     began: Instant,
@@ -525,7 +549,9 @@ fn commit(
         own_wal,
         bad_pages,
     };
+    prepared.guard.before_commit(&packs)?;
     repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
+    prepared.guard.after_commit(&packs, &layout::commit(commit.source, commit.number, commit.backup))?;
     prepared.note.done()?;
     Ok(BackupReport {
         backup: prepared.id,

@@ -1,0 +1,5 @@
+//! Expiry: that nothing needed is ever deleted, and nothing unneeded stays for ever.
+
+mod history;
+mod rules;
+mod world;
