@@ -208,6 +208,14 @@ impl Facts {
         self.sources.keys().copied().chain(of_commits).collect()
     }
 
+    /// The sources of a cluster: by what they are described as, and by their backups.
+    pub(super) fn sources_of(&self, system: SystemIdentifier) -> BTreeSet<SourceId> {
+        let described = self.sources.iter().filter(|(_, (_, of))| *of == Some(system)).map(|(id, _)| *id);
+        let records = self.commits.values().map(|(record, _)| &record.commit);
+        let backed_up = records.filter(|commit| commit.cluster.system == system).map(|commit| commit.source);
+        described.chain(backed_up).collect()
+    }
+
     /// How a source is called.
     pub(super) fn name_of(&self, source: SourceId) -> String {
         self.sources.get(&source).map_or_else(|| source.to_string(), |(name, _)| name.clone())

@@ -91,6 +91,10 @@ pub(super) fn judge(facts: &Facts, policies: &BTreeMap<SourceId, Policy>, now: T
         }
     }
     for (system, kept) in kept {
+        // Where nothing is configured for one of its sources, nothing of the cluster's WAL goes.
+        if !facts.sources_of(system).iter().all(|source| policies.contains_key(source)) {
+            continue;
+        }
         let window = windows.get(&system).copied().unwrap_or_default();
         let Some(need) = Need::new(facts, system, kept, window) else { continue };
         let wal = need.judge();

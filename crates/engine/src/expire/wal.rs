@@ -199,7 +199,7 @@ impl<'a> Need<'a> {
 }
 
 /// The backups with which a window begins, on every timeline on which something happened in it: the newest that ended
-/// before, or where there is none, the oldest.
+/// before, or where there is none, the oldest; and the oldest inside, with which it will begin.
 pub(super) fn bases<'a>(
     facts: &Facts,
     system: SystemIdentifier,
@@ -233,6 +233,9 @@ pub(super) fn bases<'a>(
         on_it.sort_by_key(|commit| (commit.number, commit.backup));
         let before = on_it.iter().rev().find(|commit| commit.cluster.stop_time <= cutoff);
         out.extend(before.or(on_it.first()).copied());
+        // The next to begin with: without it the window would begin with the same backup for ever, and keep all WAL from
+        // there on.
+        out.extend(on_it.iter().find(|commit| commit.cluster.stop_time > cutoff).copied());
     }
     out
 }

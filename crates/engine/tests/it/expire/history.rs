@@ -274,16 +274,16 @@ impl<'a> Play<'a> {
         }
         self.check()?;
         for _ in 0..14 {
-            self.pass(86_000);
+            self.pass(85_400);
             self.world.backup(0, BackupType::Full);
-            self.pass(400);
+            self.pass(1000);
             self.world.expire(0).map_err(|error| TestCaseError::fail(error.to_string()))?;
             self.check()?;
         }
         let world = &self.world;
         let mut needed = BTreeSet::new();
         let commits = world.objects(&layout::commits(world.source));
-        prop_assert!(commits.len() <= 4, "{} backups are left", commits.len());
+        prop_assert!(commits.len() <= 5, "{} backups are left", commits.len());
         for key in &commits {
             let record = self.repositories[0].read_commit(key).unwrap();
             needed.extend(record.packs.iter().map(|pack| layout::pack(pack.id)));
