@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use refloat_engine::expire::{ExpireError, Keep, Period, Policy, Reason};
+use refloat_engine::guard::{Guard, GuardRequest};
 use refloat_repo::commit::BackupType::{Full, Incr};
 use refloat_repo::layout;
 use refloat_repo::repository::{HoldWords, Uses};
-use refloat_engine::guard::{Guard, GuardRequest};
 use refloat_store::Store as _;
 use refloat_types::Clock as _;
 
@@ -74,7 +74,8 @@ fn marked_first_deleted_after_the_grace_time() {
 #[test]
 fn a_kept_incremental_keeps_its_packs_when_its_parent_goes() {
     let mut world = World::new(Duration::ZERO);
-    world.policy = Some(Policy { full: Some(Keep::Count(1)), incr: Some(Keep::Count(9)), ..Policy::default() });
+    world.policy =
+        Some(Policy { full: Some(Keep::Count(1)), incr: Some(Keep::Count(9)), ..Policy::default() });
     world.pass(DAY);
     let first = world.backup(0, Full).unwrap();
     world.pass(DAY);
@@ -245,7 +246,9 @@ fn a_window_keeps_its_base_and_older_backups_their_span() {
     }
     let marked = world.hosts[0].repository.marked().unwrap();
     let tli = refloat_types::TimelineId::FIRST;
-    assert!(marked.has_wal(super::world::SYSTEM, tli, own + 2) && !marked.has_wal(super::world::SYSTEM, tli, own));
+    assert!(
+        marked.has_wal(super::world::SYSTEM, tli, own + 2) && !marked.has_wal(super::world::SYSTEM, tli, own)
+    );
 }
 
 #[test]

@@ -13,13 +13,9 @@ use refloat_repo::commit::{BackupType, ClusterPoint, Commit, CommitNames, Commit
 use refloat_repo::crypt::identity::Identity;
 use refloat_repo::crypt::random;
 use refloat_repo::manifest::root::RootRef;
-use refloat_repo::repository::{
-    Credentials, InitOptions, OwnerRecord, Protection, SourceDescription, Uses,
-};
+use refloat_repo::repository::{Credentials, InitOptions, OwnerRecord, Protection, SourceDescription, Uses};
 use refloat_repo::{Repository, StateDirectory, layout};
-use refloat_store::{
-    Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind,
-};
+use refloat_store::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
 use refloat_testkit::memory_store::Memory;
 use refloat_types::{
     BackupId, Clock, Lsn, ManualClock, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp,

@@ -1,6 +1,7 @@
 //! The whole way on real servers: back up, archive, restore to a moment, start, compare with the truth of that moment.
 
 mod debian;
+mod expire;
 mod kills;
 mod limits;
 mod pitr;
