@@ -77,7 +77,7 @@ pub(super) fn judge(facts: &Facts, policies: &BTreeMap<SourceId, Policy>, now: T
             let why = reasons.get(&commit.backup).cloned().unwrap_or_default();
             if why.is_empty() {
                 judged.commits.insert((*key).clone());
-                judged.numbers.add_commit(source, commit.number);
+                judged.numbers.add_commit(source, commit.number, commit.backup);
             } else {
                 let pinned = why.iter().any(|reason| matches!(reason, Reason::Pinned(_)));
                 let in_window = pinned || members.as_ref().is_none_or(|m| m.contains(&commit.backup));

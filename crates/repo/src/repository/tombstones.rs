@@ -4,11 +4,11 @@
 //! time, however slow or suspended the deleter is. It is removed when nothing of it is left and another one carries on
 //! what it says was deleted on purpose: the newest one stays as the record of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use refloat_store::Key;
-use refloat_types::{ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, fault};
+use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, fault};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
@@ -29,6 +29,8 @@ type Numbers = Vec<(u64, u64)>;
 pub struct Marked {
     /// Commits by source.
     pub commits: BTreeMap<SourceId, Numbers>,
+    /// The backups of these commits.
+    pub backups: BTreeSet<BackupId>,
     /// WAL segments by `SYSTEM/TIMELINE`, as in their keys.
     pub wal: BTreeMap<String, Numbers>,
 }
@@ -81,7 +83,8 @@ fn wal_name(system: SystemIdentifier, timeline: TimelineId) -> String {
 
 impl Marked {
     /// A commit is marked.
-    pub fn add_commit(&mut self, source: SourceId, number: u64) {
+    pub fn add_commit(&mut self, source: SourceId, number: u64, backup: BackupId) {
+        self.backups.insert(backup);
         add(self.commits.entry(source).or_default(), number);
     }
     /// A WAL segment is marked.
@@ -130,6 +133,7 @@ impl Marked {
             }
             *into = out;
         }
+        self.backups.extend(&other.backups);
         for (source, runs) in &other.commits {
             each(self.commits.entry(*source).or_default(), runs);
         }
@@ -278,10 +282,10 @@ mod tests {
             add(&mut runs, number);
         }
         assert_eq!(runs, [(1, 5), (8, 10)]);
-        let source = SourceId([1; 16]);
+        let (source, backup) = (SourceId([1; 16]), BackupId::from_random([1; 8]));
         let (mut a, mut b) = (Marked::default(), Marked::default());
-        [1, 2, 3, 9].into_iter().for_each(|n| a.add_commit(source, n));
-        [4, 5, 8].into_iter().for_each(|n| b.add_commit(source, n));
+        [1, 2, 3, 9].into_iter().for_each(|n| a.add_commit(source, n, backup));
+        [4, 5, 8].into_iter().for_each(|n| b.add_commit(source, n, backup));
         assert!(!a.includes(&b));
         a.merge(&b);
         assert!(a.includes(&b) && !b.includes(&a));
