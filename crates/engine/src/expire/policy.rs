@@ -193,7 +193,9 @@ impl<'a> Work<'a> {
         if let Some(full) = full {
             self.keep(full, Reason::LastFull);
         }
-        let newest_is_clean = self.whole(None).next().is_some_and(|commit| commit.bad_pages == 0);
+        let is_clean = |newest: Option<&Commit>| newest.is_some_and(|commit| commit.bad_pages == 0);
+        let newest_is_clean =
+            is_clean(self.whole(None).next()) && is_clean(self.whole(Some(BackupType::Full)).next());
         let clean = self.whole(Some(BackupType::Full)).find(|commit| commit.bad_pages == 0);
         if let Some(clean) = clean.map(|commit| commit.backup).filter(|_| !newest_is_clean) {
             self.keep(clean, Reason::LastClean);

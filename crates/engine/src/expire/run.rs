@@ -16,12 +16,10 @@ use super::policy::later;
 use super::{Amount, ExpireError, ExpireReport, ExpireRequest, SHORTEST_GRACE, clocks, tidy};
 use crate::guard::{Guard, GuardRequest, written_at};
 
-/// What changes is read again before each batch when it was read longer ago.
+/// What changes is read again when it was read longer ago.
 const FRESH: Duration = Duration::from_secs(60);
 /// What was read longer ago is not relied on for a single object. Far below the shortest grace time.
 const STALE: Duration = Duration::from_secs(10 * 60);
-/// Objects that are deleted before the time is looked at for the whole batch.
-const BATCH: usize = 100;
 /// One run ends after so long; the next goes on.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
@@ -40,6 +38,8 @@ pub(super) struct Run<'a> {
     pub(super) facts: Facts,
     pub(super) judged: Judged,
     began: Duration,
+    /// When this process had read what changes.
+    read: Duration,
     pub(super) gone: BTreeSet<Key>,
     deleted: Amount,
     pub(super) notes: Vec<String>,
@@ -73,12 +73,12 @@ pub fn expire(request: &ExpireRequest<'_>) -> Result<ExpireReport, ExpireError> 
         facts,
         judged: Judged::default(),
         began,
+        read: began,
         gone: BTreeSet::new(),
         deleted: Amount::default(),
         notes: Vec::new(),
     };
     run.read_again()?;
-    clocks::check(&run.facts, &request.policies, request.clock.now())?;
     let verdicts = judge(&run.facts, &request.policies, request.clock.now());
     request.progress.phase("deleting", 0);
     for step in [Step::Commits, Step::Packs, Step::Wal] {
@@ -146,11 +146,20 @@ impl Run<'_> {
         self.request.uptime.get().saturating_sub(self.facts.read_at)
     }
 
+    /// Whether what changes must be read again. However long reading took, something is deleted behind it, as long as it
+    /// can be relied on.
+    fn is_old(&self) -> bool {
+        self.request.uptime.get().saturating_sub(self.read) > FRESH || self.age() > STALE
+    }
+
     /// Reads what changes, and judges anew.
     fn read_again(&mut self) -> Result<(), ExpireError> {
         let (repository, guard) = (self.request.repository, &self.guard);
         let store_now = || Ok(written_at(repository, &guard.renewed()?)?);
         self.facts.refresh(repository, self.request.uptime.as_ref(), &store_now)?;
+        // Each time: a clock may be set while this goes on.
+        clocks::check(&self.facts, &self.request.policies, self.request.clock.now())?;
+        self.read = self.request.uptime.get();
         if self.age() > STALE {
             return Err(ExpireError::TooSlow { seconds: self.age().as_secs() });
         }
@@ -165,15 +174,15 @@ impl Run<'_> {
         ripe.flat_map(|stored| &stored.names).collect()
     }
 
-    /// What is deleted next.
-    fn batch(&self, step: Step) -> Vec<(Key, u64)> {
+    /// What can be deleted now.
+    fn ready(&self, step: Step) -> Vec<(Key, u64)> {
         let ripe = self.ripe();
         let ready = |key: &&Key| ripe.contains(*key) && !self.gone.contains(*key);
         let sized = |files: &BTreeMap<Key, u64>| {
             let ready = files.iter().filter(|(key, _)| ready(key));
             ready.map(|(key, size)| (key.clone(), *size)).collect::<Vec<_>>()
         };
-        let mut batch = match step {
+        match step {
             Step::Commits => self.judged.commits.iter().filter(ready).map(|key| (key.clone(), 0)).collect(),
             Step::Wal => sized(&self.judged.wal_files),
             Step::Packs => {
@@ -187,9 +196,7 @@ impl Run<'_> {
                 });
                 packs
             }
-        };
-        batch.truncate(BATCH);
-        batch
+        }
     }
 
     /// Commits that are there.
@@ -207,16 +214,17 @@ impl Run<'_> {
                 self.notes.push("it took too long; run it again to go on".to_owned());
                 return Ok(());
             }
-            if self.age() > FRESH && !self.batch(step).is_empty() {
-                self.read_again()?;
-            }
-            let batch = self.batch(step);
-            if batch.is_empty() {
+            let ready = self.ready(step);
+            if ready.is_empty() {
                 return Ok(());
             }
-            for (key, size) in batch {
-                // This process may have been stopped since the batch was begun.
-                if self.age() > STALE {
+            if self.is_old() {
+                self.read_again()?;
+                continue;
+            }
+            for (key, size) in ready {
+                // This process may have been stopped since the last one.
+                if self.is_old() {
                     break;
                 }
                 point("expire.before_delete")?;
@@ -240,7 +248,7 @@ impl Run<'_> {
 
     /// Writes a tombstone for what may go and is named by none.
     fn mark(&mut self) -> Result<Amount, ExpireError> {
-        if self.age() > FRESH {
+        if self.is_old() {
             self.read_again()?;
         }
         let named = names(&self.facts);

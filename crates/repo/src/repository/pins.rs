@@ -1,12 +1,13 @@
 //! Pins: what a running job uses, so that nobody deletes it meanwhile.
 //!
-//! A pin is written before anything is chosen, and renewed by numbered generations; each renewal removes the one before,
-//! but never the first, whose age tells since when the job runs. A pin that was not renewed for its lease, by the store's
+//! A pin is written before anything is chosen, and renewed by numbered generations. Those of the last lease stay, because a
+//! list may lag behind, and so does the first, whose age tells since when the job runs. A pin that was not renewed for its lease, by the store's
 //! clock, is dead: what a killed job leaves holds nothing for long, and is removed by `expire`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use refloat_store::{Key, Store};
 use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, fault};
@@ -22,6 +23,8 @@ use crate::layout::{self, Named};
 use crate::object::document::Signer;
 use crate::object::{Body, Document};
 
+/// So many generations may be absent behind the newest one listed before the search for later ones ends.
+const LOOK_AHEAD: u32 = 5;
 /// Largest pin accepted.
 pub(super) const MAX_PIN: u64 = 1 << 20;
 
@@ -96,6 +99,8 @@ pub struct PinWriter {
     key: Option<Arc<DataKey>>,
     host: Vec<u8>,
     pin: Pin,
+    /// Generations that are there, and when each was written.
+    written: VecDeque<(u64, Instant)>,
 }
 
 impl PinWriter {
@@ -104,7 +109,7 @@ impl PinWriter {
         &self.pin
     }
 
-    /// Writes the next generation, and removes the one before it unless that is the first.
+    /// Writes the next generation, and removes those that are older than the lease, but never the first.
     ///
     /// # Errors
     /// When it cannot be stored: the pin goes on ageing.
@@ -121,10 +126,16 @@ impl PinWriter {
             &[],
             Body::Sealed(&self.host, self.key.as_deref()),
         )?;
+        // Noted first: it may be there whatever the answer is.
+        self.written.push_back((self.pin.number, Instant::now()));
         self.store.put_new(&key, &bytes)?;
         fault::point("pin.after_write").map_err(|e| RepoError::internal("write a pin", e))?;
-        if let Some(before) = self.pin.number.checked_sub(1).filter(|before| *before > 1) {
-            self.store.delete(&layout::pin(self.pin.pin, before))?;
+        let lease = Duration::from_secs(self.pin.lease_seconds);
+        let is_old = |(number, at): &(u64, Instant)| *number > 1 && at.elapsed() > lease;
+        while let Some(at) = self.written.iter().position(is_old) {
+            if let Some((number, _)) = self.written.remove(at) {
+                self.store.delete(&layout::pin(self.pin.pin, number))?;
+            }
         }
         Ok(key)
     }
@@ -143,9 +154,8 @@ impl PinWriter {
     /// # Errors
     /// It stays until its lease is over.
     pub fn remove(&self) -> Result<(), RepoError> {
-        // The one before too: the last renewal may have failed.
-        for number in [self.pin.number, self.pin.number.saturating_sub(1), 1] {
-            self.store.delete(&layout::pin(self.pin.pin, number))?;
+        for (number, _) in &self.written {
+            self.store.delete(&layout::pin(self.pin.pin, *number))?;
         }
         Ok(())
     }
@@ -215,6 +225,7 @@ impl Repository {
             key: self.writer_key(now)?,
             host: host_text.map_err(|e| RepoError::internal("write a pin", e))?,
             pin,
+            written: VecDeque::new(),
         })
     }
 
@@ -243,17 +254,17 @@ impl Repository {
             ControlFlow::Continue(())
         })?;
         let mut out = Vec::new();
-        for (id, generations) in found {
+        for (id, mut generations) in found {
+            self.look_ahead(id, &mut generations)?;
             let Some((number, renewed)) = generations.last_key_value() else { continue };
             let key = layout::pin(id, *number);
             let pin = match self.get_signed(&key, Kind::Pin, MAX_PIN) {
                 Ok(document) => pin_of(&key, &document)?,
-                // Ended meanwhile, or renewed: only another list can tell.
-                Err(RepoError::Missing { object }) => match self.store.head(&layout::pin(id, number + 1))? {
-                    Some(_) => return Err(RepoError::Missing { object }),
-                    None if self.has_generations(id)? => return Err(RepoError::Missing { object }),
-                    None => continue,
-                },
+                // Ended meanwhile, or renewed more than once: only another list can tell.
+                Err(RepoError::Missing { object }) if self.has_generations(id)? => {
+                    return Err(RepoError::Missing { object });
+                }
+                Err(RepoError::Missing { .. }) => continue,
                 Err(error) => return Err(error),
             };
             out.push(SeenPin {
@@ -264,6 +275,24 @@ impl Repository {
             });
         }
         Ok(out)
+    }
+
+    /// Generations that a list does not show yet: numbers are dense, so the next ones are asked for by name.
+    fn look_ahead(&self, id: ObjectId, generations: &mut BTreeMap<u64, Timestamp>) -> Result<(), RepoError> {
+        let mut next = generations.last_key_value().map_or(1, |(last, _)| last + 1);
+        let mut absent = 0;
+        // Those in between may be removed already.
+        while absent < LOOK_AHEAD {
+            match self.store.head(&layout::pin(id, next))? {
+                Some(info) => {
+                    generations.insert(next, info.created);
+                    absent = 0;
+                }
+                None => absent += 1,
+            }
+            next += 1;
+        }
+        Ok(())
     }
 
     fn has_generations(&self, id: ObjectId) -> Result<bool, RepoError> {

@@ -196,6 +196,36 @@ fn what_a_restore_uses_stays_until_it_is_done() {
 }
 
 #[test]
+fn a_pin_that_no_list_shows_yet_holds() {
+    let mut world = World::new(Duration::from_secs(600));
+    world.policy = fulls(Keep::Count(1));
+    let made = daily(&mut world, 2);
+    let repository = std::sync::Arc::clone(&world.hosts[1].repository);
+    let request = GuardRequest {
+        operation: "restore",
+        backup: None,
+        uses: Uses::Backups(vec![made[0]]),
+        host: "db2",
+        now: world.now(),
+        uptime: world.uptime(),
+        renew: false,
+    };
+    world.expire(0).unwrap();
+    let guard = Guard::begin(&repository, &request).unwrap();
+    for _ in 0..DAY.as_secs() / 300 {
+        world.pass(Duration::from_secs(300));
+        guard.renew().unwrap();
+    }
+    // Everything but its first generation is too young for the list.
+    world.backup(0, Full).unwrap();
+    world.pass(Duration::from_secs(599));
+    (0..9).for_each(|_| guard.renew().unwrap());
+    let report = world.expire(0).unwrap();
+    assert_eq!(report.deleted.backups, 0, "{report:#?}");
+    assert!(world.is_there(made[0]) && world.lacks(&world.made[0]) == 0);
+}
+
+#[test]
 fn what_cannot_be_read_stops_it() {
     let mut world = World::new(Duration::ZERO);
     world.policy = fulls(Keep::Count(1));

@@ -101,7 +101,8 @@ fn what_stays_can_be_restored_and_what_goes_is_gone() {
     // The old one has nothing but its own span, and one WAL segment more.
     comes_back(&site, "first", &made[0], "1");
     comes_back(&site, "third", &made[2], "3");
-    let latest = start_restored(15, &site.restore("latest", &[&made[2], "--as", "copy"]));
+    let latest =
+        start_restored(15, &site.restore("latest", &[&made[2], "--target", "latest", "--as", "copy"]));
     assert_eq!(latest.psql("postgres", "select count(*) from marks"), "4");
     prove(latest);
 
