@@ -4,6 +4,7 @@
 //! commits are read, commits last: a backup commits before it removes its pin, so one of the two is seen. Commits are
 //! looked for by the list and by the names that tombstones were judged by, because a list may lag behind.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -135,12 +136,11 @@ impl Facts {
         });
         listed.map_err(RepoError::from)?;
         for (key, source) in self.judged_before() {
-            if !keys.contains_key(&key) {
-                // The list may lack it, or it was deleted: only its name tells.
-                if let Some(info) = repository.store().head(&key).map_err(RepoError::from)? {
-                    keys.insert(key, info.created);
-                    self.sources.entry(source).or_insert_with(|| (source.to_string(), None));
-                }
+            let Entry::Vacant(place) = keys.entry(key) else { continue };
+            // The list may lack it, or it was deleted: only its name tells.
+            if let Some(info) = repository.store().head(place.key()).map_err(RepoError::from)? {
+                place.insert(info.created);
+                self.sources.entry(source).or_insert_with(|| (source.to_string(), None));
             }
         }
         for (key, created) in keys {

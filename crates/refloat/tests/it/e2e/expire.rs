@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
+use refloat_types::{Clock as _, SystemClock};
 use serde_json::Value;
 
 use super::site::{Site, prove, run, start_restored};
@@ -24,7 +25,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 /// Makes everything below a part of the repository three days older.
 fn age(site: &Site, part: &str) {
     let old = std::time::SystemTime::UNIX_EPOCH
-        + std::time::Duration::from_secs(jiff::Timestamp::now().as_second() as u64 - 3 * 86_400);
+        + std::time::Duration::from_secs(SystemClock.now().as_second() as u64 - 3 * 86_400);
     for path in files(&site.repo().join(part)) {
         let file = std::fs::OpenOptions::new().append(true).open(&path).expect("opens");
         file.set_modified(old).expect("sets its time");
