@@ -112,6 +112,12 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When one of the two cannot be done. A pin that was written is removed again.
     pub fn begin(repository: &'a Repository, request: &GuardRequest<'_>) -> Result<Self, GuardError> {
+        let guard = Self::pinned(repository, request)?;
+        guard.look()?;
+        Ok(guard)
+    }
+
+    fn pinned(repository: &'a Repository, request: &GuardRequest<'_>) -> Result<Self, GuardError> {
         let GuardRequest { operation, backup, host, now, .. } = *request;
         let began = request.uptime.get();
         let lease = LEASE.as_secs();
@@ -132,7 +138,6 @@ impl<'a> Guard<'a> {
         if request.renew {
             guard._renewer = renew::Renewer::start(writer, RENEW_EVERY);
         }
-        guard.look()?;
         Ok(guard)
     }
 
@@ -268,7 +273,8 @@ pub(crate) fn written_at(repository: &Repository, key: &Key) -> Result<Timestamp
     info.map(|info| info.created).ok_or_else(|| RepoError::Missing { object: key.to_string() })
 }
 
-/// Begins to guard a job that only reads; `None`, and a word, where this host cannot write into the repository.
+/// Begins to guard a job that only reads; `None` where this host cannot write into the repository. A tombstone that cannot
+/// be read is `verify`'s business: it must not keep anybody from restoring.
 ///
 /// # Errors
 /// When the repository fails otherwise.
@@ -277,8 +283,13 @@ pub fn reading<'a>(
     request: &GuardRequest<'_>,
 ) -> Result<Option<Guard<'a>>, GuardError> {
     let begun = repository.ensure_enrolled(request.now).map_err(GuardError::from);
-    match begun.and_then(|()| Guard::begin(repository, request)) {
-        Ok(guard) => Ok(Some(guard)),
+    match begun.and_then(|()| Guard::pinned(repository, request)) {
+        Ok(guard) => {
+            if let Err(error) = guard.look() {
+                tracing::warn!(%error, "what is going to be deleted cannot be told");
+            }
+            Ok(Some(guard))
+        }
         Err(GuardError::Repository(RepoError::NotEnrolled { .. })) => Ok(None),
         Err(GuardError::Repository(RepoError::Store(error)))
             if matches!(
