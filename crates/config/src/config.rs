@@ -75,9 +75,9 @@ pub struct SourceConfig {
     pub connection: Option<Connection>,
     /// Repositories, the first one first; at least one, each defined.
     pub repositories: Vec<RepositoryName>,
-    /// What is to be kept; this version does not act on it.
+    /// What is to be kept.
     pub retention: Option<Policy>,
-    /// What is to be kept in single repositories; this version does not act on it.
+    /// What is to be kept in single repositories.
     pub retention_of: BTreeMap<RepositoryName, Policy>,
     /// When backups are to be made; this version does not act on it.
     pub schedule: Option<Schedule>,

@@ -48,8 +48,8 @@ options! {
         connection: Connection,
         /// The repositories that its backups and WAL go to, the first one first. Default: the only one there is.
         repositories: Repositories,
-        /// How long backups and WAL are to be kept; for one repository by `[source.NAME.retention.REPOSITORY]`. This
-        /// version checks and shows it and deletes nothing.
+        /// How long backups and WAL are to be kept; for one repository by `[source.NAME.retention.REPOSITORY]`.
+        /// `refloat expire` deletes what none of it wants. Without it nothing is ever deleted.
         retention: RetentionOptions,
         /// When backups are to be made. This version checks and shows it and starts nothing by itself.
         schedule: Schedule,

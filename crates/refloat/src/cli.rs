@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, completions, config, demo, explain, init, key, list, man_pages, repository, restore, show,
-    status, takeover, verify, wal,
+    backup, check, completions, config, demo, expire, explain, hold, init, key, list, man_pages, repository,
+    restore, show, status, takeover, verify, wal,
 };
 
 /// Keeps PostgreSQL recoverable: full backups, a WAL archive, and recovery to any moment
@@ -65,6 +65,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Wal(wal::Wal),
     Verify(verify::Verify),
+    Expire(expire::Expire),
+    /// Backups that must not expire
+    #[command(subcommand)]
+    Hold(hold::Hold),
     /// What opens the repositories: prove that it is kept, print the sheet again
     #[command(subcommand)]
     Key(key::Key),

@@ -5,7 +5,9 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod expire;
 pub(crate) mod explain;
+pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod list;
@@ -45,6 +47,8 @@ pub(crate) fn run(cli: Cli, load: impl Fn(Global) -> Result<Context, Failure>) -
         Command::Restore(command) => command.run(load(global)?)?,
         Command::Takeover(command) => command.run(load(global)?)?,
         Command::Verify(command) => command.run(load(global)?)?,
+        Command::Expire(command) => command.run(load(global)?)?,
+        Command::Hold(command) => command.run(load(global)?)?,
         Command::Key(command) => command.run(load(global)?)?,
         Command::Repository(command) => command.run(&load(global)?)?,
         Command::Config(command) => command.run(&load(global)?)?,

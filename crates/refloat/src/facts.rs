@@ -1,5 +1,6 @@
 //! What is known of a source: from when to when it can be recovered, what its server does, what is wrong.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use refloat_config::SourceConfig;
@@ -158,6 +159,8 @@ pub(crate) struct Reach {
     pub commits: Vec<CommitRecord>,
     /// How far each reaches.
     pub windows: Vec<Window>,
+    /// Backups behind which WAL expired: they can be restored to their own end only.
+    pub older: BTreeSet<BackupId>,
     /// Timelines on which WAL is stored that the owner had left before.
     pub go_on: Vec<GoesOn>,
 }
@@ -185,7 +188,16 @@ pub(crate) fn reach(
         Situation { archive: &archive, commits: &commits, owner: known.owner.as_ref(), wal: &wal };
     let windows = pitr::windows(&situation)?;
     let go_on = known.all_that_go_on(repository, &archive)?;
-    Ok(Some(Reach { commits, windows, go_on }))
+    let marked = repository.marked().unwrap_or_default();
+    let expired = |window: &&Window| {
+        window.gap.as_ref().is_some_and(|gap| {
+            let (timeline, size) = (gap.range.first.timeline, archive.segment_size);
+            let (first, last) = (gap.range.first.number(size), gap.range.last.number(size));
+            !gap.disputed && marked.other_wal(system, timeline, first, last).is_empty()
+        })
+    };
+    let older = windows.iter().filter(expired).map(|window| window.backup).collect();
+    Ok(Some(Reach { commits, windows, older, go_on }))
 }
 
 /// All that is known of a source in a repository. `config` where this host has the source.
@@ -261,7 +273,11 @@ impl SourceFacts {
                 });
             }
         }
-        let usable: Vec<&Window> = reach.windows.iter().filter(|window| window.usable).collect();
+        let mut usable: Vec<&Window> = reach.windows.iter().filter(|window| window.usable).collect();
+        // Older backups stand alone; the window in which any moment can be had begins behind them.
+        if usable.iter().any(|window| !reach.older.contains(&window.backup)) {
+            usable.retain(|window| !reach.older.contains(&window.backup));
+        }
         self.recoverable_from = usable.iter().map(|window| window.earliest).min();
         let end = |window: &&Window| {
             let latest = window.latest.as_ref();
@@ -281,7 +297,7 @@ impl SourceFacts {
                     ),
                     format!("refloat wal status {}", self.source),
                 ));
-            } else if let Some(gap) = &window.gap {
+            } else if let Some(gap) = window.gap.as_ref().filter(|_| !reach.older.contains(&window.backup)) {
                 self.findings.push(Finding::new(
                     format!("behind backup {} WAL is missing: {gap}", window.backup),
                     format!("refloat backup {}   (makes later moments recoverable again)", self.source),

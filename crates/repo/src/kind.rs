@@ -50,6 +50,12 @@ kinds! {
     Owner = 12,
     /// That a person has shown that the passphrase is kept.
     Confirmation = 13,
+    /// What a running job uses: one generation.
+    Pin = 14,
+    /// What will be deleted.
+    Tombstone = 15,
+    /// That a backup must not expire, or may again.
+    Hold = 16,
 }
 
 /// How an object is sealed; numbered in the format.

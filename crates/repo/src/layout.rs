@@ -25,6 +25,14 @@ pub const SOURCES: &str = "sources/";
 pub const WAL: &str = "wal/";
 /// Operation records.
 pub const OPERATIONS: &str = "operations/";
+/// What running jobs use.
+pub const PINS: &str = "pins/";
+/// What will be deleted.
+pub const TOMBSTONES: &str = "tombstones/";
+/// Backups that must not expire.
+pub const HOLDS: &str = "holds/";
+/// Ending of the key of a release, behind the hold's id.
+const RELEASED: &str = "-released";
 
 fn key(text: String) -> Key {
     text.parse().expect("every part is made of letters, digits and dashes")
@@ -144,6 +152,14 @@ pub enum Named {
     Wal(SystemIdentifier, WalFileName, [u8; 16]),
     /// An operation record.
     Operation(ObjectId, u64, ObjectId),
+    /// A generation of a pin.
+    Pin(ObjectId, u64),
+    /// A tombstone.
+    Tombstone(u64, ObjectId),
+    /// A hold.
+    Hold(ObjectId),
+    /// The end of the hold of this id.
+    Release(ObjectId),
 }
 
 impl Named {
@@ -175,6 +191,12 @@ impl Named {
             ["operations", agent, name] => {
                 Self::Operation(agent.parse().ok()?, number_of(key)?, name.split_once('-')?.1.parse().ok()?)
             }
+            ["pins", id, number] => Self::Pin(id.parse().ok()?, numbered(number)?),
+            ["tombstones", name] => Self::Tombstone(number_of(key)?, name.split_once('-')?.1.parse().ok()?),
+            ["holds", name] => match name.strip_suffix(RELEASED) {
+                Some(id) => Self::Release(id.parse().ok()?),
+                None => Self::Hold(name.parse().ok()?),
+            },
             _ => return None,
         })
     }
@@ -192,8 +214,32 @@ impl Named {
             Self::Commit(source, number, backup) => commit(*source, *number, *backup),
             Self::Wal(system, name, digest) => wal(*system, *name, digest),
             Self::Operation(agent, number, id) => operation(*agent, *number, *id),
+            Self::Pin(id, number) => pin(*id, *number),
+            Self::Tombstone(number, id) => tombstone(*number, *id),
+            Self::Hold(id) => hold(*id),
+            Self::Release(id) => release(*id),
         }
     }
+}
+
+/// A generation of a pin.
+pub fn pin(id: ObjectId, number: u64) -> Key {
+    generation(&format!("{PINS}{id}/"), number)
+}
+
+/// A tombstone.
+pub fn tombstone(number: u64, id: ObjectId) -> Key {
+    key(format!("{TOMBSTONES}{number:010}-{id}"))
+}
+
+/// A hold. Its name is random, so that two hosts that hold a backup at the same time never replace each other's.
+pub fn hold(id: ObjectId) -> Key {
+    key(format!("{HOLDS}{id}"))
+}
+
+/// The end of a hold.
+pub fn release(id: ObjectId) -> Key {
+    key(format!("{HOLDS}{id}{RELEASED}"))
 }
 
 /// Operation records of an agent.
@@ -230,6 +276,10 @@ mod tests {
             Named::Wal(system, file("0000000100000A2B000000FE.00000028.backup"), [1; 16]),
             Named::Wal(system, file("0000000A.history"), [1; 16]),
             Named::Operation(id, 9, id),
+            Named::Pin(id, 4),
+            Named::Tombstone(2, id),
+            Named::Hold(id),
+            Named::Release(id),
         ] {
             assert_eq!(Named::parse(&named.key()), Some(named), "{}", named.key());
         }
@@ -245,6 +295,9 @@ mod tests {
             format!("agents/{id}/x"),
             format!("keys/data/{}", id.to_string().to_uppercase()),
             "keys/recipients/0000000001".to_owned(),
+            format!("pins/{id}/1"),
+            format!("tombstones/2-{id}"),
+            format!("holds/{id}-"),
             format!("sources/{id}/source/1"),
             format!("sources/{id}/source/0000000001-{id}"),
             format!("wal/1/00000001/00000000/000000010000000000000003-{}", "0".repeat(31)),

@@ -262,12 +262,5 @@ impl<'a> Checker<'a> {
         {
             self.shown.policy(&at, placed);
         }
-        let first = retention.general.as_ref().or_else(|| retention.repositories.values().next());
-        if let Some(placed) = first {
-            self.warn(
-                &placed.place,
-                format!("{path}.retention: this version deletes nothing; every backup is kept"),
-            );
-        }
     }
 }

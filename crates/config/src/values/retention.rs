@@ -1,4 +1,4 @@
-//! What is to be kept, how long. Checked and kept; nothing is deleted yet.
+//! What is to be kept, how long.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,23 +98,25 @@ impl Setting for Window {
 schema_of!(Window, |_g| text_schema("an age such as \"7d\"", None));
 
 options! {
-    /// What is kept. A number counts, a string is an age; backups that any of these wants stay.
+    /// What is kept. A number counts, a string is an age; backups that any of these wants stay. Ages count from the newest
+    /// backup, so nothing grows old while none are made. The newest backup and the newest whole full one always stay.
     pub(crate) struct PolicyOptions {
-        /// Full backups, with everything that depends on them.
+        /// Full backups, with the differential and incremental ones that were made on them and have no rule of their own.
         full: Keep,
         /// Differential backups.
         diff: Keep,
         /// Incremental backups.
         incr: Keep,
-        /// WAL: how far back any moment can be restored. Older backups keep only their own span.
+        /// WAL: how far back any moment can be restored; the backup that this begins with stays. Older backups keep only
+        /// their own span. Without it, WAL stays from the oldest kept backup on.
         wal: Window,
-        /// The last backup of each day.
+        /// The last backup of each day (UTC).
         daily: Keep,
-        /// The last backup of each week.
+        /// The last backup of each week (UTC, from Monday on).
         weekly: Keep,
-        /// The last backup of each month.
+        /// The last backup of each month (UTC).
         monthly: Keep,
-        /// The last backup of each year.
+        /// The last backup of each year (UTC).
         yearly: Keep,
     }
 }

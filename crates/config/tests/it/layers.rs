@@ -315,8 +315,6 @@ fn the_json_view_has_a_format_and_no_secret() {
         "state": "/srv/state"
       },
       "warnings": [
-        "/etc/refloat/refloat.toml:15:13: source.other.retention: this version deletes nothing; every backup is kept",
-        "/etc/refloat/refloat.toml:23:13: source.prod.retention: this version deletes nothing; every backup is kept",
         "/etc/refloat/refloat.toml:31:12: source.prod.schedule: this version starts no backup by itself; cron or a systemd timer does"
       ]
     }
@@ -389,8 +387,6 @@ fn the_text_for_backups_loads_again_and_keeps_layers() {
 fn what_this_version_does_not_act_on_is_said() {
     let warnings: Vec<String> = whole().warnings().iter().map(ToString::to_string).collect();
     assert_snapshot!(warnings.join("\n"), @r"
-    /etc/refloat/refloat.toml:15:13: source.other.retention: this version deletes nothing; every backup is kept
-    /etc/refloat/refloat.toml:23:13: source.prod.retention: this version deletes nothing; every backup is kept
     /etc/refloat/refloat.toml:31:12: source.prod.schedule: this version starts no backup by itself; cron or a systemd timer does
     ");
 }

@@ -19,7 +19,7 @@ use super::{BackupError, BackupReport, BackupRequest};
 /// Writes the manifest and the commit.
 pub(super) fn commit(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     start: &StartPoint,
     choice: Choice,
     copied: Copied,
@@ -83,7 +83,9 @@ pub(super) fn commit(
         own_wal,
         bad_pages,
     };
+    prepared.guard.before_commit(&packs)?;
     repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
+    prepared.guard.after_commit(&packs, &layout::commit(commit.source, commit.number, commit.backup))?;
     prepared.note.done()?;
     Ok(BackupReport {
         backup: prepared.id,
@@ -216,7 +218,7 @@ fn present(repository: &Repository, packs: &[PackUse], own: &[PackSummary]) -> R
 /// What a later backup must know before it believes that a file has not changed.
 fn reading_of(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     parent: Option<&Parent>,
     began: Timestamp,
 ) -> Reading {

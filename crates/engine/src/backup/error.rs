@@ -9,6 +9,8 @@ use refloat_pg::sql::SqlError;
 use refloat_repo::RepoError;
 use refloat_types::{Advice, ByteSize, Explain, SystemIdentifier};
 
+use crate::guard::GuardError;
+
 /// A backup that was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -111,6 +113,9 @@ pub enum BackupError {
         /// The data directory.
         directory: PathBuf,
     },
+    /// What it uses is being deleted, or is gone.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// A file of the state directory failed.
     #[error("could not {action} {}", path.display())]
     State {
@@ -141,6 +146,7 @@ impl Explain for BackupError {
             Self::Repository(error) => with_safe(error.advice()),
             Self::Server(error) => with_safe(error.advice()),
             Self::History { source, .. } => with_safe(source.advice()),
+            Self::Guard(error) => with_safe(error.advice()),
             Self::Walk(error) => with_safe(error.advice()),
             Self::Control(error) => with_safe(error.advice()),
             Self::Read { source, .. } => read_advice(source, safe),

@@ -1,8 +1,10 @@
 //! What a crashed backup leaves behind, and one backup of a source at a time on a host.
 //!
 //! Every pack is noted in the state directory before it is begun. A backup that ends well, or fails cleanly, removes its
-//! note; the next backup deletes the packs of notes that are left, after it has made sure that no commit of that id exists.
+//! note; the next backup deletes the packs of notes that are left, after it has made sure that no commit names them and nobody
+//! is still making that backup elsewhere.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,6 +16,7 @@ use refloat_types::{BackupId, ObjectId, SourceId, SourceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::BackupError;
+use crate::guard::{Guard, living};
 
 /// Held while a backup of a source runs; the kernel lets go of it when the process dies.
 #[derive(Debug)]
@@ -105,30 +108,69 @@ impl Note {
 
 /// Clears what backups of this source that died on this host left in the repository. The source's lock must be held.
 /// Answers how many packs were deleted.
+///
+/// A note alone proves nothing: a state directory may be a copy of one whose backup still runs elsewhere, or have come
+/// back from the past, when the backup was committed, expired, and others were built on its packs. So what another holder
+/// may still be making stays, and so does every pack that any commit of the source names.
 pub(super) fn clear(
     repository: &Repository,
     source: SourceId,
     _held: &SourceLock,
+    guard: &Guard<'_>,
 ) -> Result<u64, BackupError> {
     let directory = directory(repository, source)?;
     let fail = |action, source| state_error(action, &directory, source);
-    let mut cleared = 0;
+    let mut notes = Vec::new();
     for note in fs::read_dir(&directory).map_err(|e| fail("list", e))? {
         let path = note.map_err(|e| fail("list", e))?.path();
         let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<BackupId>().ok());
-        let Some(id) = id else { continue };
-        // Killed between the commit and the removal of its note: the packs are needed.
-        if repository.find_commit(source, id)?.is_none() {
-            let text = fs::read_to_string(&path).map_err(|e| state_error("read", &path, e))?;
-            for pack in text.lines().filter_map(|line| line.parse::<ObjectId>().ok()) {
-                let key = layout::pack(pack);
-                if repository.store().head(&key).map_err(RepoError::from)?.is_some() {
-                    repository.store().delete(&key).map_err(RepoError::from)?;
-                    cleared += 1;
-                }
+        notes.extend(id.map(|id| (id, path)));
+    }
+    if notes.is_empty() {
+        return Ok(0);
+    }
+    let living = living(repository, guard.pin(), guard.store_now())?;
+    let holder = guard.holder();
+    notes.retain(|(id, _)| !living.elsewhere(*id, &holder));
+    let named = match named_packs(repository, source) {
+        Ok(named) => named,
+        Err(RepoError::Store(error)) if error.is_retryable() => return Err(RepoError::Store(error).into()),
+        Err(error) => {
+            tracing::warn!(%error, "what backups that died left stays, because a commit cannot be read");
+            return Ok(0);
+        }
+    };
+    let mut cleared = 0;
+    for (id, path) in notes {
+        let text = fs::read_to_string(&path).map_err(|e| state_error("read", &path, e))?;
+        let packs = text.lines().filter_map(|line| line.parse::<ObjectId>().ok());
+        for pack in packs.filter(|pack| !named.contains(pack)) {
+            let key = layout::pack(pack);
+            if repository.store().head(&key).map_err(RepoError::from)?.is_some() {
+                repository.store().delete(&key).map_err(RepoError::from)?;
+                cleared += 1;
+            }
+        }
+        if let Some(pin) = living.pin_of(id) {
+            for key in &pin.keys {
+                repository.store().delete(key).map_err(RepoError::from)?;
             }
         }
         fs::remove_file(&path).map_err(|e| state_error("remove", &path, e))?;
     }
     Ok(cleared)
+}
+
+/// Every pack that a commit of the source names.
+fn named_packs(repository: &Repository, source: SourceId) -> Result<BTreeSet<ObjectId>, RepoError> {
+    let mut named = BTreeSet::new();
+    for key in repository.commit_keys(source)? {
+        match repository.read_commit(&key) {
+            Ok(record) => named.extend(record.packs.iter().map(|pack| pack.id)),
+            // Expired between the list and the look.
+            Err(RepoError::Missing { object }) if object == key.as_str() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(named)
 }

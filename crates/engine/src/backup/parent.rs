@@ -19,6 +19,8 @@ use refloat_repo::manifest::Root;
 use refloat_repo::pack::reader::PackKeys;
 use refloat_types::{BackupId, SourceId, SystemIdentifier, Timestamp};
 
+use crate::guard::Forbidden;
+
 pub(super) use choice::{Choice, choose};
 pub(super) use files::{Former, attach};
 pub(super) use reader::{ParentReader, Uses};
@@ -77,12 +79,19 @@ pub(super) struct Situation<'a> {
     pub(super) history: Option<TimelineHistory>,
     /// Before the first file is looked at.
     pub(super) began: Timestamp,
+    /// What is being deleted, read after this backup was seen to run.
+    pub(super) forbidden: Arc<Forbidden>,
 }
 
 impl Situation<'_> {
     /// Why a backup cannot be the parent of one that starts here; `None` when it can.
     fn refuses(&self, record: &CommitRecord) -> Option<String> {
         let point = &record.commit.cluster;
+        let is_marked = self.forbidden.has_backup(self.source, record.commit.backup)
+            || record.packs.iter().any(|pack| self.forbidden.has_pack(pack.id));
+        if is_marked {
+            return Some("it is about to be deleted".to_owned());
+        }
         if point.system != self.system {
             return Some("it is of another cluster".to_owned());
         }

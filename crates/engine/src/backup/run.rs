@@ -14,7 +14,7 @@ use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
-use refloat_repo::repository::{OwnerRecord, SourceDescription};
+use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
 use refloat_types::{BackupId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
@@ -29,6 +29,7 @@ use super::throttle::Throttle;
 use super::{
     BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight,
 };
+use crate::guard::{Guard, GuardRequest, SinceBoot};
 use crate::locked::Locked;
 use crate::progress::ByteCounter;
 
@@ -36,7 +37,8 @@ use crate::progress::ByteCounter;
 const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known before anything is copied.
-pub(super) struct Prepared {
+pub(super) struct Prepared<'a> {
+    pub(super) guard: Guard<'a>,
     pub(super) id: BackupId,
     pub(super) source: SourceId,
     pub(super) started: Timestamp,
@@ -123,7 +125,7 @@ pub fn run(request: &BackupRequest<'_>) -> Result<BackupReport, BackupError> {
     if finished.is_err() {
         // Failed cleanly: what is stored is of no use to anybody now.
         let id = prepared.id;
-        if let Err(error) = leftovers::clear(repository, prepared.source, &lock) {
+        if let Err(error) = leftovers::clear(repository, prepared.source, &lock, &prepared.guard) {
             tracing::warn!(%id, %error, "the packs of the failed backup stay until the next backup");
         }
     }
@@ -144,13 +146,15 @@ fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
     }
 }
 
-fn prepare(request: &BackupRequest<'_>, lock: &SourceLock) -> Result<Prepared, BackupError> {
+fn prepare<'a>(request: &BackupRequest<'a>, lock: &SourceLock) -> Result<Prepared<'a>, BackupError> {
     let repository = request.repository;
     let now = request.clock.now();
     repository.ensure_enrolled(now)?;
     let (control, _) = control::read_settled(&request.data_directory)?;
     let source = find_or_describe(request, &control, now)?;
-    let cleared_packs = leftovers::clear(repository, source, lock)?;
+    let id = random::backup_id();
+    let guard = guarded(request, source, id, now)?;
+    let cleared_packs = leftovers::clear(repository, source, lock, &guard)?;
     let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
     let mut notes = Vec::new();
     if cleared_packs + abandoned > 0 {
@@ -158,10 +162,28 @@ fn prepare(request: &BackupRequest<'_>, lock: &SourceLock) -> Result<Prepared, B
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
     }
     warn_about_clock(request, source, now, &mut notes)?;
-    let id = random::backup_id();
     let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
-    Ok(Prepared { id, source, started: now, key, note, control, notes, cleared_packs })
+    Ok(Prepared { guard, id, source, started: now, key, note, control, notes, cleared_packs })
+}
+
+/// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
+fn guarded<'a>(
+    request: &BackupRequest<'a>,
+    source: SourceId,
+    backup: BackupId,
+    now: Timestamp,
+) -> Result<Guard<'a>, BackupError> {
+    let asked = GuardRequest {
+        operation: "backup",
+        backup: Some(backup),
+        uses: Pins::Source(source),
+        host: &request.host,
+        now,
+        uptime: Arc::new(SinceBoot),
+        renew: true,
+    };
+    Ok(Guard::begin(request.repository, &asked)?)
 }
 
 /// The source in the repository; a cluster that is another one than before is refused.
@@ -230,7 +252,7 @@ fn warn_about_clock(
 fn copy_and_commit(
     request: &BackupRequest<'_>,
     session: Session,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     began: Instant,
 ) -> Result<BackupReport, BackupError> {
     let archiver = session.archiver_status()?;
@@ -254,15 +276,18 @@ fn copy_and_commit(
         start: &start,
         history: histories::local(request, start.timeline)?,
         began: request.clock.now(),
+        forbidden: prepared.guard.forbidden(),
     };
     let choice = parent::choose(request, &situation)?;
+    let parent: Vec<BackupId> = choice.parent.iter().map(Parent::id).collect();
+    prepared.guard.uses(&parent)?;
     let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
     let mut report = commit(request, prepared, &start, choice, copied, began)?;
     report.notes.extend(history_notes);
     Ok(report)
 }
 
-fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared) -> Result<Packer, BackupError> {
+fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared<'_>) -> Result<Packer, BackupError> {
     let note = Arc::clone(&prepared.note);
     let store = Arc::clone(request.repository.store());
     let announce = Arc::new(move |pack| note.announce(pack));
@@ -272,7 +297,7 @@ fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared) -> Result<Packer
 /// Copies everything while the server is in backup mode, ends that, and makes sure of the WAL.
 fn copy(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     mode: BackupMode,
     parent: Option<&Parent>,
     expect_archive: bool,
@@ -354,7 +379,7 @@ const LATE_FILES: usize = 1 << 20;
 fn copy_files<'scope, 'env: 'scope>(
     scope: &'scope std::thread::Scope<'scope, 'env>,
     request: &'env BackupRequest<'_>,
-    prepared: &'env Prepared,
+    prepared: &'env Prepared<'_>,
     shared: &'env Shared<'env>,
     files: &'env [FileToCopy],
     sender: &std::sync::mpsc::SyncSender<Message>,
@@ -445,7 +470,7 @@ struct Ended {
 /// Facts, the control file, the end of backup mode, and the WAL, in this order.
 fn end_backup(
     request: &BackupRequest<'_>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     mode: BackupMode,
     start: &StartPoint,
     mut copier: Copier<'_>,

@@ -20,7 +20,7 @@ const AUTO_CONF: &str = "postgresql.auto.conf";
 const MAIN_CONF: &str = "postgresql.conf";
 
 /// The settings of the recovery, in the order they are written.
-pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId) -> Vec<(&'static str, String)> {
+pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     let command = match &recovery.restore_command {
         Some(command) if command.contains("%f") => command.clone(),
@@ -50,6 +50,11 @@ pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId) -> Vec<(&'stat
         Target::Name(name) => ("recovery_target_name", name.clone(), false),
     };
     all.push((name, value));
+    if recovery.target == Target::Immediate && major >= 15 {
+        // Reading ahead asks for WAL far behind the end of the backup, which may have expired: the hole would stop a
+        // recovery that has all it needs.
+        all.push(("recovery_prefetch", "off".to_owned()));
+    }
     if has_edge {
         all.push(("recovery_target_inclusive", if recovery.inclusive { "on" } else { "off" }.to_owned()));
     }

@@ -352,7 +352,8 @@ impl Restore<'_> {
                 "the backup has no postgresql.conf: the server starts with PostgreSQL's defaults".to_owned(),
             );
         }
-        let mut settings = recovery::settings(&self.plan.request.recovery, self.plan.wal.timeline);
+        let mut settings =
+            recovery::settings(&self.plan.request.recovery, self.plan.wal.timeline, major(&self.plan));
         if self.plan.request.becomes == Become::Copy {
             // Another tool's archive_command knows nothing of our lock.
             settings.push(("archive_mode", "off".to_owned()));

@@ -36,6 +36,8 @@ pub(super) struct Census {
     /// Operation records by agent: number, id.
     pub(super) operations: BTreeMap<ObjectId, BTreeSet<(u64, ObjectId)>>,
     pub(super) wal: BTreeMap<SystemIdentifier, Vec<WalItem>>,
+    /// Tombstones, holds and releases.
+    pub(super) retention: Vec<Named>,
     /// Objects under names that this release does not give.
     pub(super) unknown: Vec<Key>,
     pub(super) more_unknown: u64,
@@ -108,6 +110,11 @@ impl Census {
             Some(Named::Commit(..)) => {}
             Some(Named::Wal(system, name, digest)) => {
                 self.wal.entry(system).or_default().push(WalItem { name, digest, size });
+            }
+            // They come and go while others work.
+            Some(Named::Pin(..)) => {}
+            Some(named @ (Named::Tombstone(..) | Named::Hold(_) | Named::Release(_))) => {
+                self.retention.push(named);
             }
             None if self.unknown.len() < MAX_UNKNOWN => self.unknown.push(key),
             None => self.more_unknown += 1,

@@ -1,4 +1,5 @@
-//! Whether the WAL that is stored follows itself: what is missing, which backups need that, which moments are lost.
+//! Whether the WAL that is stored follows itself: what is missing, which backups need that, which moments are lost. What
+//! expired is not missing, but where a backup needs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -186,7 +187,10 @@ impl Run<'_> {
         if let Some((first, last)) = ends {
             // A timeline that another one left must reach to where it was left.
             let last = last.max(self.left_at(cluster, id).unwrap_or(0));
-            for hole in holes(first, last, numbers) {
+            let lost = holes(first, last, numbers).into_iter().flat_map(|(first, behind)| {
+                self.marked.other_wal(system, id, first, behind.saturating_sub(1))
+            });
+            for hole in lost.map(|(first, last)| (first, last + 1)).collect::<Vec<_>>() {
                 missing += hole.1 - hole.0;
                 self.report_hole(system, cluster, id, hole);
             }

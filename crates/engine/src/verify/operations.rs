@@ -72,7 +72,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A backup that was made, by its record, has a commit.
+    /// A backup that was made, by its record, has a commit, or has expired.
     fn check_backup_exists(&mut self, record: &OperationRecord, object: &str) {
         if record.operation != "backup" || record.result == "failed" {
             return;
@@ -81,7 +81,7 @@ impl Run<'_> {
             return;
         };
         let exists = self.commit_keys.values().flatten().any(|(_, known)| *known == id);
-        if exists {
+        if exists || self.marked.backups.contains(&id) {
             return;
         }
         let source = record.source.as_deref().unwrap_or("an unknown source");

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use refloat_repo::layout::{self, Named};
+use refloat_repo::repository::Marked;
 use refloat_repo::{RepoError, Repository};
 use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, WalFileName};
 
@@ -37,6 +38,8 @@ pub(super) struct Run<'a> {
     pub(super) unneeded: Vec<ObjectId>,
     pub(super) clusters: BTreeMap<SystemIdentifier, Cluster>,
     pub(super) wal_verdicts: Vec<WalVerdict>,
+    /// What was deleted on purpose, or will be.
+    pub(super) marked: Marked,
 }
 
 /// Proves what can be proved of what is stored, and says what was not.
@@ -57,6 +60,7 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
         unneeded: Vec::new(),
         clusters: BTreeMap::new(),
         wal_verdicts: Vec::new(),
+        marked: Marked::default(),
     };
     request.progress.phase("objects", 0);
     run.check_marker()?;
@@ -66,6 +70,7 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
     run.read_commits(chosen)?;
     run.take_census()?;
     run.check_sources()?;
+    run.check_retention()?;
     if run.is_whole() {
         run.check_confirmations()?;
         run.check_operations()?;
@@ -202,12 +207,16 @@ impl Run<'_> {
         })
     }
 
-    /// Numbers of commits are dense as long as nothing expires.
+    /// Numbers of commits are dense, but for those that expired.
     fn check_commit_numbers(&mut self) {
         for (source, commits) in self.commit_keys.clone() {
             let name = self.source_name(source);
             let last = commits.last().map_or(0, |(number, _)| *number);
-            for (first, behind) in super::chain::holes(1, last, commits.iter().map(|(number, _)| *number)) {
+            let holes = super::chain::holes(1, last, commits.iter().map(|(number, _)| *number));
+            let lost = holes.into_iter().flat_map(|(first, behind)| {
+                self.marked.other_commits(source, first, behind.saturating_sub(1))
+            });
+            for (first, behind) in lost.map(|(first, last)| (first, last + 1)).collect::<Vec<_>>() {
                 let object = format!("{}{first:010}", layout::commits(source));
                 let what = format!("{} commits from number {first} on are not there", behind - first);
                 let finding = self.ledger.add(FindingKind::Missing, object, what);

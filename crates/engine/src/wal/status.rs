@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use refloat_repo::repository::Marked;
 use refloat_repo::{RepoError, Repository};
 use refloat_types::{Lsn, SystemIdentifier, TimelineId, Timestamp, WalFileName, WalSegmentName};
 
@@ -115,13 +116,28 @@ pub fn status(
     })
 }
 
+/// What of a gap was never to be deleted.
+fn lost(archive: &Archive, marked: &Marked, gap: &SegmentRange) -> Vec<SegmentRange> {
+    let (timeline, size) = (gap.first.timeline, archive.segment_size);
+    let left = marked.other_wal(archive.system, timeline, gap.first.number(size), gap.last.number(size));
+    let range = |(first, last)| SegmentRange {
+        first: archive.name(timeline, first),
+        last: archive.name(timeline, last),
+        count: last - first + 1,
+    };
+    left.into_iter().map(range).collect()
+}
+
 fn timelines(
     repository: &Repository,
     system: SystemIdentifier,
     position: Option<ServerPosition>,
 ) -> Result<Vec<TimelineStatus>, RepoError> {
     let archive = Archive::read(repository, system, None)?;
-    let gaps = archive.gaps();
+    // What expired is no gap.
+    let marked = repository.marked()?;
+    let gaps: Vec<SegmentRange> =
+        archive.gaps().iter().flat_map(|gap| lost(&archive, &marked, gap)).collect();
     let mut out = Vec::new();
     for (timeline, stored) in &archive.timelines {
         let span = stored.segments.first().zip(stored.segments.last());

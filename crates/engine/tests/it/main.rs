@@ -1,6 +1,7 @@
 //! Work on real clusters.
 
 mod backup;
+mod expire;
 mod incremental;
 mod restore;
 mod takeover;

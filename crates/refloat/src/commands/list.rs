@@ -12,6 +12,7 @@ use crate::error::{CliError, Failure};
 use crate::identity::Wanted;
 use crate::render::text::table;
 use crate::render::time;
+use crate::retention;
 
 /// List the backups
 #[derive(Debug, Args)]
@@ -52,6 +53,9 @@ pub(crate) struct Listed {
     bad_pages: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<String>,
+    /// What keeps it, or why it goes, where that is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<String>,
 }
 
 impl Listed {
@@ -85,6 +89,7 @@ impl Listed {
             own_wal: commit.own_wal,
             bad_pages: commit.bad_pages,
             label: names.and_then(|names| names.label.clone()),
+            retention: None,
         }
     }
 }
@@ -196,6 +201,7 @@ impl List {
         let mut known = Vec::new();
         let opened = open_all(&context, Access::Bulk)?;
         for one in &opened {
+            let kept = retention::kept(&context, one);
             for source in sources_of(one, None)? {
                 let name = source_name(&source);
                 known.push(name.clone());
@@ -204,7 +210,9 @@ impl List {
                 }
                 for record in commits_of(&context, one, &source)? {
                     let names = one.repository.read_commit_names(&record).ok();
-                    all.push(Listed::new(one, &name, &record, names.as_ref()));
+                    let mut listed = Listed::new(one, &name, &record, names.as_ref());
+                    listed.retention = kept.get(&record.commit.backup).cloned();
+                    all.push(listed);
                 }
             }
         }
@@ -253,6 +261,7 @@ fn text(all: &[Listed]) -> String {
         if one.bad_pages > 0 {
             remarks.push(format!("! {} damaged pages", one.bad_pages));
         }
+        remarks.extend(one.retention.clone());
         if several {
             remarks.insert(0, format!("in {}", one.repository));
         }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use refloat_engine::guard::{Guard, GuardRequest, SinceBoot};
 use refloat_engine::pitr::{self, RepositoryWal, Situation};
 use refloat_engine::restore::{
     Become, FollowTimeline, Recovery, RestorePlan, RestoreReport, RestoreRequest, Target as EngineTarget,
@@ -19,7 +20,7 @@ use refloat_engine::restore::{
 };
 use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
 use refloat_repo::crypt::random;
-use refloat_repo::repository::SourceInfo;
+use refloat_repo::repository::{SourceInfo, Uses};
 use refloat_types::{Clock as _, SystemIdentifier, WalFileName, WalSegmentSize};
 
 use self::ask::Asked;
@@ -184,6 +185,7 @@ impl Restore {
         let found = self.resolve(context, asked, opened, &source)?;
         let restore_id = random::backup_id().as_str().get(..4).unwrap_or("rest").to_owned();
         operation.about = Some(format!("{restore_id} of backup {}", found.backup.commit.backup));
+        let _guard = if self.dry_run { None } else { guard(context, opened, &found)? };
         let request = self.request(context, place, &found, &restore_id);
         let plan = plan_restore(&opened.repository, request)
             .map_err(|error| refusal::of_plan(context, &self.source, error))?;
@@ -387,6 +389,40 @@ impl Restore {
         run_restore(plan, &meter, Some(&fetch))
             .map_err(|error| refusal::of_plan(context, &self.source, error))
     }
+}
+
+/// Keeps the backup from being deleted while it is restored, where this host may write into the repository.
+fn guard<'a>(
+    context: &Context,
+    opened: &'a Opened,
+    found: &pitr::Plan,
+) -> Result<Option<Guard<'a>>, Failure> {
+    let commit = &found.backup.commit;
+    let asked = GuardRequest {
+        operation: "restore",
+        backup: None,
+        uses: Uses::Backups(vec![commit.backup]),
+        host: &context.host,
+        now: context.clock.now(),
+        uptime: std::sync::Arc::new(SinceBoot),
+        renew: true,
+    };
+    let guard = refloat_engine::guard::reading(&opened.repository, &asked)?;
+    match &guard {
+        Some(guard) if guard.forbidden().has_backup(commit.source, commit.backup) => {
+            context.out.warn(&format!(
+                "backup {} is marked to be deleted; keep it for good: {} hold add {} --reason TEXT",
+                commit.backup,
+                context.command(),
+                commit.backup
+            ))
+        }
+        Some(_) => {}
+        None => context
+            .out
+            .say("This host cannot write into the repository: do not run expire elsewhere meanwhile."),
+    }
+    Ok(guard)
 }
 
 impl As {

@@ -74,6 +74,10 @@ impl SigningKey {
     pub fn expose_seed(&self) -> &[u8; 32] {
         &self.seed
     }
+    /// Another handle on it, for a thread of its own.
+    pub fn again(&self) -> Option<Self> {
+        Self::from_seed(self.seed)
+    }
     /// Its public half.
     pub fn public(&self) -> PublicKey {
         let mut out = [0; 32];

@@ -99,11 +99,41 @@ impl Repository {
                 let opened = self.tried(names)?;
                 Ok(Inspected { opened, commit: Some(commit), ..Inspected::of(&document) })
             }
+            Named::Pin(..) | Named::Tombstone(..) | Named::Hold(_) | Named::Release(_) => {
+                self.inspect_retention(named, &key)
+            }
             Named::Pack(_) | Named::Wal(..) => Err(RepoError::internal(
                 "inspect an object",
                 "packs and WAL files are read by their own readers",
             )),
         }
+    }
+
+    fn inspect_retention(&self, named: &Named, key: &Key) -> Result<Inspected, RepoError> {
+        let (document, opened) = match named {
+            Named::Pin(..) => {
+                let document = self.get_signed(key, Kind::Pin, super::pins::MAX_PIN)?;
+                super::pins::pin_of(key, &document)?;
+                let opened = self.tried(|| self.pin_host(key, &document).map(drop))?;
+                (document, opened)
+            }
+            Named::Tombstone(..) => {
+                let document = self.get_signed(key, Kind::Tombstone, super::tombstones::MAX_TOMBSTONE)?;
+                super::tombstones::tombstone_of(key, &document)?;
+                (document, Ok(()))
+            }
+            _ => {
+                let document = self.get_signed(key, Kind::Hold, super::holds::MAX_HOLD)?;
+                match named {
+                    Named::Release(id) => super::holds::release_of(*id, key, &document)?,
+                    _ => drop(super::holds::hold_of(key, &document)?),
+                }
+                let words = || self.open_document::<super::HoldWords>(key, &document).map(drop);
+                let opened = self.tried(words)?;
+                (document, opened)
+            }
+        };
+        Ok(Inspected { opened, ..Inspected::of(&document) })
     }
 
     fn inspect_operation(&self, key: &Key) -> Result<Inspected, RepoError> {

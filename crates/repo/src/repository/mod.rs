@@ -1,17 +1,21 @@
 //! A repository in a store, as one host sees it.
 //!
 //! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys, `backups` lists and writes commits,
-//! `sources` knows what a source is called, `wal` and `operations` do the rest. Nothing is ever overwritten.
+//! `sources` knows what a source is called, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
+//! do the rest. Nothing is ever overwritten.
 
 mod agents;
 mod backups;
 mod confirmation;
+mod holds;
 mod init;
 mod inspect;
 mod keys;
 mod open;
 mod operations;
+mod pins;
 mod sources;
+mod tombstones;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -23,11 +27,14 @@ use serde::{Deserialize, Serialize};
 
 pub use agents::ListedAgent;
 pub use confirmation::{Confirmation, Shown};
+pub use holds::{Hold, HoldWords};
 pub use init::{InitOptions, Protection};
 pub use inspect::{Claim, Inspected};
 pub use open::{CredentialSource, Credentials};
 pub use operations::{OperationClear, OperationRecord};
+pub use pins::{Pin, PinWriter, SeenPin, Uses};
 pub use sources::{OwnerRecord, SourceDescription, SourceInfo};
+pub use tombstones::{Marked, StoredTombstone, Tombstone};
 pub use wal::StoredWal;
 
 use crate::crypt::identity::{Identity, Recipient};

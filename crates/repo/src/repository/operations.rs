@@ -34,7 +34,7 @@ pub struct OperationClear {
 /// The sealed part of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationRecord {
-    /// What: `backup`, `restore`, `init`, `takeover`, `verify`, `check`, `key confirm`.
+    /// What: `backup`, `restore`, `init`, `takeover`, `verify`, `check`, `key confirm`, `expire`, `hold add`, `hold remove`.
     pub operation: String,
     /// On which source, where that makes sense.
     pub source: Option<String>,

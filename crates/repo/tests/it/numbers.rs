@@ -87,6 +87,10 @@ fn examples_are_what_is_written() {
     let pack = PackUse { id: id(0xaa), key: id(0x22), size: 1_000_000, live: 999_000 };
     same("commits.md", "row of the pack table", &encode_packs(&[pack]));
 
+    let table = format!("{}\n", refloat_repo::layout::pack(id(0xaa))).into_bytes();
+    assert_eq!(table.len(), 9 + 32 + 1);
+    same("expiry.md", "table of a tombstone", &table);
+
     let key = DataKey::from_parts(id(0x22), [7; 32]);
     same("crypto.md", "commitment", &key.commitment());
     let public = PublicKey([1; 32]);

@@ -40,6 +40,40 @@ fn a_whole_repository_has_nothing_wrong() {
     }
 }
 
+/// What deleting goes by is checked like everything else.
+#[test]
+fn tombstones_and_holds_are_checked() {
+    use refloat_repo::repository::{HoldWords, Marked};
+    use refloat_types::{Clock as _, SystemClock};
+    for small in [Small::encrypted(), Small::plain()] {
+        let (repository, now) = (&small.repository, SystemClock.now());
+        let before: BTreeSet<Key> = objects(&small.store).into_iter().map(|(key, _)| key).collect();
+        let words = HoldWords { reason: "audit".to_owned(), who: "ann@db1".to_owned() };
+        for backup in &small.backups {
+            repository.add_hold(small.source, *backup, &words, None, now).unwrap();
+        }
+        let second = repository.list_holds().unwrap()[1].id;
+        repository.release_hold(second, &words, now).unwrap();
+        let pack = before.iter().find(|key| key.as_str().starts_with("packs/")).unwrap();
+        let mut marked = Marked::default();
+        marked.add_commit(small.source, 1, small.backups[0]);
+        let judged = [(small.source, vec![format!("{:010}-{}", 1, small.backups[0])])].into();
+        repository.put_tombstone(vec![pack.clone()], judged, marked, now).unwrap();
+        assert_eq!(repository.list_holds().unwrap().len(), 1);
+        assert!(!verify_all(repository, true, 1).needs_attention());
+        let new: Vec<Object> =
+            objects(&small.store).into_iter().filter(|(key, _)| !before.contains(key)).collect();
+        assert_eq!(new.len(), 4);
+        for object in &new {
+            for at in (0..object.1.len()).step_by(17) {
+                let one = std::slice::from_ref(object);
+                let report = damaged(&small.store, repository, one, false, &|bytes| bytes[at] ^= 4);
+                finding(&report, &object.0, &format!("byte {at}"));
+            }
+        }
+    }
+}
+
 /// Objects of one group are damaged in the same run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {

@@ -4,6 +4,7 @@ mod chain;
 mod completions;
 mod debian;
 mod delta;
+mod expire;
 mod kills;
 mod limits;
 mod pitr;

@@ -1,0 +1,242 @@
+//! Everything that deleting is judged by, read in the order that makes it safe.
+//!
+//! What is large and only grows (packs, WAL) is listed first. Then the time is remembered, and tombstones, pins, holds and
+//! commits are read, commits last: a backup commits before it removes its pin, so one of the two is seen. Commits are
+//! looked for by the list and by the names that tombstones were judged by, because a list may lag behind.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use refloat_pg::history::TimelineHistory;
+use refloat_repo::commit::CommitRecord;
+use refloat_repo::layout::{self, Named};
+use refloat_repo::repository::{Hold, OwnerRecord, SeenPin, StoredTombstone, StoredWal};
+use refloat_repo::{RepoError, Repository};
+use refloat_store::Key;
+use refloat_types::{ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
+
+use super::ExpireError;
+use crate::guard::Uptime;
+use crate::wal::ArchivedFacts;
+
+/// A stored WAL file.
+#[derive(Debug, Clone)]
+pub(super) struct WalFile {
+    pub(super) key: Key,
+    pub(super) name: WalFileName,
+    pub(super) size: u64,
+    /// When it was stored, by the store's clock.
+    pub(super) created: Timestamp,
+}
+
+/// What is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Facts {
+    /// The store's time.
+    pub(super) store_now: Timestamp,
+    /// When this process began to read what changes.
+    pub(super) read_at: Duration,
+    pub(super) packs: HashMap<ObjectId, (u64, Timestamp)>,
+    pub(super) wal: BTreeMap<SystemIdentifier, Vec<WalFile>>,
+    pub(super) histories: BTreeMap<(SystemIdentifier, TimelineId), TimelineHistory>,
+    pub(super) sources: BTreeMap<SourceId, (String, Option<SystemIdentifier>)>,
+    pub(super) owners: BTreeMap<SourceId, OwnerRecord>,
+    pub(super) tombstones: Vec<StoredTombstone>,
+    pub(super) pins: Vec<SeenPin>,
+    pub(super) holds: Vec<Hold>,
+    pub(super) commits: BTreeMap<Key, (CommitRecord, Timestamp)>,
+    /// Commits all of whose packs are there.
+    pub(super) whole: BTreeSet<Key>,
+}
+
+fn unsure(what: &str) -> impl FnOnce(RepoError) -> ExpireError {
+    let what = what.to_owned();
+    move |source| ExpireError::Unsure { what, source }
+}
+
+impl Facts {
+    /// Reads what is large and only grows.
+    pub(super) fn begin(repository: &Repository) -> Result<Self, ExpireError> {
+        let mut facts = Self::default();
+        let store = repository.store();
+        let listed = store.list(layout::PACKS, &mut |info| {
+            if let Some(Named::Pack(id)) = Named::parse(&info.key) {
+                facts.packs.insert(id, (info.size, info.created));
+            }
+            ControlFlow::Continue(())
+        });
+        listed.map_err(RepoError::from)?;
+        let listed = store.list(layout::WAL, &mut |info| {
+            if let Some(Named::Wal(system, name, _)) = Named::parse(&info.key) {
+                let file = WalFile { key: info.key, name, size: info.size, created: info.created };
+                facts.wal.entry(system).or_default().push(file);
+            }
+            ControlFlow::Continue(())
+        });
+        listed.map_err(RepoError::from)?;
+        facts.read_histories(repository);
+        for source in repository.list_sources().map_err(unsure("the sources"))? {
+            let name = source.description.as_ref().map(|description| description.name.to_string());
+            facts.sources.insert(source.id, (name.unwrap_or_else(|| source.id.to_string()), source.system));
+            let owner = repository.owner(source.id).map_err(unsure("the owner of a source"))?;
+            owner.map(|owner| facts.owners.insert(source.id, owner));
+        }
+        Ok(facts)
+    }
+
+    /// Timelines whose history is stored once and can be read; all WAL of others stays.
+    fn read_histories(&mut self, repository: &Repository) {
+        for (system, files) in &self.wal {
+            let mut found: BTreeMap<TimelineId, Vec<&WalFile>> = BTreeMap::new();
+            for file in files {
+                if let WalFileName::History(timeline) = file.name {
+                    found.entry(timeline).or_default().push(file);
+                }
+            }
+            for (timeline, files) in found {
+                let [file] = files.as_slice() else { continue };
+                let Some((name, digest)) = layout::parse_wal(&file.key) else { continue };
+                let stored = StoredWal { key: file.key.clone(), name, digest, size: file.size };
+                let Ok(head) = repository.read_wal_head(&stored) else { continue };
+                if let Some(history) = ArchivedFacts::read(&head.clear.facts).history_of(timeline) {
+                    self.histories.insert((*system, timeline), history);
+                }
+            }
+        }
+    }
+
+    /// Reads what changes. `store_now` asks the store for its time.
+    pub(super) fn refresh(
+        &mut self,
+        repository: &Repository,
+        uptime: &dyn Uptime,
+        store_now: &dyn Fn() -> Result<Timestamp, ExpireError>,
+    ) -> Result<(), ExpireError> {
+        self.read_at = uptime.get();
+        self.store_now = store_now()?;
+        self.tombstones = repository.list_tombstones().map_err(unsure("a tombstone"))?;
+        self.pins = repository.list_pins().map_err(unsure("a pin"))?;
+        self.holds = repository.list_holds().map_err(unsure("a hold"))?;
+        self.read_commits(repository)
+    }
+
+    fn read_commits(&mut self, repository: &Repository) -> Result<(), ExpireError> {
+        let mut known = std::mem::take(&mut self.commits);
+        let mut keys: BTreeMap<Key, Timestamp> = BTreeMap::new();
+        let listed = repository.store().list(layout::SOURCES, &mut |info| {
+            // Whatever lies among commits must be read, whatever it is called.
+            if matches!(Named::parse(&info.key), Some(Named::Commit(..)))
+                || info.key.as_str().contains("/commits/")
+            {
+                keys.insert(info.key, info.created);
+            }
+            ControlFlow::Continue(())
+        });
+        listed.map_err(RepoError::from)?;
+        for (key, source) in self.judged_before() {
+            let Entry::Vacant(place) = keys.entry(key) else { continue };
+            // The list may lack it, or it was deleted: only its name tells.
+            if let Some(info) = repository.store().head(place.key()).map_err(RepoError::from)? {
+                place.insert(info.created);
+                self.sources.entry(source).or_insert_with(|| (source.to_string(), None));
+            }
+        }
+        for (key, created) in keys {
+            if let Some(commit) = known.remove(&key) {
+                self.commits.insert(key, commit);
+                continue;
+            }
+            match repository.read_commit(&key) {
+                Ok(record) => {
+                    if self.is_whole(repository, &record)? {
+                        self.whole.insert(key.clone());
+                    }
+                    self.commits.insert(key, (record, created));
+                }
+                // Deleted between the list and the look.
+                Err(RepoError::Missing { object }) if object == key.as_str() => {}
+                Err(source) => return Err(ExpireError::Unsure { what: format!("commit \"{key}\""), source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits that were there when something was marked, and were not marked themselves.
+    fn judged_before(&self) -> Vec<(Key, SourceId)> {
+        let mut out = Vec::new();
+        for stored in &self.tombstones {
+            for (source, commits) in &stored.tombstone.judged {
+                for name in commits {
+                    if let Ok(key) = format!("{}{name}", layout::commits(*source)).parse::<Key>() {
+                        out.push((key, *source));
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn is_whole(&self, repository: &Repository, record: &CommitRecord) -> Result<bool, ExpireError> {
+        for pack in record.packs.iter() {
+            let listed = self.packs.get(&pack.id).map(|(size, _)| *size);
+            let size = match listed {
+                Some(size) => Some(size),
+                // Stored since the list, or the list lags.
+                None => {
+                    let head = repository.store().head(&layout::pack(pack.id)).map_err(RepoError::from)?;
+                    head.map(|info| info.size)
+                }
+            };
+            if size != Some(pack.size) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The commits of a source.
+    pub(super) fn of_source(&self, source: SourceId) -> impl Iterator<Item = (&Key, &CommitRecord)> {
+        let all = self.commits.iter().map(|(key, (record, _))| (key, record));
+        all.filter(move |(_, record)| record.commit.source == source)
+    }
+
+    /// All sources that anything is known of.
+    pub(super) fn source_ids(&self) -> BTreeSet<SourceId> {
+        let of_commits = self.commits.values().map(|(record, _)| record.commit.source);
+        self.sources.keys().copied().chain(of_commits).collect()
+    }
+
+    /// The sources of a cluster: by what they are described as, and by their backups.
+    pub(super) fn sources_of(&self, system: SystemIdentifier) -> BTreeSet<SourceId> {
+        let described = self.sources.iter().filter(|(_, (_, of))| *of == Some(system)).map(|(id, _)| *id);
+        let records = self.commits.values().map(|(record, _)| &record.commit);
+        let backed_up = records.filter(|commit| commit.cluster.system == system).map(|commit| commit.source);
+        described.chain(backed_up).collect()
+    }
+
+    /// How a source is called.
+    pub(super) fn name_of(&self, source: SourceId) -> String {
+        self.sources.get(&source).map_or_else(|| source.to_string(), |(name, _)| name.clone())
+    }
+
+    /// The history of a timeline; of timeline 1, that it has none.
+    pub(super) fn history(&self, system: SystemIdentifier, timeline: TimelineId) -> Option<TimelineHistory> {
+        let known = self.histories.get(&(system, timeline)).cloned();
+        known.or_else(|| {
+            (timeline == TimelineId::FIRST).then(|| TimelineHistory::without_parent(TimelineId::FIRST))
+        })
+    }
+
+    /// Pins of jobs that may still be running.
+    pub(super) fn living(&self) -> impl Iterator<Item = &SeenPin> {
+        self.pins.iter().filter(|seen| seen.is_alive(self.store_now))
+    }
+
+    /// Since when the oldest living backup runs, by the store's clock; `Some(None)` where one does not tell.
+    pub(super) fn oldest_backup(&self) -> Option<Option<Timestamp>> {
+        let running = self.living().filter(|seen| seen.pin.backup.is_some());
+        running.map(|seen| seen.began).reduce(|a, b| a.zip(b).map(|(a, b)| a.min(b)))
+    }
+}

@@ -1,0 +1,62 @@
+//! Removing what expiry itself leaves behind: tombstones of which nothing is left, and pins of jobs long dead.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use refloat_repo::RepoError;
+use refloat_store::Key;
+use refloat_types::fault;
+
+use super::ExpireError;
+use super::policy::later;
+use super::run::Run;
+
+/// A dead pin stays so long: whoever comes back within that time still finds it.
+const DEAD_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Tidies up.
+pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
+    let store = run.request.repository.store();
+    for key in spent(run)? {
+        fault::point("expire.before_tidy").map_err(|e| RepoError::internal("expire", e))?;
+        store.delete(&key).map_err(RepoError::from)?;
+    }
+    for seen in &run.facts.pins {
+        if later(seen.renewed, DEAD_PIN).is_some_and(|at| at < run.facts.store_now) {
+            for key in &seen.keys {
+                store.delete(key).map_err(RepoError::from)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tombstones of which nothing is left, and whose record another one carries on.
+///
+/// Each name is asked for, not looked up in a list: as long as something of it is there, it must not be used anew.
+fn spent(run: &Run<'_>) -> Result<Vec<Key>, ExpireError> {
+    let repository = run.request.repository;
+    let all = repository.list_tombstones()?;
+    let mut spent: BTreeSet<&Key> = BTreeSet::new();
+    for stored in &all {
+        let carried = all.iter().any(|other| {
+            other.key > stored.key
+                && !spent.contains(&other.key)
+                && other.tombstone.marked.includes(&stored.tombstone.marked)
+        });
+        if !carried {
+            continue;
+        }
+        let mut left = false;
+        for name in stored.names.iter().filter(|name| !run.gone.contains(*name)) {
+            if repository.store().head(name).map_err(RepoError::from)?.is_some() {
+                left = true;
+                break;
+            }
+        }
+        if !left {
+            spent.insert(&stored.key);
+        }
+    }
+    Ok(spent.into_iter().cloned().collect())
+}

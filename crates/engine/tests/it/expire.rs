@@ -1,0 +1,6 @@
+//! Expiry: that nothing needed is ever deleted, and nothing unneeded stays for ever.
+
+mod guards;
+mod history;
+mod rules;
+mod world;
