@@ -17,6 +17,9 @@ use crate::rights;
 /// Larger files are no configuration; reading one by mistake should not fill the memory.
 const LARGEST: u64 = 4 << 20;
 
+/// Faults in the text of one file that are told. Each takes another look at the whole text, and nobody reads more.
+const MOST_FAULTS: usize = 20;
+
 /// What was read.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -119,7 +122,11 @@ impl Document {
             return;
         }
         let mut last_line = 0;
+        let before = self.problems.len();
         for error in errors {
+            if self.problems.len() - before == MOST_FAULTS {
+                break;
+            }
             let span = error.span().unwrap_or(0..0);
             let place = lines.place(span.start);
             // One slip makes the parser stumble several times on a line: the first is the one to mend.

@@ -25,6 +25,15 @@ fn a_key_set_twice_in_one_file_names_both_lines() {
     "#);
 }
 
+/// A file that is no configuration at all is answered soon, and not with thousands of lines.
+#[test]
+fn of_very_many_faults_the_first_are_told() {
+    let text: String = (0..2000).map(|number| format!("jobs = {number}\n")).collect();
+    let error = parse(&text).expect_err("set again and again");
+    assert_eq!(error.problems().len(), 20);
+    assert_eq!(error.problems()[0].place.line(), 2);
+}
+
 #[test]
 fn a_table_set_twice_in_one_file_names_both_lines() {
     assert_snapshot!(wrong("[source.prod]\njobs = 1\n[repository.prod]\nurl = \"\"\n[source.\"prod\"]\njobs = 2\n"), @r#"
