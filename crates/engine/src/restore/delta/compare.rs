@@ -211,3 +211,45 @@ fn write_zeros(file: &File, offset: u64, leaf: &Leaf, wanted: &[Range<u32>]) -> 
     }
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crc(bytes: &[u8]) -> u32 {
+        crc32c::crc32c(bytes)
+    }
+
+    #[test]
+    fn pages_that_differ_are_wanted_and_the_rest_adds_up() {
+        let bytes: Vec<u8> = (0..40).collect();
+        let mut kept = Kept::new(40);
+        kept.blocks(&bytes[..20], 0, 8, [true, false, true].into_iter());
+        kept.blocks(&bytes[20..], 20, 8, [true, true, false].into_iter());
+        let (wanted, found) = kept.finish(crc(&bytes), true);
+        assert_eq!(wanted, [8..16, 36..40]);
+        let fetched = crc::contribution(crc(&bytes[8..16]), 24) ^ crc(&bytes[36..]);
+        assert_eq!(found ^ fetched, crc(&bytes));
+    }
+
+    #[test]
+    fn what_is_not_proven_is_wanted() {
+        let bytes = [7; 40];
+        let all = |hashed: bool, known: usize, expected: u32| {
+            let mut kept = Kept::new(40);
+            kept.add(&bytes[..known], 0);
+            kept.finish(expected, hashed).0
+        };
+        assert!(all(true, 40, crc(&bytes)).is_empty() && all(false, 40, crc(&bytes)).is_empty());
+        for (hashed, known, expected, wanted) in [
+            // The hashes agree, and the CRC does not.
+            (true, 40, 1, 0..40),
+            (false, 40, 1, 0..40),
+            // A part that could not be read: without hashes nothing is known of the rest.
+            (true, 16, crc(&bytes), 16..40),
+            (false, 16, crc(&bytes), 0..40),
+        ] {
+            assert_eq!(all(hashed, known, expected), [wanted], "{hashed} {known}");
+        }
+    }
+}

@@ -238,9 +238,9 @@ fn what_is_the_same_is_not_written() {
     are_alike(&plain, &copy);
 }
 
-/// Zeros, which no frame holds; files of several ranges; and ranges without hashes.
+/// Zeros, which no frame holds; files of several ranges; and files that are no relations.
 #[test]
-fn zeros_and_long_files_and_those_without_pages_come_back() {
+fn zeros_and_long_files_come_back() {
     const MIB: usize = 1 << 20;
     let cluster = TestCluster::builder().build();
     let data = cluster.data_directory();
@@ -291,8 +291,8 @@ fn zeros_and_long_files_and_those_without_pages_come_back() {
         (holes, 8192, &|b| b[MIB] = 1),
         (holes, 2 * 8192, &|b| b[2 * MIB - 1..=2 * MIB].fill(9)),
         (holes, MIB, &|b| b.truncate(MIB)),
-        (plain, 4 * MIB, &|b| b[0] = 1),
-        (plain, 4 * MIB, &|b| b.truncate(1)),
+        (plain, 8192, &|b| b[0] = 1),
+        (plain, MIB, &|b| b.truncate(1)),
         (plain, 0, &|b| b.push(1)),
     ] {
         change(name, with);

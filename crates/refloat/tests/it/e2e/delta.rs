@@ -12,6 +12,9 @@ fn spoiled() -> (Site, String, String) {
     site.cluster.pgbench_init(4);
     site.backup();
     site.cluster.pgbench_transactions(200);
+    // What is restored over has pages of both backups.
+    site.run(&["backup", "prod", "--type", "incremental"]).ends(0);
+    site.cluster.pgbench_transactions(50);
     let truth = site.cluster.psql("postgres", TRUTH);
     let moment = site.cluster.psql("postgres", "select clock_timestamp()");
     site.cluster.wait_for(
