@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use refloat_pg::control::{self, ControlFile};
 use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
+use refloat_repo::RepoError;
 use refloat_repo::commit::{BackupType, ClusterPoint, Commit, CommitNames, PackUse, Sizes};
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
@@ -17,7 +18,6 @@ use refloat_repo::manifest::root::RootRef;
 use refloat_repo::manifest::{Entry, FileStat, ManifestWriter, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses};
-use refloat_repo::{RepoError, layout};
 use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
@@ -549,9 +549,9 @@ fn commit(
         own_wal,
         bad_pages,
     };
-    prepared.guard.before_commit(&packs)?;
+    prepared.guard.before_commit(&commit, &packs)?;
     repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
-    prepared.guard.after_commit(&packs, &layout::commit(commit.source, commit.number, commit.backup))?;
+    prepared.guard.after_commit(&commit, &packs)?;
     prepared.note.done()?;
     Ok(BackupReport {
         backup: prepared.id,
