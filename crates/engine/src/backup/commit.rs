@@ -83,9 +83,9 @@ pub(super) fn commit(
         own_wal,
         bad_pages,
     };
-    prepared.guard.before_commit(&packs)?;
+    prepared.guard.before_commit(&commit, &packs)?;
     repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
-    prepared.guard.after_commit(&packs, &layout::commit(commit.source, commit.number, commit.backup))?;
+    prepared.guard.after_commit(&commit, &packs)?;
     prepared.note.done()?;
     Ok(BackupReport {
         backup: prepared.id,

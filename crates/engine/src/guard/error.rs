@@ -18,7 +18,9 @@ pub enum GuardError {
         tombstone: String,
     },
     /// It was deleted while this process did not run.
-    #[error("what the new backup needs was deleted meanwhile: {count} packs, the first of them \"{object}\"")]
+    #[error(
+        "what the new backup needs was deleted meanwhile: {count} objects, the first of them \"{object}\""
+    )]
     Gone {
         /// The first.
         object: String,

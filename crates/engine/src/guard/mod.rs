@@ -17,12 +17,15 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use refloat_repo::commit::PackUse;
+use refloat_repo::commit::{Commit, PackUse};
 use refloat_repo::layout::{self, Named};
 use refloat_repo::repository::{PinWriter, Uses};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::{Key, StoreErrorKind};
-use refloat_types::{BackupId, ObjectId, SourceId, Timestamp};
+use refloat_types::{
+    BackupId, Lsn, ObjectId, SourceId, SystemIdentifier, Timestamp, WalFileName, WalSegmentName,
+    WalSegmentSize,
+};
 
 pub use error::GuardError;
 pub use living::{Living, living};
@@ -32,7 +35,7 @@ pub use uptime::{SinceBoot, Uptime};
 pub const LEASE: Duration = Duration::from_secs(30 * 60);
 /// How often a pin is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
-/// A writer that last looked longer ago than this makes sure that its packs are still there. Far below the shortest
+/// A writer that last looked longer ago than this makes sure that its packs and its WAL are still there. Far below the shortest
 /// grace time: what was marked since then cannot have been deleted yet.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// So many packs are asked for one by one; more are listed.
@@ -63,6 +66,8 @@ pub struct Forbidden {
     pub packs: BTreeMap<ObjectId, String>,
     /// Backups.
     pub backups: BTreeSet<(SourceId, BackupId)>,
+    /// WAL segments, with the tombstone that names each.
+    pub wal: BTreeMap<(SystemIdentifier, WalSegmentName), String>,
 }
 
 impl Forbidden {
@@ -73,6 +78,15 @@ impl Forbidden {
     /// Whether a pack must not be referred to.
     pub fn has_pack(&self, pack: ObjectId) -> bool {
         self.packs.contains_key(&pack)
+    }
+
+    /// What of a new backup is named by a tombstone, and by which.
+    fn of(&self, commit: &Commit, packs: &[PackUse]) -> Option<(String, &String)> {
+        let mut all = packs.iter().map(|pack| pack.id);
+        let pack = all.find_map(|id| Some((layout::pack(id).to_string(), self.packs.get(&id)?)));
+        let system = commit.cluster.system;
+        let named = |segment| Some((format!("{segment}"), self.wal.get(&(system, segment))?));
+        pack.or_else(|| span(commit).find_map(named))
     }
 
     fn read(repository: &Repository) -> Result<Self, RepoError> {
@@ -86,12 +100,28 @@ impl Forbidden {
                     Some(Named::Commit(source, _, backup)) => {
                         forbidden.backups.insert((source, backup));
                     }
+                    Some(Named::Wal(system, WalFileName::Segment(segment), _)) => {
+                        let by = stored.key.to_string();
+                        forbidden.wal.entry((system, segment)).or_insert(by);
+                    }
                     _ => {}
                 }
             }
         }
         Ok(forbidden)
     }
+}
+
+/// The archived WAL that makes a backup consistent; none where it holds that itself.
+fn span(commit: &Commit) -> impl Iterator<Item = WalSegmentName> {
+    let point = &commit.cluster;
+    let size = WalSegmentSize::new(point.wal_segment_size).filter(|_| !commit.own_wal);
+    let (start, timeline) = (point.start_lsn, point.timeline);
+    let last = Lsn(point.stop_lsn.0.saturating_sub(1)).max(start);
+    size.into_iter().flat_map(move |size| {
+        (start.0 / size.bytes()..=last.0 / size.bytes())
+            .map(move |number| WalSegmentName::numbered(timeline, number, size))
+    })
 }
 
 /// A job that is seen by `expire`. Dropping it removes the pin.
@@ -191,22 +221,20 @@ impl<'a> Guard<'a> {
         Ok(forbidden)
     }
 
-    /// Makes sure that nothing the new backup names is being deleted: call it right before the commit is written.
+    /// Makes sure that nothing the new backup needs, packs and WAL, is being deleted: call it right before the commit is
+    /// written.
     ///
     /// # Errors
     /// The backup must be withdrawn.
-    pub fn before_commit(&self, packs: &[PackUse]) -> Result<(), GuardError> {
+    pub fn before_commit(&self, commit: &Commit, packs: &[PackUse]) -> Result<(), GuardError> {
         let before = self.uptime.get();
         let forbidden = self.look()?;
-        if let Some((pack, tombstone)) =
-            packs.iter().find_map(|pack| Some((pack.id, forbidden.packs.get(&pack.id)?)))
-        {
-            let object = layout::pack(pack).to_string();
+        if let Some((object, tombstone)) = forbidden.of(commit, packs) {
             return Err(GuardError::Marked { object, tombstone: tombstone.clone() });
         }
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         if self.uptime.get().saturating_sub(*looked) > LOOK_AGAIN {
-            self.all_there(packs)?;
+            self.all_there(commit, packs)?;
         }
         *looked = before;
         Ok(())
@@ -217,8 +245,8 @@ impl<'a> Guard<'a> {
     ///
     /// # Errors
     /// The commit is withdrawn, or could not be; it must not be acknowledged.
-    pub fn after_commit(&self, packs: &[PackUse], commit: &Key) -> Result<(), GuardError> {
-        let Err(error) = self.before_commit(packs) else { return Ok(()) };
+    pub fn after_commit(&self, commit: &Commit, packs: &[PackUse]) -> Result<(), GuardError> {
+        let Err(error) = self.before_commit(commit, packs) else { return Ok(()) };
         // What could not be asked says nothing against the backup, unless this process was stopped for long.
         if let GuardError::Repository(_) = &error {
             let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,11 +254,12 @@ impl<'a> Guard<'a> {
                 return Ok(());
             }
         }
-        self.repository.store().delete(commit).map_err(RepoError::from)?;
+        let key = layout::commit(commit.source, commit.number, commit.backup);
+        self.repository.store().delete(&key).map_err(RepoError::from)?;
         Err(error)
     }
 
-    fn all_there(&self, packs: &[PackUse]) -> Result<(), GuardError> {
+    fn all_there(&self, commit: &Commit, packs: &[PackUse]) -> Result<(), GuardError> {
         let mut unseen: BTreeSet<ObjectId> = packs.iter().map(|pack| pack.id).collect();
         let store = self.repository.store();
         if unseen.len() > ASK_EACH {
@@ -247,6 +276,12 @@ impl<'a> Guard<'a> {
         for id in unseen {
             if store.head(&layout::pack(id)).map_err(RepoError::from)?.is_none() {
                 gone.push(layout::pack(id).to_string());
+            }
+        }
+        for segment in span(commit) {
+            let name = WalFileName::Segment(segment);
+            if self.repository.find_wal(commit.cluster.system, name)?.is_empty() {
+                gone.push(segment.to_string());
             }
         }
         match gone.first() {

@@ -21,19 +21,19 @@ use crate::backup::{encrypted, home, request};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What an incremental was built on expires while its process is stopped: before the last look, between the look and the
-/// commit, or behind the commit.
+/// What an incremental was built on, or the WAL of a full backup, expires while its process is stopped: before the last
+/// look, between the look and the commit, or behind the commit.
 #[test]
 fn a_writer_that_was_stopped_withdraws() {
-    for stopped_at in 0..3 {
+    for (stopped_at, kind) in [(0, Incr), (1, Incr), (2, Incr), (0, Full), (1, Full), (2, Full)] {
         for lag in [0, 300] {
             let mut world = World::new(Duration::from_secs(lag));
             world.policy = Some(Policy { full: Some(Keep::Count(1)), ..Policy::default() });
             let repository = Arc::clone(&world.hosts[1].repository);
             world.backup(0, Full).unwrap();
             world.pass(DAY);
-            let mut making = world.begin(&repository, Incr).unwrap();
-            assert!(making.commit.parent.is_some());
+            let mut making = world.begin(&repository, kind).unwrap();
+            assert_eq!(making.commit.parent.is_some(), kind == Incr);
             // Its last pins die with it; other backups are made, and its parent goes.
             let others = |world: &mut World| {
                 for _ in 0..4 {
@@ -49,24 +49,24 @@ fn a_writer_that_was_stopped_withdraws() {
                     others(&mut world);
                 }
                 match step {
-                    0 => refused = making.guard.before_commit(&making.packs).err(),
+                    0 => refused = making.guard.before_commit(&making.commit, &making.packs).err(),
                     1 if refused.is_none() => world.put(&repository, &mut making).unwrap(),
                     _ => {}
                 }
             }
             let id = making.commit.backup;
             if refused.is_none() {
-                let commit = &making.commit;
-                let key = layout::commit(commit.source, commit.number, commit.backup);
-                refused = making.guard.after_commit(&making.packs, &key).err();
+                refused = making.guard.after_commit(&making.commit, &making.packs).err();
             }
-            let parent_is_gone = world.lacks(&world.made[0]) > 0;
+            let first = making.commit.cluster.start_lsn.0 / super::world::SIZE.bytes();
+            let wal_is_gone = world.store.head(&world.wal_key(first)).unwrap().is_none();
+            let needed_is_gone = wal_is_gone || world.lacks(&world.made[0]) > 0;
             let is_there = world.is_there(id);
             // Committed before the others began, it is seen, and keeps what it needs.
             if stopped_at == 2 {
                 assert!(refused.is_none() || !is_there, "{refused:?}");
             } else {
-                assert!(parent_is_gone && !is_there, "stopped at {stopped_at}");
+                assert!(needed_is_gone && !is_there, "stopped at {stopped_at}");
                 let told = matches!(refused, Some(GuardError::Marked { .. } | GuardError::Gone { .. }));
                 assert!(told, "{refused:?}");
             }
@@ -75,6 +75,7 @@ fn a_writer_that_was_stopped_withdraws() {
                     world.store.head(&layout::pack(pack.id)).unwrap().is_none()
                 };
                 assert_eq!(making.packs.iter().filter(gone).count(), 0);
+                assert!(!wal_is_gone);
             }
         }
     }
@@ -85,7 +86,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { drop(std::fs::copy(&path, target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, target).unwrap();
+        }
     }
 }
 

@@ -77,6 +77,8 @@ struct Play<'a> {
     flights: Vec<Flight<'a>>,
     readers: BTreeMap<usize, Guard<'a>>,
     promised: Promised,
+    /// A commit that was seen was taken back: it may have counted meanwhile.
+    withdrew: bool,
 }
 
 fn words() -> HoldWords {
@@ -113,10 +115,10 @@ impl<'a> Play<'a> {
         let mut flight = self.flights.remove(at);
         let repository = &self.repositories[1];
         let good = match flight.stage {
-            0 => flight.making.guard.before_commit(&flight.making.packs).is_ok(),
+            0 => flight.making.guard.before_commit(&flight.making.commit, &flight.making.packs).is_ok(),
             1 => self.world.put(repository, &mut flight.making).is_ok(),
             _ => {
-                self.world.acknowledge(flight.making);
+                self.withdrew |= !self.world.acknowledge(flight.making);
                 return;
             }
         };
@@ -133,7 +135,7 @@ impl<'a> Play<'a> {
         let flight = self.flights.remove(at % self.flights.len());
         if flight.stage == 2 {
             // Killed between its commit and the last look after having been stopped: seen, broken, never acknowledged.
-            self.world.acknowledge(flight.making);
+            self.withdrew |= !self.world.acknowledge(flight.making);
         } else {
             std::mem::forget(flight.making.guard);
         }
@@ -252,7 +254,13 @@ impl<'a> Play<'a> {
         let fulls = |r: &&refloat_repo::commit::CommitRecord| r.commit.kind == BackupType::Full;
         let made = world.made.iter().filter(fulls).count();
         let left = world.made.iter().filter(fulls).filter(|r| present.contains(&r.commit.backup)).count();
-        prop_assert!(left >= made.min(2), "{left} of {made} fulls are left");
+        // A commit that is there counts, whether or not its process knows already.
+        let seen = self.flights.iter().filter(|flight| {
+            let commit = &flight.making.commit;
+            flight.stage == 2 && commit.kind == BackupType::Full && world.is_there(commit.backup)
+        });
+        let (left, needed) = (left + seen.count(), if self.withdrew { 1 } else { 2 });
+        prop_assert!(left >= made.min(needed), "{left} of {made} fulls are left");
         for backup in self.promised.holds.keys() {
             prop_assert!(present.contains(backup), "{backup} was held");
         }
@@ -320,6 +328,7 @@ proptest! {
             flights: Vec::new(),
             readers: BTreeMap::new(),
             promised: Promised::default(),
+            withdrew: false,
         };
         for op in &ops {
             play.play(op);

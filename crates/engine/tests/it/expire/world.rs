@@ -333,9 +333,7 @@ impl World {
 
     /// The last look, and the acknowledgement.
     pub(super) fn acknowledge(&mut self, making: Making<'_>) -> bool {
-        let commit = &making.commit;
-        let key = layout::commit(commit.source, commit.number, commit.backup);
-        let good = making.guard.after_commit(&making.packs, &key).is_ok();
+        let good = making.guard.after_commit(&making.commit, &making.packs).is_ok();
         if good {
             let packs = making.packs.clone().into();
             self.made.push(CommitRecord { commit: making.commit, packs, agent: ObjectId::NONE });
@@ -348,7 +346,7 @@ impl World {
         let repository = Arc::clone(&self.hosts[host].repository);
         let mut making = self.begin(&repository, kind).ok()?;
         let id = making.commit.backup;
-        making.guard.before_commit(&making.packs).ok()?;
+        making.guard.before_commit(&making.commit, &making.packs).ok()?;
         self.put(&repository, &mut making).ok()?;
         self.acknowledge(making).then_some(id)
     }
