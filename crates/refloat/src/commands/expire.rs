@@ -14,7 +14,7 @@ use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::text::{count, table};
 use crate::render::time;
-use crate::retention::{grace, policies, request, words};
+use crate::retention::{grace, policies, policy_of, request, words};
 
 /// Delete what the retention does not want: mark it first, delete it a day later
 ///
@@ -74,11 +74,14 @@ impl Expire {
         let known = opened.repository.list_sources()?;
         let policies = policies(sources, opened, &known);
         if policies.is_empty() {
-            context.out.text(&format!(
-                "repository {}: no retention is configured, so nothing is ever deleted\n",
-                opened.name
-            ));
-            return Ok(json!({ "repository": opened.name, "configured": false }));
+            let configured = sources.iter().any(|source| policy_of(source, &opened.name).is_some());
+            let why = if configured {
+                "nothing is stored yet of the sources that have a retention"
+            } else {
+                "no retention is configured, so nothing is ever deleted"
+            };
+            context.out.text(&format!("repository {}: {why}\n", opened.name));
+            return Ok(json!({ "repository": opened.name, "configured": configured }));
         }
         let names: Vec<String> =
             known.iter().filter(|s| policies.contains_key(&s.id)).map(source_name).collect();
