@@ -137,10 +137,13 @@ impl Context {
         })
     }
 
-    /// What tells this machine from others whose files may have the same inodes and times.
+    /// What tells this machine, since it was started, from others whose files may have the same inodes and times.
     pub(crate) fn machine(&self) -> String {
-        let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        if id.trim().is_empty() { self.host.clone() } else { id.trim().to_owned() }
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let id = read("/etc/machine-id");
+        let id = if id.trim().is_empty() { self.host.as_str() } else { id.trim() };
+        // A machine that lost its power may have files with new bytes and an old ctime.
+        format!("{id} {}", read("/proc/sys/kernel/random/boot_id").trim())
     }
 
     /// The configuration.

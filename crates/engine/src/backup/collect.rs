@@ -21,6 +21,21 @@ pub(super) struct FileLeaves {
     pub(super) leaves: Vec<(usize, LeafRef)>,
 }
 
+impl FileLeaves {
+    /// The file has at least the bytes that a leaf of this length covers.
+    fn reaches(&mut self, span: usize, length: u64) {
+        self.size = self.size.max(span as u64 * LEAF_SPAN + length);
+    }
+}
+
+/// What is known of a file; those that come after the copy are added as they come.
+fn of(known: &mut Vec<FileLeaves>, file: usize) -> &mut FileLeaves {
+    if file >= known.len() {
+        known.resize(file + 1, FileLeaves::default());
+    }
+    &mut known[file]
+}
+
 /// Everything the copiers told.
 pub(super) struct Collected {
     pub(super) packer: Packer,
@@ -44,25 +59,24 @@ pub(super) fn collect(
     let mut last_suspect = Instant::now();
     let place = |known: &mut Vec<FileLeaves>, placed: Vec<(LeafName, LeafRef)>| {
         for ((file, span), leaf) in placed {
-            known[file].leaves.push((span, leaf));
+            of(known, file).leaves.push((span, leaf));
         }
     };
     for message in inbox {
         match message {
             Message::Leaf { name, encoded, length } => {
                 if length > 0 {
-                    let end = name.1 as u64 * LEAF_SPAN + length;
-                    known[name.0].size = known[name.0].size.max(end);
+                    of(&mut known, name.0).reaches(name.1, length);
                     let placed = gatherer.add(&mut packer, name, &encoded)?;
                     place(&mut known, placed);
                 }
             }
             Message::Kept { name, leaf, length } => {
-                let end = name.1 as u64 * LEAF_SPAN + length;
-                known[name.0].size = known[name.0].size.max(end);
-                known[name.0].leaves.push((name.1, leaf));
+                let file = of(&mut known, name.0);
+                file.reaches(name.1, length);
+                file.leaves.push((name.1, leaf));
             }
-            Message::Vanished(file) => known[file].vanished = true,
+            Message::Vanished(file) => of(&mut known, file).vanished = true,
             Message::Suspect(suspect) => {
                 last_suspect = Instant::now();
                 if suspects.len() < MOST_SUSPECTS {

@@ -8,11 +8,11 @@ use refloat_repo::commit::{ClusterPoint, Commit, CommitNames, PackUse, Sizes};
 use refloat_repo::manifest::root::RootRef;
 use refloat_repo::manifest::{Entry, ManifestWriter, Reading, What};
 use refloat_repo::pack::PackSummary;
-use refloat_repo::{RepoError, Repository, layout};
+use refloat_repo::{Repository, layout};
 use refloat_types::{ObjectId, Timestamp};
 
 use super::files::Listing;
-use super::parent::{Choice, Parent, Trust, Uses};
+use super::parent::{self, Choice, Parent, Trust, Uses};
 use super::run::{Copied, Prepared};
 use super::{BackupError, BackupReport, BackupRequest};
 
@@ -206,13 +206,11 @@ fn pack_uses(summaries: &[PackSummary], uses: &Uses, older: &[PackUse]) -> Vec<P
 /// The packs of older backups are still there, and whole: nobody else looks before this backup is needed.
 fn present(repository: &Repository, packs: &[PackUse], own: &[PackSummary]) -> Result<(), BackupError> {
     let own: BTreeSet<ObjectId> = own.iter().flat_map(|summary| &summary.packs).map(|pack| pack.id).collect();
-    for pack in packs.iter().filter(|pack| !own.contains(&pack.id)) {
-        let found = repository.store().head(&layout::pack(pack.id)).map_err(RepoError::from)?;
-        if found.is_none_or(|found| found.size != pack.size) {
-            return Err(BackupError::ParentPack { pack: layout::pack(pack.id).to_string() });
-        }
+    let older: Vec<PackUse> = packs.iter().filter(|pack| !own.contains(&pack.id)).copied().collect();
+    match parent::lacking(repository, &older)? {
+        None => Ok(()),
+        Some(pack) => Err(BackupError::ParentPack { pack: layout::pack(pack).to_string() }),
     }
-    Ok(())
 }
 
 /// What a later backup must know before it believes that a file has not changed.
@@ -222,6 +220,9 @@ fn reading_of(
     parent: Option<&Parent>,
     began: Timestamp,
 ) -> Reading {
+    // The checkpoint that began the backup has waited for every write that was on its way before it. One that began later
+    // may have set the file's time already, and be held up by the disk until after the file was read.
+    let began = began.min(prepared.started);
     let unread = parent.filter(|parent| matches!(parent.trust, Trust::Before(_)));
     let everything = unread.and_then(Parent::last_read).unwrap_or(prepared.started).min(began);
     Reading { machine: request.machine.clone(), began, everything }

@@ -120,6 +120,9 @@ impl<'a> Copier<'a> {
     /// Copies range `span` of a file, or keeps what the parent has of it.
     pub(super) fn range(&mut self, index: usize, file: &FileToCopy, span: usize) -> Result<(), BackupError> {
         fault::point("backup.range").map_err(|source| self.failed(file, source))?;
+        if self.shared.is_aborted() {
+            return Err(BackupError::Internal("another thread failed"));
+        }
         let start = span as u64 * LEAF_SPAN;
         let name = (index, span);
         let old = self.former(file, span)?;

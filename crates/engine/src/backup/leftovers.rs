@@ -131,7 +131,8 @@ pub(super) fn clear(
     }
     let living = living(repository, guard.pin(), guard.store_now())?;
     let holder = guard.holder();
-    notes.retain(|(id, _)| !living.elsewhere(*id, &holder));
+    // Somebody else may be making it, or building on it: it was committed for a moment, then withdrawn.
+    notes.retain(|(id, _)| !living.elsewhere(*id, &holder) && !living.uses_elsewhere(source, *id, &holder));
     let named = match named_packs(repository, source) {
         Ok(named) => named,
         Err(RepoError::Store(error)) if error.is_retryable() => return Err(RepoError::Store(error).into()),

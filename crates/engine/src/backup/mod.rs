@@ -62,7 +62,8 @@ pub struct BackupRequest<'a> {
     pub wanted: Wanted,
     /// Read every file, whatever the file system says of changes.
     pub scan: bool,
-    /// Which machine this is, so that its files' times are taken for those of no other.
+    /// Which machine this is, since when it was started: its files' times are taken for those of no other, and none from
+    /// before a crash.
     pub machine: String,
     /// `--label`.
     pub label: Option<String>,

@@ -6,6 +6,7 @@
 
 mod choice;
 mod files;
+mod packs;
 mod reader;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use crate::guard::Forbidden;
 
 pub(super) use choice::{Choice, choose};
 pub(super) use files::{Former, attach};
+pub(super) use packs::lacking;
 pub(super) use reader::{ParentReader, Uses};
 
 /// What to make of a source that has backups already.

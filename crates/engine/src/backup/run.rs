@@ -17,7 +17,7 @@ use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
 use refloat_types::{BackupId, SourceId, Timestamp, WalSegmentName, fault};
 
-use super::collect::{Collected, collect};
+use super::collect::{Collected, FileLeaves, collect};
 use super::commit::commit;
 use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
@@ -276,7 +276,8 @@ fn copy_and_commit(
         start: &start,
         history: histories::local(request, start.timeline)?,
         began: request.clock.now(),
-        forbidden: prepared.guard.forbidden(),
+        // The checkpoint may have taken long.
+        forbidden: prepared.guard.look_again()?,
     };
     let choice = parent::choose(request, &situation)?;
     let parent: Vec<BackupId> = choice.parent.iter().map(Parent::id).collect();
@@ -322,14 +323,12 @@ fn copy(
         progress: request.progress,
     };
     request.progress.phase("copy", listing.bytes);
-    // The files that come after the copy: the control file, then WAL of the backup's own.
-    let late = LATE_FILES;
     let (sender, inbox) = sync_channel::<Message>(256);
     let meta_packer = new_packer(request, prepared)?;
     let mut made = Gathered::default();
     let files = &listing.files;
     let (collected, ended, late_entries) = std::thread::scope(|scope| {
-        let collector = scope.spawn(move || collect(&inbox, meta_packer, range_end + late));
+        let collector = scope.spawn(move || collect(&inbox, meta_packer, range_end));
         let copied = copy_files(scope, request, prepared, &shared, files, &sender, &mode);
         let ended = copied.and_then(|copied| {
             made = copied;
@@ -347,6 +346,7 @@ fn copy(
     })?;
     listing.files.extend(late_entries);
     let mut collected = collected;
+    collected.files.resize(listing.files.len(), FileLeaves::default());
     let since = collected.last_suspect;
     let suspects = std::mem::take(&mut collected.suspects);
     let hasher = request.repository.page_hasher();
@@ -371,8 +371,8 @@ fn copy(
     })
 }
 
-/// Room for the control file and the backup's own WAL in the collector's list: 2^20 segments of 16 MiB are 16 TiB of WAL
-/// written during one backup.
+/// Most files that come after the copy, the control file and the backup's own WAL: 2^20 segments of 16 MiB are 16 TiB of
+/// WAL written during one backup.
 const LATE_FILES: usize = 1 << 20;
 
 /// Copies all files on `jobs` threads and pings the server meanwhile.
@@ -389,15 +389,16 @@ fn copy_files<'scope, 'env: 'scope>(
     let next = Arc::new(AtomicUsize::new(0));
     let (done, finished) = channel::<()>();
     let mut workers = Vec::new();
-    for _ in 0..request.jobs.max(1) {
-        let reader = |parent| ParentReader::new(parent, Arc::clone(request.repository.store()));
-        let copier = Copier::new(
-            shared,
-            request.repository.page_hasher(),
-            new_packer(request, prepared)?,
-            shared.parent.map(reader).transpose()?,
-            sender.clone(),
-        );
+    // All of them before the first begins: nobody copies when one cannot be made.
+    let reader = |parent| ParentReader::new(parent, Arc::clone(request.repository.store()));
+    let copiers: Vec<Copier<'_>> = (0..request.jobs.max(1))
+        .map(|_| {
+            let packer = new_packer(request, prepared)?;
+            let parent = shared.parent.map(reader).transpose()?;
+            Ok(Copier::new(shared, request.repository.page_hasher(), packer, parent, sender.clone()))
+        })
+        .collect::<Result<_, BackupError>>()?;
+    for copier in copiers {
         let (next, spans, done) = (Arc::clone(&next), Arc::clone(&spans), done.clone());
         workers.push(scope.spawn(move || {
             let result = work(copier, files, &spans, &next);

@@ -215,6 +215,14 @@ impl<'a> Guard<'a> {
         Ok(writer.renew()?)
     }
 
+    /// What must not be used now: call it when something is chosen long after the beginning.
+    ///
+    /// # Errors
+    /// When the tombstones cannot be read.
+    pub fn look_again(&self) -> Result<Arc<Forbidden>, GuardError> {
+        self.look()
+    }
+
     fn look(&self) -> Result<Arc<Forbidden>, GuardError> {
         let forbidden = Arc::new(Forbidden::read(self.repository)?);
         *self.forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&forbidden);

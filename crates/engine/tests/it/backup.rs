@@ -24,6 +24,13 @@ pub(crate) struct Home {
     pub(crate) repository: Repository,
 }
 
+impl Home {
+    /// Where its packs are.
+    pub(crate) fn packs(&self) -> std::path::PathBuf {
+        self._directory.path().join("repo/packs")
+    }
+}
+
 /// A fresh repository with its state directory.
 pub(crate) fn home(protection: Protection) -> Home {
     let directory = tempfile::tempdir().expect("a directory");

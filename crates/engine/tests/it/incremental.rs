@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use refloat_engine::backup::{self, BackupError, BackupReport, Wanted};
+use refloat_engine::progress::Progress;
 use refloat_repo::commit::BackupType;
 use refloat_repo::layout;
 use refloat_repo::repository::Protection;
@@ -206,27 +207,89 @@ fn packs(home: &Home) -> BTreeMap<refloat_store::Key, u64> {
     packs
 }
 
+/// The largest pack of a backup, which holds data.
+fn largest_pack(home: &Home, report: &BackupReport) -> refloat_store::Key {
+    let record = record(home, report);
+    layout::pack(record.packs.iter().max_by_key(|pack| pack.size).expect("packs").id)
+}
+
 #[test]
-fn a_backup_never_refers_to_a_pack_that_is_gone() {
+fn a_parent_that_lacks_a_pack_is_passed_over() {
+    let cluster = TestCluster::builder().setting("autovacuum", "off").build();
+    cluster.psql("postgres", "create table t as select generate_series(1, 50000) n");
+    quiet(&cluster);
+    let (home, clock) = (home(encrypted()), clock());
+    let first = make(&cluster, &home, &clock, Wanted::Full, false);
+    let second = make(&cluster, &home, &clock, Wanted::Full, false);
+    home.repository.store().delete(&largest_pack(&home, &second)).expect("deletes");
+    let incr = make(&cluster, &home, &clock, Wanted::Suitable, false);
+    assert_eq!((incr.kind, incr.parent), ("incr", Some(first.backup)));
+    let said = incr.notes.join(" ");
+    assert!(said.contains(&format!("{} is no parent", second.backup)), "{said}");
+    compare(&cluster, &home, &incr);
+    home.repository.store().delete(&largest_pack(&home, &first)).expect("deletes");
+    let full = make(&cluster, &home, &clock, Wanted::Suitable, false);
+    assert_eq!((full.kind, full.parent), ("full", None), "{full:?}");
+    assert!(full.notes.join(" ").contains("a full backup is made"), "{:?}", full.notes);
+    compare(&cluster, &home, &full);
+}
+
+/// Deletes an object when a phase begins.
+struct Deletes<'a> {
+    home: &'a Home,
+    key: refloat_store::Key,
+}
+
+impl Progress for Deletes<'_> {
+    fn phase(&self, name: &str, _total: u64) {
+        if name == "commit" {
+            self.home.repository.store().delete(&self.key).expect("deletes");
+        }
+    }
+    fn advance(&self, _by: u64) {}
+    fn note(&self, _text: &str) {}
+}
+
+#[test]
+fn a_pack_that_goes_while_the_backup_is_made_ends_it() {
+    let cluster = TestCluster::builder().setting("autovacuum", "off").build();
+    cluster.psql("postgres", "create table t as select generate_series(1, 50000) n");
+    quiet(&cluster);
+    let (home, clock) = (home(encrypted()), clock());
+    let full = make(&cluster, &home, &clock, Wanted::Full, false);
+    let deletes = Deletes { home: &home, key: largest_pack(&home, &full) };
+    let before = packs(&home);
+    clock.advance(Duration::from_secs(60));
+    let mut again = request(&cluster, &home);
+    again.wanted = Wanted::Incr;
+    again.clock = &clock;
+    again.progress = &deletes;
+    let error = backup::run(&again).expect_err("it is gone");
+    assert!(matches!(error, BackupError::ParentPack { .. }), "{error:?}");
+    let mut left = before;
+    left.remove(&deletes.key);
+    assert_eq!(packs(&home), left, "and it leaves nothing behind");
+}
+
+/// What a damaged part of the parent's manifest names is stored anew, and the backup is made.
+#[test]
+fn a_damaged_manifest_of_the_parent_costs_space_and_no_backup() {
     let cluster = TestCluster::builder().setting("autovacuum", "off").build();
     cluster.psql("postgres", "create table t as select generate_series(1, 50000) n");
     quiet(&cluster);
     let (home, clock) = (home(encrypted()), clock());
     let full = make(&cluster, &home, &clock, Wanted::Full, false);
     let commit = record(&home, &full);
-    // The one with most data in it.
-    let largest = commit.packs.iter().max_by_key(|pack| pack.size).expect("packs").id;
-    home.repository.store().delete(&layout::pack(largest)).expect("deletes");
-    let before = packs(&home);
-    clock.advance(Duration::from_secs(60));
-    let mut again = request(&cluster, &home);
-    again.wanted = Wanted::Incr;
-    again.clock = &clock;
-    let error = backup::run(&again).expect_err("it is gone");
-    assert!(matches!(error, BackupError::ParentPack { .. }), "{error:?}");
-    assert_eq!(packs(&home), before, "and it leaves nothing behind");
-    let full = make(&cluster, &home, &clock, Wanted::Full, false);
-    let incr = make(&cluster, &home, &clock, Wanted::Incr, false);
+    let keys = std::sync::Arc::new(home.repository.pack_keys(&commit).expect("opens"));
+    let mut opener = refloat_repo::pack::FrameOpener::new(keys).expect("an opener");
+    let store = home.repository.store().as_ref();
+    let root = refloat_repo::manifest::Root::read(store, &mut opener, &commit.commit.root).expect("a root");
+    let part = root.parts.first().expect("a part").frame;
+    let path = home.packs().join(layout::pack(part.pack).as_str().trim_start_matches("packs/"));
+    let file = std::fs::File::options().write(true).open(path).expect("the pack");
+    file.write_all_at(b"damage", part.offset + 10).expect("writes");
+    let incr = make(&cluster, &home, &clock, Wanted::Suitable, false);
     assert_eq!(incr.parent, Some(full.backup));
+    assert!(incr.notes.join(" ").contains("manifest cannot be read"), "{:?}", incr.notes);
     compare(&cluster, &home, &incr);
 }

@@ -41,9 +41,9 @@ pub struct Root {
 /// How the files of a backup were read: what a later backup must know before it believes that a file has not changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
-    /// Which machine: its times and inodes mean nothing on another one.
+    /// Which machine, since when it was started: its times and inodes mean nothing on another one.
     pub machine: String,
-    /// Host time before the first file was looked at.
+    /// Host time before the checkpoint that began the backup, which waits for all writes that are on their way.
     pub began: Timestamp,
     /// Host time when the last backup began that read every file: this one, or one before it.
     pub everything: Timestamp,

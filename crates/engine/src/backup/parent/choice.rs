@@ -7,10 +7,10 @@ use std::time::Duration;
 use refloat_repo::commit::{BackupType, CommitRecord};
 use refloat_repo::manifest::{Reading, Root};
 use refloat_repo::pack::FrameOpener;
-use refloat_repo::{RepoError, Repository};
+use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::Timestamp;
 
-use super::{Parent, Situation, Trust, Wanted, kind_of, may_pass};
+use super::{Parent, Situation, Trust, Wanted, kind_of, lacking, may_pass};
 use crate::backup::{BackupError, BackupRequest};
 
 /// How long backups may go on without one that reads every file: a disk that lies is found then.
@@ -55,6 +55,9 @@ pub(in crate::backup) fn choose(
             Some(why) => why,
             None => match open(request, situation, record) {
                 Ok(parent) => {
+                    if let Some(why) = &passed_over {
+                        notes.push(format!("it refers to {}, because {why}", record.commit.backup));
+                    }
                     notes.extend(advice(last_full.as_ref(), situation.began));
                     if let Trust::Nothing(why) = &parent.trust
                         && !request.scan
@@ -83,6 +86,9 @@ fn open(
     record: &CommitRecord,
 ) -> Result<Parent, RepoError> {
     let repository: &Repository = request.repository;
+    if let Some(pack) = lacking(repository, &record.packs)? {
+        return Err(RepoError::Missing { object: layout::pack(pack).to_string() });
+    }
     let keys = Arc::new(repository.pack_keys(record)?);
     let mut opener = FrameOpener::new(Arc::clone(&keys))?;
     let root = Root::read(repository.store().as_ref(), &mut opener, &record.commit.root)?;
@@ -124,7 +130,9 @@ fn trust(request: &BackupRequest<'_>, reading: Option<&Reading>, now: Timestamp)
         return nothing("the backup before was made later, by this host's clock");
     }
     if age(now, reading.everything) > UNREAD {
-        return nothing("the last backup that read every file is more than 7 days old");
+        return nothing(
+            "the backup that it refers to goes back to one that read every file more than 7 days ago",
+        );
     }
     let before = reading.began.as_nanosecond() - SETTLED.as_nanos() as i128;
     i64::try_from(before).map_or_else(|_| nothing("its time is out of range"), Trust::Before)

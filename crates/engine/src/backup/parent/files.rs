@@ -12,7 +12,7 @@ use refloat_repo::manifest::{Entry, LeafRef, What};
 use refloat_repo::pack::FrameOpener;
 use refloat_store::Store;
 
-use super::{Parent, Trust};
+use super::{Parent, Trust, may_pass};
 use crate::backup::files::{FileToCopy, Listing};
 
 /// What the parent has of a file.
@@ -22,10 +22,11 @@ pub(in crate::backup) struct Former {
     pub(in crate::backup) is_unchanged: bool,
 }
 
-/// Tells for each file of the listing what the parent has of it.
+/// Tells for each file of the listing what the parent has of it. Where a part of the parent's manifest is damaged, the
+/// files of it are taken for new ones, and a note says so.
 ///
 /// # Errors
-/// When the parent's manifest cannot be read.
+/// When the repository does not answer.
 pub(in crate::backup) fn attach(
     listing: &mut Listing,
     parent: &Parent,
@@ -35,17 +36,40 @@ pub(in crate::backup) fn attach(
     let mut opener = FrameOpener::new(Arc::clone(&parent.keys))?;
     let mut local = LocalDevices { data_directory, known: BTreeMap::new() };
     let mut files = listing.files.iter_mut().peekable();
+    let mut damaged = None;
     for part in &parent.root.parts {
-        for entry in read_part(store, &mut opener, part)? {
-            while files.next_if(|file| file.entry.path < entry.path).is_some() {}
-            let Some(file) = files.peek_mut() else { return Ok(()) };
-            if file.entry.path != entry.path {
+        if files.peek().is_none() {
+            break;
+        }
+        let entries = match read_part(store, &mut opener, part) {
+            Ok(entries) => entries,
+            Err(error) if may_pass(&error) => return Err(error),
+            Err(error) => {
+                damaged = Some(error);
                 continue;
             }
+        };
+        for entry in entries {
+            while files.next_if(|file| file.entry.path < entry.path).is_some() {}
+            let Some(file) = files.peek_mut() else { break };
             let What::File { leaves, .. } = &entry.what else { continue };
-            let is_unchanged = is_unchanged(file, &entry, parent) && local.is_local(file);
-            file.former = Some(Former { leaves: Arc::clone(leaves), is_unchanged });
+            if file.entry.path == entry.path {
+                let is_unchanged = is_unchanged(file, &entry, parent) && local.is_local(file);
+                file.former = Some(Former { leaves: Arc::clone(leaves), is_unchanged });
+            }
         }
+    }
+    if local.known.values().any(|local| !local) {
+        listing
+            .notes
+            .push("files are always read where their file system is not known to be a local one".to_owned());
+    }
+    if let Some(error) = damaged {
+        listing.notes.push(format!(
+            "files are stored anew, because a part of {}'s manifest cannot be read: {error}; refloat verify tells what \
+             else that concerns",
+            parent.id()
+        ));
     }
     Ok(())
 }
@@ -78,8 +102,9 @@ impl LocalDevices<'_> {
             return *known;
         }
         let path = self.data_directory.join(OsStr::from_bytes(&file.entry.path));
-        let local =
-            rustix::fs::statfs(&path).is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)));
+        // It may have been dropped meanwhile, which says nothing of the others.
+        let Ok(found) = rustix::fs::statfs(&path) else { return false };
+        let local = LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff));
         self.known.insert(stat.device, local);
         local
     }
