@@ -80,12 +80,7 @@ class Bench:
     def restore(self, places):
         """Restores the latest backup into an empty directory, on each of `places` ({name: parent directory})."""
         for side in self.sides:
-            side.reset()
-            self.cluster.archive_to("side", side.archive_command())
-            self.cluster.quiet()
-            side.run(side.full())
-            self.cluster.settle()
-            self.cluster.archive_to("none")
+            self._back_up(side)
         rows = []
         for place, parent in places.items():
             target = os.path.join(parent, "restored")
@@ -116,12 +111,7 @@ class Bench:
         """Incremental backups upon a full one: nothing changed, found by the file system's word and by reading all of
         it; then with about 1 % of the pages changed at random. What is stored is what the full backup had not."""
         for side in self.sides:
-            side.reset()
-            self.cluster.archive_to("side", side.archive_command())
-            self.cluster.quiet()
-            side.run(side.full())
-            self.cluster.settle()
-            self.cluster.archive_to("none")
+            self._back_up(side)
             side.keep()
 
         def step_of(command):
@@ -151,6 +141,15 @@ class Bench:
                 side.forget()
         return rows
 
+    def _back_up(self, side):
+        """An untimed full backup into a repository that was just made."""
+        side.reset()
+        self.cluster.archive_to("side", side.archive_command())
+        self.cluster.quiet()
+        side.run(side.full())
+        self.cluster.settle()
+        self.cluster.archive_to("none")
+
     def _once(self, step, side):
         """An untimed run whose result is the state that the timed ones begin with."""
         stage = step(side)
@@ -163,12 +162,7 @@ class Bench:
         """Restores over a directory of which 1 % of the pages differ, taken at random; the result is the same each time."""
         rows = []
         for side in self.sides:
-            side.reset()
-            self.cluster.archive_to("side", side.archive_command())
-            self.cluster.quiet()
-            side.run(side.full())
-            self.cluster.settle()
-            self.cluster.archive_to("none")
+            self._back_up(side)
         for place, parent in places.items():
             targets = {side.name: os.path.join(parent, "delta-" + side.name) for side in self.sides}
             for side in self.sides:
