@@ -152,7 +152,11 @@ impl View<'_> {
         for system in systems {
             for base in wal::bases(self.facts, system, &whole, owner, (cutoff, *window)) {
                 members.insert(base.backup);
-                reasons.entry(base.backup).or_default().push(Reason::Window(text.clone()));
+                let (why, list) = (Reason::Window(text.clone()), reasons.entry(base.backup).or_default());
+                // Of two ways to begin the window both may be the same backup.
+                if !list.contains(&why) {
+                    list.push(why);
+                }
             }
         }
         members

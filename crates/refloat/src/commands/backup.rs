@@ -243,7 +243,9 @@ fn tell(context: &Context, opened: &Opened, report: &BackupReport) {
     }
     let parent = report.parent.map_or_else(String::new, |parent| format!(" since {parent}"));
     let size = ByteSize(report.source_bytes);
-    let read = if report.read_bytes < report.source_bytes {
+    // The control file and WAL of the backup's own are not read as files.
+    let unread = report.source_bytes.saturating_sub(report.read_bytes);
+    let read = if report.parent.is_some() && unread > report.source_bytes / 100 {
         format!("{size}, of which {} read", ByteSize(report.read_bytes))
     } else {
         format!("{size} read")
