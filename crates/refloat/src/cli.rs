@@ -9,7 +9,7 @@ use crate::commands::{
     restore, show, status, takeover, verify, wal,
 };
 
-/// Keeps PostgreSQL recoverable: full backups, a WAL archive, and recovery to any moment
+/// Keeps PostgreSQL recoverable: backups, a WAL archive, and recovery to any moment
 ///
 /// Without a command: what is protected here, to when, what is wrong, and where to begin.
 #[derive(Debug, Parser)]
