@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use refloat_repo::RepoError;
-use refloat_repo::commit::CommitRecord;
+use refloat_repo::commit::{Commit, CommitRecord};
 use refloat_repo::layout::Named;
 use refloat_repo::repository::Uses;
 use refloat_store::Key;
-use refloat_types::{ObjectId, SourceId, Timestamp, fault};
+use refloat_types::{ObjectId, SourceId, SystemIdentifier, Timestamp, WalFileName, WalSegmentName, fault};
 
 use super::facts::Facts;
 use super::judge::{Judged, judge};
 use super::policy::later;
 use super::{Amount, ExpireError, ExpireReport, ExpireRequest, SHORTEST_GRACE, clocks, tidy};
-use crate::guard::{Guard, GuardRequest, written_at};
+use crate::guard::{Guard, GuardRequest, span, written_at};
 
 /// What changes is read again when it was read longer ago.
 const FRESH: Duration = Duration::from_secs(60);
@@ -112,6 +112,12 @@ pub fn explain(request: &ExpireRequest<'_>) -> Result<ExpireReport, ExpireError>
     Ok(ExpireReport { backups, wal, deleted: Amount::default(), marked, waiting, next, notes })
 }
 
+/// The archived WAL that makes a backup consistent.
+fn span_of(commit: &Commit) -> impl Iterator<Item = (SystemIdentifier, WalSegmentName)> + use<> {
+    let system = commit.cluster.system;
+    span(commit).map(move |segment| (system, segment))
+}
+
 /// Everything that tombstones name.
 pub(super) fn names(facts: &Facts) -> BTreeSet<&Key> {
     facts.tombstones.iter().flat_map(|stored| &stored.names).collect()
@@ -184,7 +190,18 @@ impl Run<'_> {
         };
         match step {
             Step::Commits => self.judged.commits.iter().filter(ready).map(|key| (key.clone(), 0)).collect(),
-            Step::Wal => sized(&self.judged.wal_files),
+            Step::Wal => {
+                // The same for WAL: a backup that goes later is whole until then.
+                let spans: BTreeSet<_> = self.present().flat_map(|record| span_of(&record.commit)).collect();
+                let mut files = sized(&self.judged.wal_files);
+                files.retain(|(key, _)| match Named::parse(key) {
+                    Some(Named::Wal(system, WalFileName::Segment(segment), _)) => {
+                        !spans.contains(&(system, segment))
+                    }
+                    _ => true,
+                });
+                files
+            }
             Step::Packs => {
                 // Also what is named by a backup that goes later has to wait for it.
                 let named: BTreeSet<ObjectId> =

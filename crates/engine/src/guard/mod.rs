@@ -113,7 +113,7 @@ impl Forbidden {
 }
 
 /// The archived WAL that makes a backup consistent; none where it holds that itself.
-fn span(commit: &Commit) -> impl Iterator<Item = WalSegmentName> {
+pub(crate) fn span(commit: &Commit) -> impl Iterator<Item = WalSegmentName> + use<> {
     let point = &commit.cluster;
     let size = WalSegmentSize::new(point.wal_segment_size).filter(|_| !commit.own_wal);
     let (start, timeline) = (point.start_lsn, point.timeline);
