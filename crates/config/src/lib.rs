@@ -28,7 +28,7 @@ pub use schema::{reference, schema};
 pub use secret::read::{Environment, SecretError, SecretFault, SecretReader};
 pub use secret::{Secret, SecretRef, SecretSource};
 pub use values::compression::Compression;
-pub use values::connection::Connection;
+pub use values::connection::{Connection, conninfo_keys};
 pub use values::encryption::Encryption;
 pub use values::retention::{Keep, Policy, Window};
 pub use values::schedule::{Cron, Schedule, Zone};

@@ -29,7 +29,7 @@ pub use facts::{
 };
 pub use host::HostFacts;
 pub use options::{ConnectOptions, Password, Place, SslMode};
-pub use recovery::ReplayState;
+pub use recovery::{ReplayState, StandbyPosition};
 pub use redact::redact;
 pub use relations::{ListedDatabase, RelationFact, Unlisted};
 pub use session::{ServerInfo, Session};

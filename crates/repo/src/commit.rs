@@ -89,6 +89,9 @@ pub struct ClusterPoint {
     pub server_version: u32,
     /// Whether pages carry checksums.
     pub checksums: bool,
+    /// Whether it was taken from a standby: then `stop_time` is a moment of its primary, which may lie far back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
 }
 
 /// Sizes of a backup.

@@ -41,6 +41,17 @@ impl Connection {
     }
 }
 
+/// The names of what a libpq connection string sets, such as `host`, `user`.
+///
+/// # Errors
+/// Why it is none, in words.
+pub fn conninfo_keys(text: &str) -> Result<Vec<String>, String> {
+    if text.contains("://") {
+        return Err("an address with \"://\" is not understood here".to_owned());
+    }
+    Ok(pairs(text)?.into_iter().map(|(key, _)| key).collect())
+}
+
 /// Splits `key = value` pairs as libpq does: blanks between, values with blanks in single quotes, `\` escapes.
 ///
 /// PostgreSQL: src/interfaces/libpq/fe-connect.c, `conninfo_parse`.

@@ -7,7 +7,7 @@ use refloat_pg::control::ReadControlError;
 use refloat_pg::layout::WalkError;
 use refloat_pg::sql::SqlError;
 use refloat_repo::RepoError;
-use refloat_types::{Advice, ByteSize, Explain, SystemIdentifier};
+use refloat_types::{Advice, ByteSize, Explain, Lsn, SystemIdentifier};
 
 use crate::guard::GuardError;
 
@@ -113,6 +113,29 @@ pub enum BackupError {
         /// The data directory.
         directory: PathBuf,
     },
+    /// A standby that is not on the source's way.
+    #[error("the standby of {} follows timeline {timeline} and is at {at}, but the source left that timeline{} for timeline {owner}",
+        directory.display(), fork.map_or_else(String::new, |fork| format!(" at {fork}")))]
+    StandbyLeft {
+        /// Its data directory.
+        directory: PathBuf,
+        /// What it follows.
+        timeline: u32,
+        /// What it has replayed.
+        at: Lsn,
+        /// The source's timeline.
+        owner: u32,
+        /// Where the source left the standby's, where it was ever on it.
+        fork: Option<Lsn>,
+    },
+    /// A standby that follows another timeline than its last restartpoint was on.
+    #[error("the standby went on from timeline {from} to timeline {to}")]
+    StandbySwitched {
+        /// Of its last restartpoint.
+        from: u32,
+        /// Now.
+        to: u32,
+    },
     /// What it uses is being deleted, or is gone.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -171,8 +194,14 @@ impl Explain for BackupError {
                 "PostgreSQL removed it before it was copied. Raise max_replication_slots or wal_keep_size, or archive WAL.",
             ),
             Self::InRecovery { .. } => Advice::failed("BAK-008", safe)
-                .hint("This release backs up primaries. Run the backup on the primary.")
-                .hint("Is this a restored server that waits at its target? First: refloat takeover SOURCE"),
+                .hint("Is this a restored server that waits at its target? First: refloat takeover SOURCE")
+                .hint("Shall it be a standby? Then its directory holds standby.signal: refloat restore SOURCE --as standby"),
+            Self::StandbyLeft { .. } => Advice::failed("BAK-011", safe)
+                .hint("What it holds is not what the source holds. Run the backup on the primary, or on a standby that follows it.")
+                .hint("Make this standby anew from the repository: refloat restore SOURCE --in-place --as standby --delta")
+                .hint("Is this server the source from now on? Promote it by: refloat takeover SOURCE"),
+            Self::StandbySwitched { .. } => Advice::unreachable("BAK-012", safe)
+                .hint("Run it again after the next checkpoint; CHECKPOINT on the primary hastens it."),
             Self::State { .. } => Advice::failed("STA-002", safe)
                 .hint("The state directory must be writable by the user that Refloat runs as."),
             Self::ParentPack { .. } => Advice::failed(

@@ -1,4 +1,4 @@
-//! A backup of a running primary: full, or one that stores only what has changed.
+//! A backup of a running server: full, or one that stores only what has changed.
 //!
 //! `run` is the whole story: prepare, put the server into backup mode, choose the parent, copy ranges of files on several threads, read the
 //! control file last, end the backup mode, make sure of the WAL, write the manifest, commit. Nothing is visible before
@@ -18,6 +18,7 @@ mod pages;
 mod parent;
 mod preflight;
 mod run;
+mod standby;
 mod throttle;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use refloat_pg::sql::ArchiverStatus;
 use refloat_pg::wal::{InspectOptions, SegmentInspector};
-use refloat_types::{SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSize};
+use refloat_types::{Lsn, SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSize};
 
 use super::{BackupError, BackupRequest, OwnWal};
 
@@ -21,6 +21,8 @@ pub(super) struct WalRange {
     pub(super) size: WalSegmentSize,
     pub(super) first: WalSegmentName,
     pub(super) last: WalSegmentName,
+    /// Of a standby: the last WAL segment may still be filling, and must be whole to here.
+    pub(super) unfinished_to: Option<Lsn>,
 }
 
 impl WalRange {
@@ -30,11 +32,17 @@ impl WalRange {
     }
 }
 
-/// Whether the archive can be expected to get this backup's WAL: archiving is on, calls us, and does not fail.
-pub(super) fn archive_is_expected(request: &BackupRequest<'_>, archiver: &ArchiverStatus) -> bool {
+/// Whether the archive can be expected to get this backup's WAL: archiving is on, calls us, and does not fail. Who archives
+/// a standby's is not known to it; it is seen when it is there.
+pub(super) fn archive_is_expected(
+    request: &BackupRequest<'_>,
+    archiver: &ArchiverStatus,
+    is_standby: bool,
+) -> bool {
     match request.own_wal {
         OwnWal::Include => false,
         OwnWal::Archive => true,
+        OwnWal::Auto if is_standby => true,
         OwnWal::Auto => {
             archiver.mode != "off"
                 && archiver.library.is_empty()
@@ -49,7 +57,9 @@ pub(super) fn wait_for_archive(
     request: &BackupRequest<'_>,
     range: WalRange,
 ) -> Result<Option<WalSegmentName>, BackupError> {
-    let deadline = Instant::now() + request.archive_timeout;
+    // Nobody closes the last WAL segment for a standby: what is not archived by now may never be.
+    let is_waited_for = range.unfinished_to.is_none() || request.own_wal == OwnWal::Archive;
+    let deadline = Instant::now() + if is_waited_for { request.archive_timeout } else { Duration::ZERO };
     let mut segments = range.segments().peekable();
     while let Some(segment) = segments.peek().copied() {
         let found = request.repository.find_wal(range.system, WalFileName::Segment(segment))?;
@@ -68,7 +78,8 @@ pub(super) fn wait_for_archive(
     Ok(None)
 }
 
-/// Reads one WAL segment out of `pg_wal` and checks every record of it.
+/// Reads one WAL segment out of `pg_wal` and checks every record of it. One that is still filling is good to its last whole
+/// record; what follows is what the file was used for before, and is cleared.
 pub(super) fn read_segment(
     data_directory: &Path,
     range: WalRange,
@@ -78,11 +89,27 @@ pub(super) fn read_segment(
     let mut bytes = Vec::new();
     let mut file = File::open(data_directory.join("pg_wal").join(segment.to_string())).map_err(fail)?;
     file.read_to_end(&mut bytes).map_err(fail)?;
-    let options =
-        InspectOptions { partial: false, expected_system: Some(range.system), ancestors: Vec::new() };
+    // Where the end is that of the WAL segment, the segment is finished.
+    let unfinished_to =
+        range.unfinished_to.filter(|to| segment == range.last && *to < segment.end(range.size));
+    let options = InspectOptions {
+        partial: unfinished_to.is_some(),
+        expected_system: Some(range.system),
+        ancestors: Vec::new(),
+    };
     let mut inspector = SegmentInspector::new(segment, options);
     let inspected = inspector.feed(&bytes).and_then(|()| inspector.finish(bytes.len() as u64));
-    inspected.map_err(|fault| fail(io::Error::other(fault)))?;
+    let inspected = inspected.map_err(|fault| fail(io::Error::other(fault)))?;
+    if let Some(needed) = unfinished_to {
+        let whole_to = Lsn(segment.start(range.size).0 + inspected.valid_bytes);
+        if whole_to < needed {
+            let why = format!("it is whole to {whole_to} only, and the backup needs it to {needed}");
+            return Err(fail(io::Error::other(why)));
+        }
+        if let Some(tail) = usize::try_from(inspected.valid_bytes).ok().and_then(|at| bytes.get_mut(at..)) {
+            tail.fill(0);
+        }
+    }
     Ok(bytes)
 }
 

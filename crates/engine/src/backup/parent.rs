@@ -18,7 +18,7 @@ use refloat_repo::RepoError;
 use refloat_repo::commit::{BackupType, CommitRecord};
 use refloat_repo::manifest::Root;
 use refloat_repo::pack::reader::PackKeys;
-use refloat_types::{BackupId, SourceId, SystemIdentifier, Timestamp};
+use refloat_types::{BackupId, Lsn, SourceId, SystemIdentifier, Timestamp};
 
 use crate::guard::Forbidden;
 
@@ -77,6 +77,8 @@ pub(super) struct Situation<'a> {
     pub(super) source: SourceId,
     pub(super) system: SystemIdentifier,
     pub(super) start: &'a StartPoint,
+    /// How far the server is: what ends behind that is of another future.
+    pub(super) reached: Lsn,
     /// The history of the server's timeline, where it could be had.
     pub(super) history: Option<TimelineHistory>,
     /// Before the first file is looked at.
@@ -97,8 +99,8 @@ impl Situation<'_> {
         if point.system != self.system {
             return Some("it is of another cluster".to_owned());
         }
-        if point.stop_lsn > self.start.lsn {
-            return Some(format!("it ends at {}, behind this server's {}", point.stop_lsn, self.start.lsn));
+        if point.stop_lsn > self.reached {
+            return Some(format!("it ends at {}, behind this server's {}", point.stop_lsn, self.reached));
         }
         let on_the_way = point.timeline == self.start.timeline
             || self.history.as_ref().is_some_and(|history| history.contains(point.timeline, point.stop_lsn));

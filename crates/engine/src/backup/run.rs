@@ -27,7 +27,7 @@ use super::own_wal::{self, WalRange};
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::throttle::Throttle;
 use super::{
-    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight,
+    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight, standby,
 };
 use crate::guard::{Guard, GuardRequest, SinceBoot};
 use crate::locked::Locked;
@@ -45,6 +45,8 @@ pub(super) struct Prepared<'a> {
     pub(super) key: Option<Arc<DataKey>>,
     pub(super) note: Arc<Note>,
     pub(super) control: ControlFile,
+    /// The server is a standby.
+    pub(super) is_standby: bool,
     pub(super) notes: Vec<String>,
     pub(super) cleared_packs: u64,
 }
@@ -117,10 +119,7 @@ pub fn run(request: &BackupRequest<'_>) -> Result<BackupReport, BackupError> {
     let lock = SourceLock::take(repository, &request.source, request.clock.now())?;
     refuse_locked(request)?;
     let session = Session::connect_to(&request.data_directory, &request.connection)?;
-    if session.is_in_recovery()? {
-        return Err(BackupError::InRecovery { directory: request.data_directory.clone() });
-    }
-    let prepared = prepare(request, &lock)?;
+    let prepared = prepare(request, &session, &lock)?;
     let finished = copy_and_commit(request, session, &prepared, began);
     if finished.is_err() {
         // Failed cleanly: what is stored is of no use to anybody now.
@@ -146,17 +145,22 @@ fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
     }
 }
 
-fn prepare<'a>(request: &BackupRequest<'a>, lock: &SourceLock) -> Result<Prepared<'a>, BackupError> {
+fn prepare<'a>(
+    request: &BackupRequest<'a>,
+    session: &Session,
+    lock: &SourceLock,
+) -> Result<Prepared<'a>, BackupError> {
     let repository = request.repository;
     let now = request.clock.now();
     repository.ensure_enrolled(now)?;
     let (control, _) = control::read_settled(&request.data_directory)?;
-    let source = find_or_describe(request, &control, now)?;
+    let is_standby = session.is_in_recovery()?;
+    let mut notes = if is_standby { standby::admit(request, session, &control)? } else { Vec::new() };
+    let source = find_or_describe(request, &control, is_standby, now)?;
     let id = random::backup_id();
     let guard = guarded(request, source, id, now)?;
     let cleared_packs = leftovers::clear(repository, source, lock, &guard)?;
     let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
-    let mut notes = Vec::new();
     if cleared_packs + abandoned > 0 {
         let cleared_packs = cleared_packs + abandoned;
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
@@ -164,7 +168,7 @@ fn prepare<'a>(request: &BackupRequest<'a>, lock: &SourceLock) -> Result<Prepare
     warn_about_clock(request, source, now, &mut notes)?;
     let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
-    Ok(Prepared { guard, id, source, started: now, key, note, control, notes, cleared_packs })
+    Ok(Prepared { guard, id, source, started: now, key, note, control, is_standby, notes, cleared_packs })
 }
 
 /// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
@@ -190,6 +194,7 @@ fn guarded<'a>(
 fn find_or_describe(
     request: &BackupRequest<'_>,
     control: &ControlFile,
+    is_standby: bool,
     now: Timestamp,
 ) -> Result<SourceId, BackupError> {
     let repository = request.repository;
@@ -211,7 +216,8 @@ fn find_or_describe(
                 found,
             });
         }
-        if known.description.as_ref() == Some(&description) {
+        // The description says where the source's own server is; a standby is another one.
+        if is_standby || known.description.as_ref() == Some(&description) {
             return Ok(known.id);
         }
     }
@@ -256,8 +262,9 @@ fn copy_and_commit(
     began: Instant,
 ) -> Result<BackupReport, BackupError> {
     let archiver = session.archiver_status()?;
-    let expect_archive = own_wal::archive_is_expected(request, &archiver);
-    if !expect_archive {
+    let expect_archive = own_wal::archive_is_expected(request, &archiver, prepared.is_standby);
+    // What a standby needs last may never be archived.
+    if !expect_archive || prepared.is_standby {
         let held = session.reserve_wal()?;
         if held.lsn().is_none() {
             tracing::warn!(?held, "WAL is not held by a slot while the backup runs");
@@ -269,11 +276,16 @@ fn copy_and_commit(
     let mode = session.start_backup(&BackupStart { label, fast: request.fast_checkpoint })?;
     fault::point("backup.after_start").map_err(|_| BackupError::Internal("failpoint"))?;
     let start = mode.start().clone();
+    if prepared.is_standby {
+        standby::same_timeline(&start, &control::read_settled(&request.data_directory)?.0)?;
+    }
     let history_notes = histories::keep(request, prepared.control.system_identifier, start.timeline)?;
     let situation = Situation {
         source: prepared.source,
         system: prepared.control.system_identifier,
         start: &start,
+        // A standby's start is its last restartpoint; its pages are newer.
+        reached: if prepared.is_standby { standby::reached(mode.session())? } else { start.lsn },
         history: histories::local(request, start.timeline)?,
         began: request.clock.now(),
         // The checkpoint may have taken long.
@@ -484,17 +496,24 @@ fn end_backup(
     for note in notes {
         request.progress.note(&note);
     }
-    let (_, control_bytes) = control::read_settled(&request.data_directory)?;
+    if prepared.is_standby {
+        standby::settle(mode.session())?;
+    }
+    let (control, control_bytes) = control::read_settled(&request.data_directory)?;
     let mut late = vec![late_file(CONTROL_FILE.to_vec(), control_bytes.len())];
     copier.bytes(first_index, &control_bytes)?;
     fault::point("backup.before_stop").map_err(|_| BackupError::Internal("failpoint"))?;
-    let (stop, session) = mode.stop()?;
+    let (mut stop, session) = mode.stop()?;
     fault::point("backup.after_stop").map_err(|_| BackupError::Internal("failpoint"))?;
+    if prepared.is_standby {
+        stop = standby::stop(stop, start, &control, &session)?;
+    }
     let range = WalRange {
         system: prepared.control.system_identifier,
         size: start.wal_segment_size,
         first: start.wal_segment,
         last: stop.wal_segment,
+        unfinished_to: prepared.is_standby.then_some(stop.lsn),
     };
     request.progress.phase("wal", 0);
     let missing = if expect_archive { own_wal::wait_for_archive(request, range)? } else { Some(range.first) };

@@ -59,7 +59,7 @@ pub(super) fn check(
         }
         if apart(commit.finished, *created) > TOLERANCE
             || ahead(ended, commit.finished) > TOLERANCE
-            || ahead(commit.finished, ended) > LONGEST_COMMIT
+            || (ahead(commit.finished, ended) > LONGEST_COMMIT && !commit.cluster.standby)
         {
             return Err(disagree(format!(
                 "when the newest backup {id} of {name} was made, the server's said {ended:.0}, the host's {:.0}, the store's {created:.0}",

@@ -1,4 +1,4 @@
-//! How the restored server begins: `recovery.signal` and the settings of its recovery.
+//! How the restored server begins: `recovery.signal` or `standby.signal`, and the settings of its recovery.
 //!
 //! Old settings of a recovery become comments (two targets are fatal, an old `restore_command` reads another archive);
 //! ours go to `postgresql.auto.conf`, which is read last. Where the cluster's own files are outside of its directory and
@@ -14,7 +14,7 @@ use refloat_types::TimelineId;
 
 use super::disk::write_durably;
 use super::error::{RestoreError, io_error};
-use super::{Destination, FollowTimeline, Recovery, RestoreRequest, Target, TargetAction};
+use super::{Become, Destination, FollowTimeline, Recovery, RestoreRequest, Target, TargetAction};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const MAIN_CONF: &str = "postgresql.conf";
@@ -39,6 +39,9 @@ pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) ->
         FollowTimeline::Number(timeline) => timeline.get().to_string(),
     };
     all.push(("recovery_target_timeline", timeline));
+    if let Some(primary) = &recovery.primary_conninfo {
+        all.push(("primary_conninfo", primary.clone()));
+    }
     let (name, value, has_edge) = match &recovery.target {
         Target::Latest => return all,
         Target::Immediate => ("recovery_target", "immediate".to_owned(), false),
@@ -66,7 +69,7 @@ pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) ->
     all
 }
 
-/// Writes the settings `wanted` and `recovery.signal` into `directory`; `main_file` is the server's `postgresql.conf`, inside or
+/// Writes the settings `wanted` and the signal file into `directory`; `main_file` is the server's `postgresql.conf`, inside or
 /// outside of it. Returns the files inside that were changed.
 ///
 /// # Errors
@@ -124,7 +127,8 @@ pub(super) fn write(
         })?;
     }
     put(&auto, &text, request)?;
-    let signal = directory.join("recovery.signal");
+    let is_standby = request.becomes == Become::Standby;
+    let signal = directory.join(if is_standby { "standby.signal" } else { "recovery.signal" });
     write_durably(&signal, b"", 0o600, request.owner).map_err(io_error("write", &signal))?;
     Ok(changed)
 }

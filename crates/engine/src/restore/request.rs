@@ -76,6 +76,8 @@ pub struct Recovery {
     /// The command that fetches a WAL file, such as `/usr/bin/refloat wal fetch --source prod`; ` %f %p` is appended
     /// where it does not hold `%f`. `None`: nothing is fetched, all WAL must be in the directory.
     pub restore_command: Option<String>,
+    /// Whom a standby streams from, such as `host=db1 user=replicator`; it follows the archive alone without.
+    pub primary_conninfo: Option<String>,
 }
 
 /// What the restored server will be.
@@ -87,6 +89,9 @@ pub enum Become {
     Copy,
     /// The source's primary: restore and takeover in one. The caller records the new owner.
     Primary,
+    /// A standby of the source: follows its archive, and streams where a primary is named. It writes nothing of its own
+    /// before it is promoted, so there is nothing to lock.
+    Standby,
 }
 
 impl Become {
@@ -95,7 +100,7 @@ impl Become {
         match self {
             Self::Undecided => Some(Purpose::Undecided),
             Self::Copy => Some(Purpose::Copy),
-            Self::Primary => None,
+            Self::Primary | Self::Standby => None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod backup;
 mod expire;
 mod incremental;
 mod restore;
+mod standby;
 mod takeover;
 mod verify;
 mod wal;

@@ -82,6 +82,7 @@ pub(crate) fn to(cluster: &TestCluster, commit: &CommitRecord, directory: &Path)
             action: TargetAction::Pause,
             timeline: FollowTimeline::Latest,
             restore_command: None,
+            primary_conninfo: None,
         },
         delta: false,
         becomes: Become::Undecided,

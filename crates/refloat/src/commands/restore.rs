@@ -48,6 +48,7 @@ Examples:
   sudo refloat restore prod '2026-11-20 02:51+01' --in-place --delta                the same, fetching only what differs
   sudo refloat restore prod k7m2qxw4 --target immediate --to /srv/prod-copy         as it was at the end of a backup
   sudo refloat -r file:///backup/db1 restore prod --to /var/lib/postgresql/15/main  the host is lost, no configuration
+  sudo refloat restore prod --in-place --as standby --primary 'host=db1 user=replicator'   a new standby
 
 Times need their zone: 2026-11-20 02:51+01, 2026-11-20T01:51:00Z, 2026-11-20 02:51 Europe/Berlin, 10 min ago.")]
 pub(crate) struct Restore {
@@ -91,8 +92,11 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "pause|promote|shutdown")]
     target_action: Option<Action>,
     /// What this server will be [default: undecided: archiving is locked until takeover]
-    #[arg(long = "as", value_name = "primary|copy")]
+    #[arg(long = "as", value_name = "primary|copy|standby")]
     becomes: Option<As>,
+    /// Whom a standby streams from, without a password (that belongs into ~/.pgpass) [default: it follows the archive]
+    #[arg(long, value_name = "'host=… user=…'")]
+    primary: Option<String>,
     /// A new place for a tablespace; may be repeated
     #[arg(long, value_name = "OLD=NEW")]
     tablespace_map: Vec<String>,
@@ -148,8 +152,7 @@ enum As {
     Primary,
     /// A throw-away: archives nothing, ever
     Copy,
-    /// A later release
-    #[value(hide = true)]
+    /// A standby: follows the archive, and streams from --primary
     Standby,
 }
 
@@ -264,7 +267,9 @@ impl Restore {
             (Some(Action::Pause), _) => TargetAction::Pause,
             // Nobody takes a copy over. Where it is not known exactly where to stop, a paused one would also keep a
             // table locked that is dropped just behind the target.
-            (Some(Action::Promote), _) | (None, Become::Primary | Become::Copy) => TargetAction::Promote,
+            (Some(Action::Promote), _) | (None, Become::Primary | Become::Copy | Become::Standby) => {
+                TargetAction::Promote
+            }
             (Some(Action::Shutdown), _) => TargetAction::Shutdown,
             (None, _) => TargetAction::Pause,
         };
@@ -285,7 +290,13 @@ impl Restore {
                 FollowTimeline::Number(found.timeline)
             },
             restore_command: found.wal.is_some().then(|| place.restore_command(context, &self.source)),
+            primary_conninfo: self.primary.clone(),
         };
+        if becomes == Become::Standby {
+            // Wherever its primary goes; and what is archived next, though nothing is now.
+            recovery.timeline = FollowTimeline::Latest;
+            recovery.restore_command = Some(place.restore_command(context, &self.source));
+        }
         if let Some(lsn) = found.stop_lsn {
             // The same state, without what the next transaction did.
             (recovery.target, recovery.inclusive) = (EngineTarget::Lsn(lsn), true);
@@ -430,7 +441,7 @@ impl As {
         match self {
             Self::Primary => Become::Primary,
             Self::Copy => Become::Copy,
-            Self::Standby => Become::Undecided,
+            Self::Standby => Become::Standby,
         }
     }
 }

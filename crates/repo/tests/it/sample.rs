@@ -196,6 +196,7 @@ pub(crate) fn put_backup(repository: &Repository, source: SourceId) -> BackupId 
             wal_segment_size: 16 << 20,
             server_version: 150_018,
             checksums: true,
+            standby: false,
         },
         sizes: Sizes {
             entries: entries.len() as u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{TestCluster, owner, wait_until};
+use super::{TestCluster, owner, run, wait_until};
 
 /// How long a start, a stop or a recovery may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -99,6 +99,28 @@ impl TestCluster {
         let before = loaded();
         self.psql("postgres", "select pg_reload_conf();");
         assert!(wait_until(PATIENCE, || loaded() != before), "the configuration was not loaded again");
+    }
+
+    /// A standby of this server, which streams from it. Its settings come first on its command line.
+    ///
+    /// # Panics
+    /// When it cannot be made or does not start.
+    #[must_use]
+    pub fn standby(&self, settings: &[(&str, &str)]) -> TestCluster {
+        let copy = (1..).map(|number| format!("standby{number}"));
+        let path = copy.map(|name| self.home.path().join(name)).find(|path| !path.exists());
+        let path = path.expect("names do not end");
+        self.owner.make_dir(&path);
+        run(self.client("pg_basebackup").arg("-D").arg(&path).args(["--checkpoint=fast", "-R"]));
+        let builder = TestCluster::builder().version(self.version);
+        let add = |builder: super::ClusterBuilder, (name, value): &(&str, &str)| builder.setting(name, value);
+        settings.iter().fold(builder, add).start_existing(&path)
+    }
+
+    /// Waits until this standby has replayed all that `primary` has written.
+    pub fn catch_up(&self, primary: &TestCluster) {
+        let lsn = primary.psql("postgres", "select pg_current_wal_insert_lsn();");
+        self.wait_for("postgres", &format!("select pg_last_wal_replay_lsn() >= '{}';", lsn.trim()), "t");
     }
 
     /// Promotes a standby and waits for the end of its recovery.

@@ -140,6 +140,7 @@ impl World {
                 wal_segment_size: 1 << 20,
                 server_version: 150_000,
                 checksums: true,
+                standby: false,
             },
             sizes: Sizes::default(),
             keys: Vec::new(),

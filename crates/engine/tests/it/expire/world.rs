@@ -299,6 +299,7 @@ impl World {
             wal_segment_size: SIZE.bytes() as u32,
             server_version: 150_018,
             checksums: true,
+            standby: false,
         };
         let commit = Commit {
             source: self.source,

@@ -130,6 +130,7 @@ pub(super) mod killed {
                 action: TargetAction::Pause,
                 timeline: FollowTimeline::Latest,
                 restore_command: None,
+                primary_conninfo: None,
             },
             delta: job.delta,
             becomes: Become::Undecided,

@@ -32,6 +32,7 @@ fn backup(source: &Source, number: u64, size: u32) -> CommitRecord {
         wal_segment_size: size,
         server_version: 150_000,
         checksums: true,
+        standby: false,
     };
     let commit = Commit {
         source: SourceId([1; 16]),

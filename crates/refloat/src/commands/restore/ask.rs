@@ -92,6 +92,7 @@ pub(super) fn read(options: &Restore, context: &Context) -> Result<Asked, Failur
         ];
         return Err(RestoreRefusal::NoTarget { id: id.to_string(), lines }.into());
     }
+    check_standby(options, target.as_ref())?;
     let has_target = target.is_some();
     let target = target.unwrap_or(Target::Latest);
     if options.target_exclusive && !matches!(target, Target::Time(_) | Target::Lsn(_) | Target::Xid(_)) {
@@ -112,11 +113,6 @@ fn refuse_later(options: &Restore) -> Result<(), RestoreRefusal> {
         options.source
     );
     let found = [
-        (
-            options.becomes == Some(As::Standby),
-            "--as standby",
-            "restore without it and add standby.signal by hand, or use pg_basebackup.".to_owned(),
-        ),
         (!later.database.is_empty(), "--database", whole.clone()),
         (!later.table.is_empty(), "--table", whole.clone()),
         (!later.path.is_empty(), "--path", whole.clone()),
@@ -130,6 +126,34 @@ fn refuse_later(options: &Restore) -> Result<(), RestoreRefusal> {
     match found.into_iter().find(|(asked, ..)| *asked) {
         None => Ok(()),
         Some((_, option, instead)) => Err(RestoreRefusal::Later { option, instead }),
+    }
+}
+
+/// A standby has no target, and its primary's password no place on a command line.
+fn check_standby(options: &Restore, target: Option<&Target>) -> Result<(), Failure> {
+    let is_standby = options.becomes == Some(As::Standby);
+    if is_standby
+        && (target.is_some_and(|target| *target != Target::Latest) || options.target_action.is_some())
+    {
+        return Err(bad(
+            "a standby goes on following: it has no target".to_owned(),
+            "Leave the target out; or restore --as copy to look at a moment.".to_owned(),
+        ));
+    }
+    let Some(primary) = &options.primary else { return Ok(()) };
+    if !is_standby {
+        return Err(bad("--primary is for a standby".to_owned(), "Add --as standby.".to_owned()));
+    }
+    match refloat_config::conninfo_keys(primary) {
+        Err(why) => Err(bad(
+            format!("--primary is not a connection string: {why}"),
+            "Write it as --primary 'host=db1 port=5432 user=replicator'.".to_owned(),
+        )),
+        Ok(keys) if keys.iter().any(|key| key.contains("password")) => Err(bad(
+            "a password on the command line can be seen by every user of this host".to_owned(),
+            "Put it into ~/.pgpass of the server's user, and leave it out here.".to_owned(),
+        )),
+        Ok(_) => Ok(()),
     }
 }
 

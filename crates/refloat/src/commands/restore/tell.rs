@@ -172,7 +172,11 @@ pub(super) fn report(
 ) {
     let becomes = becomes.unwrap_or(Become::Undecided);
     let source = place.source_name();
-    let steps = steps(context, place, report, becomes);
+    let mut steps = steps(context, place, report, becomes);
+    if becomes == Become::Standby {
+        let look = "select pg_last_wal_replay_lsn(), pg_last_xact_replay_timestamp()";
+        steps.look = steps.look.replace("select …", look).replace("is it right?", "does it follow?");
+    }
     let mut out = format!(
         "{source} is restored to {}: {} in {}\n",
         target_text(found),
@@ -247,6 +251,7 @@ fn next(
         found.wal.as_ref().map_or_else(String::new, |wal| format!("replays {} at most", ByteSize(wal.bytes)));
     let stops = asked.has_target && !matches!(found.target, pitr::Target::Latest);
     let then = match (action, stops) {
+        _ if becomes == Become::Standby => "then follows, read-only",
         (TargetAction::Pause, true) => "then waits read-only for your look",
         (TargetAction::Shutdown, true) => "then stops",
         _ => "then it is open for writing",
@@ -275,6 +280,20 @@ fn next(
                     )
                 } else {
                     format!("{0} check {source};  {0} backup {source}", context.command())
+                }
+            ));
+        }
+        Become::Standby => {
+            out.push_str(&format!(
+                "  3  {}\n\
+                 it is a standby of {source}: it writes nothing of its own until it is promoted\n",
+                if place.is_elsewhere(context) {
+                    format!(
+                        "set data_directory of {source} to {} in this host's configuration, then:  sudo refloat init;  sudo refloat check",
+                        place.directory.display()
+                    )
+                } else {
+                    format!("{} check {source}       can it archive, should it be promoted?", context.command())
                 }
             ));
         }
