@@ -1,11 +1,12 @@
 //! Work on clusters: backup, restore, WAL, verification.
 //!
-//! Lowest first: `progress`, `locked` and `guard` (what a running job uses stays) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
+//! Lowest first: `progress`, `locked`, `guard` (what a running job uses stays) and `generation` (a source becomes another cluster) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
 //! which moments can be reached, `backup`, `restore`, `verify`, `expire` and `takeover` do what they are called. Nothing here reads
 //! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
 
 pub mod backup;
 pub mod expire;
+pub mod generation;
 pub mod guard;
 pub mod locked;
 pub mod pitr;

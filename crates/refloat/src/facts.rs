@@ -117,11 +117,11 @@ pub(crate) fn other_cluster(config: &SourceConfig, known: Option<SystemIdentifie
     let name = &config.name;
     Some(Finding::new(
         format!(
-            "{} holds cluster {found}, and {name} was cluster {known}: nothing of the new one can be restored as {name}, and it is not backed up",
+            "{} holds cluster {found}, and {name} was cluster {known}: nothing of the new one can be restored as {name} yet",
             config.data_directory.display()
         ),
         format!(
-            "a new cluster (initdb, pg_upgrade) needs a source of its own: rename [source.{name}] in the configuration, then back it up; else correct data_directory"
+            "refloat backup {name}    after pg_upgrade; refloat takeover {name} --new-cluster    if it shall be {name} from now on; else correct data_directory"
         ),
     ))
 }

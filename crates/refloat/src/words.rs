@@ -53,7 +53,7 @@ const PEERS: &[(&str, &str)] = &[
     ("stanza-create", "refloat init"),
     (
         "stanza-upgrade",
-        "refloat takeover SOURCE --new-cluster (a later release; until then give the new cluster a source of its own)",
+        "refloat takeover SOURCE --new-cluster (after pg_upgrade in place refloat backup does it by itself)",
     ),
     ("repo-ls", "refloat list"),
     ("forget", "refloat expire"),

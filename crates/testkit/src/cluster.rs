@@ -258,7 +258,7 @@ fn append(path: &Path, text: &str) {
 
 /// Runs a command that must succeed and returns what it printed.
 #[track_caller]
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(

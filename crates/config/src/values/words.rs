@@ -81,9 +81,13 @@ words! {
 words! {
     /// Which of several nodes does the work.
     RunOn {
-        /// Only the primary.
+        /// The primary. A standby says so and does nothing.
         Primary = "primary",
-    } later ["standby", "any"]
+        /// A standby, whichever begins first. The primary says so and does nothing, or fails when none did it for a day.
+        Standby = "standby",
+        /// Whichever begins first; the others say so and do nothing.
+        Any = "any",
+    } later []
 }
 words! {
     /// Where the WAL is that a backup needs to become consistent.

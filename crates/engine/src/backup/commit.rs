@@ -105,6 +105,7 @@ pub(super) fn commit(
         seconds: began.elapsed().as_secs_f64(),
         own_wal,
         archiver_failing,
+        new_generation: prepared.generation.clone(),
         bad_pages: reported_bad,
         notes,
         cleared_packs: prepared.cleared_packs,

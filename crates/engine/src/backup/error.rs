@@ -113,6 +113,26 @@ pub enum BackupError {
         /// The data directory.
         directory: PathBuf,
     },
+    /// Another host makes a backup of this source.
+    #[error("another backup of \"{name}\" runs on {host}, since {since}")]
+    RunningElsewhere {
+        /// The source.
+        name: String,
+        /// Which host, where it can be told.
+        host: String,
+        /// When it began, by that host's clock.
+        since: String,
+    },
+    /// Another node makes this backup; nothing is wrong.
+    #[error("nothing to do here: {0}")]
+    NotHere(String),
+    /// Standbys shall make the backups, and none does.
+    #[error("standbys shall make the backups (run_on = \"standby\"), but {}",
+        last.as_ref().map_or_else(|| "there is no backup yet".to_owned(), |last| format!("the last one was made at {last}")))]
+    NoStandby {
+        /// When the last backup was committed.
+        last: Option<String>,
+    },
     /// A standby that is not on the source's way.
     #[error("the standby of {} follows timeline {timeline} and is at {at}, but the source left that timeline{} for timeline {owner}",
         directory.display(), fork.map_or_else(String::new, |fork| format!(" at {fork}")))]
@@ -176,15 +196,23 @@ impl Explain for BackupError {
             Self::OtherCluster { name, .. } => Advice::failed("BAK-002", safe)
                 .hint("Is this the right data directory? Check data_directory of this source in the configuration.")
                 .hint(format!(
-                    "Is it a new cluster (initdb, pg_upgrade)? Give it a source of its own, such as [source.{name}-new], \
-                     then: refloat check, refloat backup. The old source's backups stay restorable."
-                )),
+                    "Shall this cluster be {name} from now on (initdb, an upgrade to another directory)? \
+                     refloat takeover {name} --new-cluster. The old one's backups stay restorable."
+                ))
+                .hint(format!("Is it another one beside it? Give it a source of its own, such as [source.{name}-new].")),
             Self::Locked { .. } => Advice::locked("BAK-003", safe)
                 .hint("Shall this server be the source from now on? refloat takeover SOURCE")
                 .hint("Is it a throw-away? Then it needs no backup."),
             Self::Running { .. } => {
                 Advice::locked("BAK-004", "the other backup goes on").hint("Wait for it; `refloat status` shows how far it is.")
             }
+            Self::RunningElsewhere { .. } => Advice::locked("BAK-013", "the other backup goes on")
+                .hint("Wait for it. Where that host is lost, its claim ends after half an hour."),
+            Self::NotHere(_) => Advice::locked("BAK-014", "earlier backups are whole")
+                .hint("Run it on the other node, or set run_on of this source."),
+            Self::NoStandby { .. } => Advice::failed("BAK-015", safe)
+                .hint("Find out why no standby makes backups: run refloat backup there.")
+                .hint("Or let whichever node is there do it: run_on = \"any\""),
             Self::NoSpace { .. } => Advice::failed("BAK-005", safe)
                 .hint("Make space in the repository or choose another one, then run the same command again."),
             Self::WalMissing { .. } => Advice::failed("BAK-006", safe)

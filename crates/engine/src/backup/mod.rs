@@ -20,6 +20,7 @@ mod preflight;
 mod run;
 mod standby;
 mod throttle;
+mod turn;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,7 +33,9 @@ use serde::Serialize;
 pub use error::BackupError;
 pub use parent::Wanted;
 pub use run::run;
+pub use turn::RunOn;
 
+use crate::generation::NewGeneration;
 use crate::progress::Progress;
 
 /// Where the WAL that makes a backup consistent shall be.
@@ -59,6 +62,8 @@ pub struct BackupRequest<'a> {
     pub data_directory: PathBuf,
     /// How to reach its server.
     pub connection: ConnectOptions,
+    /// Which of several nodes makes it.
+    pub run_on: RunOn,
     /// Which type.
     pub wanted: Wanted,
     /// Read every file, whatever the file system says of changes.
@@ -173,6 +178,9 @@ pub struct BackupReport {
     /// Archiving fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archiver_failing: Option<FailingArchiver>,
+    /// The source is another cluster than before: it was upgraded in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_generation: Option<NewGeneration>,
     /// Pages that a person must look at.
     pub bad_pages: Vec<BadPage>,
     /// What a person should know.

@@ -28,7 +28,9 @@ use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::throttle::Throttle;
 use super::{
     BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight, standby,
+    turn,
 };
+use crate::generation::{self, NewGeneration};
 use crate::guard::{Guard, GuardRequest, SinceBoot};
 use crate::locked::Locked;
 use crate::progress::ByteCounter;
@@ -47,6 +49,8 @@ pub(super) struct Prepared<'a> {
     pub(super) control: ControlFile,
     /// The server is a standby.
     pub(super) is_standby: bool,
+    /// The source is another cluster than before.
+    pub(super) generation: Option<NewGeneration>,
     pub(super) notes: Vec<String>,
     pub(super) cleared_packs: u64,
 }
@@ -156,9 +160,13 @@ fn prepare<'a>(
     let (control, _) = control::read_settled(&request.data_directory)?;
     let is_standby = session.is_in_recovery()?;
     let mut notes = if is_standby { standby::admit(request, session, &control)? } else { Vec::new() };
-    let source = find_or_describe(request, &control, is_standby, now)?;
+    let major = session.info().major();
+    let source = find_or_describe(request, &control, is_standby, major, now)?;
+    let generation = generation::since_last(repository, source, control.system_identifier, major)?;
+    turn::by_role(request, source, is_standby, now)?;
     let id = random::backup_id();
     let guard = guarded(request, source, id, now)?;
+    turn::by_others(request, &guard, source, now)?;
     let cleared_packs = leftovers::clear(repository, source, lock, &guard)?;
     let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
     if cleared_packs + abandoned > 0 {
@@ -168,7 +176,19 @@ fn prepare<'a>(
     warn_about_clock(request, source, now, &mut notes)?;
     let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
-    Ok(Prepared { guard, id, source, started: now, key, note, control, is_standby, notes, cleared_packs })
+    Ok(Prepared {
+        guard,
+        id,
+        source,
+        started: now,
+        key,
+        note,
+        control,
+        is_standby,
+        generation,
+        notes,
+        cleared_packs,
+    })
 }
 
 /// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
@@ -190,11 +210,13 @@ fn guarded<'a>(
     Ok(Guard::begin(request.repository, &asked)?)
 }
 
-/// The source in the repository; a cluster that is another one than before is refused.
+/// The source in the repository. A cluster that is another one than before is refused, unless it can only be an upgrade of
+/// that in its place.
 fn find_or_describe(
     request: &BackupRequest<'_>,
     control: &ControlFile,
     is_standby: bool,
+    major: u32,
     now: Timestamp,
 ) -> Result<SourceId, BackupError> {
     let repository = request.repository;
@@ -208,6 +230,9 @@ fn find_or_describe(
     if let Some(known) = &known {
         let found = control.system_identifier;
         if let Some(system) = known.system.filter(|system| *system != found) {
+            if !is_standby && generation::is_upgrade(repository, known, &description, major)? {
+                return Ok(generation::begin(repository, known, &description, control, now)?.id);
+            }
             return Err(BackupError::OtherCluster {
                 name: request.source.to_string(),
                 repository: request.repository_name.clone(),

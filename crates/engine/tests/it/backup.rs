@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, OwnWal, Wanted};
+use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, OwnWal, RunOn, Wanted};
 use refloat_engine::progress::Silent;
 use refloat_pg::sql::{ConnectOptions, Place};
 use refloat_repo::commit::CommitRecord;
@@ -67,6 +67,7 @@ pub(crate) fn request<'a>(cluster: &TestCluster, home: &'a Home) -> BackupReques
             user: Some("postgres".to_owned()),
             ..ConnectOptions::default()
         },
+        run_on: RunOn::Any,
         wanted: Wanted::Full,
         scan: false,
         machine: "this".to_owned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use refloat_config::{BackupWal, Checkpoint, RepositoryConfig, SourceConfig};
-use refloat_engine::backup::{self, BackupReport, BackupRequest, OwnWal, Wanted};
+use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, OwnWal, RunOn, Wanted};
 use refloat_types::{ByteSize, Clock as _};
 
 use super::key::unconfirmed;
@@ -31,8 +31,8 @@ Examples:
   sudo refloat backup prod --type full            stores everything again
   sudo refloat backup prod --scan                 as usual, but reads every file
 
-Exit code 3: the backup is kept, but a person must look: a damaged page in the database, archiving that fails, or a
-recovery sheet that nobody has confirmed for 72 hours.")]
+Exit code 3: the backup is kept, but a person must look: a damaged page in the database, archiving that fails,
+another cluster than before (after pg_upgrade), or a recovery sheet that nobody has confirmed for 72 hours.")]
 pub(crate) struct Backup {
     /// Names of sources [default: all]
     #[arg(value_name = "SOURCE")]
@@ -90,7 +90,7 @@ impl Backup {
             .into());
         }
         context.assume(&sources, false)?;
-        let mut reports = Vec::new();
+        let (mut reports, mut left) = (Vec::new(), Vec::new());
         let mut outcome = Outcome::Done;
         let mut failed: Option<Failure> = None;
         for source in &sources {
@@ -113,11 +113,18 @@ impl Backup {
                     continue;
                 }
                 match self.one(&context, source, &repository) {
-                    Ok((report, one)) => {
-                        reports.push(report);
+                    Ok(Made::Backup(report, one)) => {
+                        reports.push(*report);
                         if one == Outcome::Findings {
                             outcome = one;
                         }
+                    }
+                    Ok(Made::Left(why)) => {
+                        context.out.text(&format!(
+                            "{} in {}: nothing to do here: {why}\n",
+                            source.name, repository.name
+                        ));
+                        left.push(serde_json::json!({ "source": source.name, "repository": repository.name, "why": why }));
                     }
                     // The others are made all the same.
                     Err(failure) => match &mut failed {
@@ -127,7 +134,9 @@ impl Backup {
                 }
             }
         }
-        context.out.document(&serde_json::json!({ "dry_run": self.dry_run, "backups": reports }));
+        context
+            .out
+            .document(&serde_json::json!({ "dry_run": self.dry_run, "backups": reports, "left": left }));
         failed.map_or(Ok(outcome), Err)
     }
 
@@ -136,13 +145,13 @@ impl Backup {
         context: &Context,
         source: &SourceConfig,
         config: &RepositoryConfig,
-    ) -> Result<(BackupReport, Outcome), Failure> {
+    ) -> Result<Made, Failure> {
         let mut operation = Operation::begin(context, "backup", Some(source.name.as_str()));
         let opened = context.open(config, Access::Bulk).inspect_err(|failure| {
             operation.finish_locally(&Err(failure.clone()));
         })?;
         let result = self.make(context, source, &opened);
-        if let Ok((report, _)) = &result {
+        if let Ok(Made::Backup(report, _)) = &result {
             operation.bytes = report.stored_bytes;
             operation.about = Some(report.backup.to_string());
             let damaged =
@@ -150,17 +159,18 @@ impl Backup {
             let failing = report.archiver_failing.as_ref().map(|it| format!("archiving fails: {}", it.file));
             operation.detail = damaged.or(failing);
         }
-        let ended = result.as_ref().map(|(_, outcome)| *outcome).map_err(Clone::clone);
-        operation.finish(context, [&opened.repository], &ended);
+        match &result {
+            // Nobody did anything.
+            Ok(Made::Left(_)) => operation.finish_locally(&Ok(Outcome::Done)),
+            Ok(Made::Backup(_, outcome)) => {
+                operation.finish(context, [&opened.repository], &Ok(*outcome));
+            }
+            Err(failure) => operation.finish(context, [&opened.repository], &Err(failure.clone())),
+        }
         result
     }
 
-    fn make(
-        &self,
-        context: &Context,
-        source: &SourceConfig,
-        opened: &Opened,
-    ) -> Result<(BackupReport, Outcome), Failure> {
+    fn make(&self, context: &Context, source: &SourceConfig, opened: &Opened) -> Result<Made, Failure> {
         let meter = Meter::new(context.out);
         let request = BackupRequest {
             repository: &opened.repository,
@@ -168,6 +178,11 @@ impl Backup {
             source: source.name.clone(),
             data_directory: source.data_directory.clone(),
             connection: Context::connection(source),
+            run_on: match source.run_on {
+                refloat_config::RunOn::Primary => RunOn::Primary,
+                refloat_config::RunOn::Standby => RunOn::Standby,
+                refloat_config::RunOn::Any => RunOn::Any,
+            },
             wanted: self.wanted(),
             scan: self.scan,
             machine: context.machine(),
@@ -187,12 +202,23 @@ impl Backup {
             clock: &context.clock,
             progress: &meter,
         };
-        let report = backup::run(&request)?;
+        let report = match backup::run(&request) {
+            Err(BackupError::NotHere(why)) => return Ok(Made::Left(why)),
+            other => other?,
+        };
         meter.finish();
         let outcome = judge(context, opened, &report)?;
         tell(context, opened, &report);
-        Ok((report, outcome))
+        Ok(Made::Backup(Box::new(report), outcome))
     }
+}
+
+/// What came of one source in one repository.
+enum Made {
+    /// A backup, and whether a person must look.
+    Backup(Box<BackupReport>, Outcome),
+    /// Another node does it; why.
+    Left(String),
 }
 
 /// How many threads: as asked for, else one for each processor.
@@ -209,6 +235,13 @@ fn judge(context: &Context, opened: &Opened, report: &BackupReport) -> Result<Ou
         context
             .out
             .warn(&format!("damaged page: block {}{relation} in {}: {}", page.block, page.path, page.what));
+        outcome = Outcome::Findings;
+    }
+    if let Some(new) = &report.new_generation {
+        context.out.warn(&format!(
+            "{} is another cluster now: {} (PostgreSQL {}), before it was {} (PostgreSQL {}). What was backed up before stays restorable as what it was; from this backup on the new one is. If that is wrong, correct data_directory.",
+            report.source, new.is, new.to_version, new.was, new.from_version
+        ));
         outcome = Outcome::Findings;
     }
     if let Some(failing) = &report.archiver_failing {

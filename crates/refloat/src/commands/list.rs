@@ -50,6 +50,9 @@ pub(crate) struct Listed {
     stored_bytes: u64,
     needed_bytes: u64,
     own_wal: bool,
+    /// Taken from a standby.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    standby: bool,
     bad_pages: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<String>,
@@ -87,6 +90,7 @@ impl Listed {
             stored_bytes: commit.sizes.stored,
             needed_bytes: live_bytes(record),
             own_wal: commit.own_wal,
+            standby: commit.cluster.standby,
             bad_pages: commit.bad_pages,
             label: names.and_then(|names| names.label.clone()),
             retention: None,

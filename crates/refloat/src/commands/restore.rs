@@ -239,7 +239,7 @@ impl Restore {
         source: &SourceInfo,
     ) -> Result<pitr::Plan, Failure> {
         let commits = commits_of(context, opened, source)?;
-        let last = commits.iter().max_by_key(|record| record.commit.number);
+        let last = asked.of_cluster(&commits);
         let system = last.map(|record| record.commit.cluster.system).or(source.system);
         let nothing = || refusal::RestoreRefusal::NothingStored {
             source_name: self.source.clone(),

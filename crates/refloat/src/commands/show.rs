@@ -57,7 +57,12 @@ fn tell(context: &Context, opened: &Opened, source: &str, record: &CommitRecord)
     line("restorable", format!("from {} on", time::exact(point.stop_time)));
     line(
         "server",
-        format!("PostgreSQL {major}.{minor}, cluster {}, timeline {}", point.system, point.timeline),
+        format!(
+            "PostgreSQL {major}.{minor}, cluster {}, timeline {}{}",
+            point.system,
+            point.timeline,
+            if point.standby { ", a standby" } else { "" }
+        ),
     );
     line(
         "WAL",

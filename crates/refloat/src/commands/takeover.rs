@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use refloat_config::SourceConfig;
+use refloat_engine::generation;
 use refloat_engine::takeover::{Kept, TakeoverReport, TakeoverRequest, takeover};
+use refloat_pg::control::read_settled;
+use refloat_repo::repository::{SourceDescription, SourceInfo};
 use refloat_types::Clock as _;
 
 use crate::Outcome;
@@ -22,13 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Look at the restored server first. The new owner is recorded in every repository, then the lock is lifted and
 /// PostgreSQL archives what has waited.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:  sudo refloat takeover prod")]
+#[command(after_help = "\
+Examples:
+  sudo refloat takeover prod                  a restored server, looked at and found right
+  sudo refloat takeover prod --new-cluster    a cluster made by initdb, or upgraded into another directory")]
 pub(crate) struct Takeover {
     /// Name of the source; its data directory is the restored one
     #[arg(value_name = "SOURCE")]
     source: String,
-    /// A later release
-    #[arg(long, hide = true)]
+    /// The source is another cluster from now on (initdb, pg_upgrade); the older backups stay restorable
+    #[arg(long)]
     new_cluster: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -38,16 +44,16 @@ pub(crate) struct Takeover {
 impl Takeover {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
-        if self.new_cluster {
-            return Err(CliError::usage(
-                "--new-cluster is not in this release",
-                "Give the new cluster a source of its own in the configuration; the old one stays restorable.",
-            )
-            .into());
-        }
         let source = context.source(Some(&self.source), "takeover")?.clone();
         context.assume(std::slice::from_ref(&source), false)?;
         if self.dry_run {
+            if self.new_cluster {
+                let (control, _) = read_settled(&source.data_directory)?;
+                let found = control.system_identifier;
+                context
+                    .out
+                    .text(&format!("would record that {} is cluster {found} from now on\n", source.name));
+            }
             context.out.text(&format!(
                 "would end the recovery of the server in {}, record it as the owner of {}, and unlock archiving\n",
                 source.data_directory.display(),
@@ -85,6 +91,9 @@ impl Takeover {
                 place: format!("repository {}", one.name),
                 known: Vec::new(),
             })?;
+            if self.new_cluster {
+                self.begin_generation(context, source, one, &known)?;
+            }
             kept.push(Kept { repository: &one.repository, source: known.id });
         }
         let request = TakeoverRequest {
@@ -95,6 +104,28 @@ impl Takeover {
         };
         let meter = Meter::new(context.out);
         Ok(takeover(&request, &kept, &meter)?)
+    }
+
+    /// Makes the cluster that is there the source's, unless it is that already.
+    fn begin_generation(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        opened: &Opened,
+        known: &SourceInfo,
+    ) -> Result<(), Failure> {
+        let (control, _) = read_settled(&source.data_directory)?;
+        if known.system == Some(control.system_identifier) {
+            return Ok(());
+        }
+        let description = SourceDescription {
+            name: source.name.clone(),
+            kind: "postgres".to_owned(),
+            host: context.host.clone(),
+            data_directory: source.data_directory.display().to_string(),
+        };
+        generation::begin(&opened.repository, known, &description, &control, context.clock.now())?;
+        Ok(())
     }
 
     fn tell(&self, context: &Context, report: &TakeoverReport) {

@@ -60,6 +60,9 @@ pub struct Pin {
     pub holder: [u8; 16],
     /// The backup that is being made.
     pub backup: Option<BackupId>,
+    /// Of which source, where it is of one: two hosts see by it that both make a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceId>,
     /// What must stay.
     pub uses: Uses,
 }
@@ -216,6 +219,10 @@ impl Repository {
             agent: self.agent(),
             holder: self.holder(host),
             backup,
+            source: match uses {
+                Uses::Source(source) => Some(source),
+                Uses::Repository | Uses::Backups(_) => None,
+            },
             uses,
         };
         Ok(PinWriter {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use refloat_config::SourceConfig;
+use refloat_config::{RunOn, SourceConfig};
 use refloat_engine::locked::{Locked, Purpose};
 use refloat_pg::server::{debian_cluster, read_pg_version};
 use refloat_pg::sql::{Session, Setting};
@@ -56,10 +56,14 @@ pub(super) fn check(lines: &mut Lines<'_>, source: &SourceConfig) -> Option<Sess
         return None;
     }
     match session.is_in_recovery() {
+        Ok(true) if directory.join("standby.signal").exists() => {
+            standby(lines, source, &session);
+            return None;
+        }
         Ok(true) => {
             lines.fault(
                 &about,
-                "the server is in recovery: it archives nothing and is not backed up by this release",
+                "the server is in recovery and no standby: it archives nothing and is not backed up",
                 format!(
                     "{} takeover {}     if it was restored and is right",
                     lines.context().command(),
@@ -72,6 +76,42 @@ pub(super) fn check(lines: &mut Lines<'_>, source: &SourceConfig) -> Option<Sess
         Err(error) => lines.failure(&about, &Failure::from(error)),
     }
     settings(lines, source, &session).then_some(session)
+}
+
+/// A standby: whether it follows, and whether it could archive from the moment on that it is promoted.
+fn standby(lines: &mut Lines<'_>, source: &SourceConfig, session: &Session) {
+    let about = format!("standby {}", source.name);
+    match session.standby_position() {
+        Err(error) => lines.failure(&about, &Failure::from(error)),
+        Ok(position) => {
+            let at = position.replayed.map_or_else(|| "nothing yet".to_owned(), |at| at.to_string());
+            let last = position
+                .last_commit
+                .map_or_else(String::new, |last| format!(", last commit {}", time::moment(last)));
+            if position.is_streaming {
+                lines.ok(&about, format!("streams; replayed to {at}{last}"));
+            } else {
+                lines.warn(
+                    &about,
+                    format!("nothing streams to it; it follows the archive. Replayed to {at}{last}"),
+                    "",
+                );
+            }
+        }
+    }
+    let about = format!("archiving {}", source.name);
+    if settings(lines, source, session) {
+        lines.ok(about, "not now; promoted, this server would archive: its settings are right");
+    } else {
+        lines.fault(
+            about,
+            "promoted, this server would archive nothing: it could not take over from its primary",
+            "",
+        );
+    }
+    if source.run_on == RunOn::Primary {
+        lines.ok(format!("backups {}", source.name), "the primary's (run_on = \"primary\")");
+    }
 }
 
 /// A restored directory that nobody has taken over.

@@ -41,6 +41,20 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// A backup of the cluster that is meant: a source may have been another one before an upgrade. That of the backup
+    /// that was named; for a moment, the one that was the source then; else the newest.
+    pub(super) fn of_cluster<'c>(&self, commits: &'c [CommitRecord]) -> Option<&'c CommitRecord> {
+        let newest = |may: &dyn Fn(&CommitRecord) -> bool| {
+            commits.iter().filter(|record| may(record)).max_by_key(|record| record.commit.number)
+        };
+        let meant = match (self.backup, &self.target) {
+            (Some(id), _) => newest(&|record| record.commit.backup == id),
+            (None, Target::Time(at)) => newest(&|record| record.commit.cluster.stop_time <= *at),
+            _ => None,
+        };
+        meant.or_else(|| newest(&|_| true))
+    }
+
     /// For the planner.
     pub(super) fn request(&self, commits: &[CommitRecord]) -> Result<Request, Failure> {
         let timeline = match self.timeline {
