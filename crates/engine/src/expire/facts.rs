@@ -42,6 +42,8 @@ pub(super) struct Facts {
     pub(super) wal: BTreeMap<SystemIdentifier, Vec<WalFile>>,
     pub(super) histories: BTreeMap<(SystemIdentifier, TimelineId), TimelineHistory>,
     pub(super) sources: BTreeMap<SourceId, (String, Option<SystemIdentifier>)>,
+    /// Clusters that sources were before, and that none is now; whose they were.
+    pub(super) former: BTreeMap<SystemIdentifier, BTreeSet<SourceId>>,
     pub(super) owners: BTreeMap<SourceId, OwnerRecord>,
     pub(super) tombstones: Vec<StoredTombstone>,
     pub(super) pins: Vec<SeenPin>,
@@ -83,7 +85,24 @@ impl Facts {
             let owner = repository.owner(source.id).map_err(unsure("the owner of a source"))?;
             owner.map(|owner| facts.owners.insert(source.id, owner));
         }
+        facts.read_former(repository)?;
         Ok(facts)
+    }
+
+    /// Clusters that a source was before an upgrade, and that none is now.
+    fn read_former(&mut self, repository: &Repository) -> Result<(), ExpireError> {
+        let is_present = |system| self.sources.values().any(|(_, of)| *of == Some(system));
+        if self.wal.keys().all(|system| is_present(*system)) {
+            return Ok(());
+        }
+        for source in self.sources.keys() {
+            for system in repository.systems_of(*source).map_err(unsure("what a source was before"))? {
+                if !is_present(system) {
+                    self.former.entry(system).or_default().insert(*source);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Timelines whose history is stored once and can be read; all WAL of others stays.
@@ -208,12 +227,13 @@ impl Facts {
         self.sources.keys().copied().chain(of_commits).collect()
     }
 
-    /// The sources of a cluster: by what they are described as, and by their backups.
+    /// The sources of a cluster: by what they are or were described as, and by their backups.
     pub(super) fn sources_of(&self, system: SystemIdentifier) -> BTreeSet<SourceId> {
         let described = self.sources.iter().filter(|(_, (_, of))| *of == Some(system)).map(|(id, _)| *id);
         let records = self.commits.values().map(|(record, _)| &record.commit);
         let backed_up = records.filter(|commit| commit.cluster.system == system).map(|commit| commit.source);
-        described.chain(backed_up).collect()
+        let former = self.former.get(&system).into_iter().flatten().copied();
+        described.chain(backed_up).chain(former).collect()
     }
 
     /// How a source is called.

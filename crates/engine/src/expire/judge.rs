@@ -7,7 +7,7 @@ use refloat_repo::commit::{BackupType, Commit, CommitRecord};
 use refloat_repo::layout::{self, Named};
 use refloat_repo::repository::{Marked, Uses};
 use refloat_store::Key;
-use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp};
+use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, Timestamp};
 
 use super::facts::Facts;
 use super::policy::{self, Candidate, Policy};
@@ -90,6 +90,12 @@ pub(super) fn judge(facts: &Facts, policies: &BTreeMap<SourceId, Policy>, now: T
             judged.backups.push(view.verdict(key, commit, why, policies.get(&source)));
         }
     }
+    for (system, sources) in &facts.former {
+        kept.entry(*system).or_default();
+        let of = sources.iter().filter_map(|source| policies.get(source)?.wal.as_ref());
+        let longest = windows.entry(*system).or_default();
+        *longest = of.map(|(age, _)| *age).fold(*longest, Duration::max);
+    }
     for (system, kept) in kept {
         // Where nothing is configured for one of its sources, nothing of the cluster's WAL goes.
         if !facts.sources_of(system).iter().all(|source| policies.contains_key(source)) {
@@ -146,10 +152,12 @@ impl View<'_> {
         let cutoff = reference.checked_sub(*window).unwrap_or(Timestamp::MIN);
         let whole: Vec<&Commit> = candidates.iter().filter(|c| c.is_whole).map(|c| c.commit).collect();
         let systems: BTreeSet<SystemIdentifier> = whole.iter().map(|commit| commit.cluster.system).collect();
-        let owner: Option<TimelineId> = self.facts.owners.get(&self.source).map(|owner| owner.timeline);
+        let owner = self.facts.owners.get(&self.source);
         let young = candidates.iter().map(|c| c.commit).filter(|c| c.cluster.stop_time > cutoff);
         let mut members: BTreeSet<BackupId> = young.map(|commit| commit.backup).collect();
         for system in systems {
+            // What the source was before an upgrade has no owner any more, and goes as its WAL grows old.
+            let owner = owner.filter(|owner| owner.system == system).map(|owner| owner.timeline);
             for base in wal::bases(self.facts, system, &whole, owner, (cutoff, *window)) {
                 members.insert(base.backup);
                 let (why, list) = (Reason::Window(text.clone()), reasons.entry(base.backup).or_default());

@@ -73,6 +73,8 @@ pub(super) struct Need<'a> {
     kept: Vec<Kept<'a>>,
     /// The newest timeline that an owner of this cluster is on.
     owner: Option<TimelineId>,
+    /// No source is this cluster any more.
+    is_former: bool,
     /// Stored before this it may go.
     before: Timestamp,
 }
@@ -85,7 +87,13 @@ impl<'a> Need<'a> {
         kept: Vec<Kept<'a>>,
         window: Duration,
     ) -> Option<Self> {
-        let size = kept.first()?.point.wal_segment_size;
+        let is_former = facts.former.contains_key(&system);
+        let size = match kept.first() {
+            Some(first) => first.point.wal_segment_size,
+            // Numbers are compared with nothing then.
+            None if is_former => WalSegmentSize::DEFAULT.bytes() as u32,
+            None => return None,
+        };
         // Changed by pg_resetwal: numbers would mean different things.
         if kept.iter().any(|kept| kept.point.wal_segment_size != size) {
             return None;
@@ -97,7 +105,7 @@ impl<'a> Need<'a> {
             Some(began) => before = before.min(began?.checked_sub(Duration::from_secs(3600)).ok()?),
         }
         let owner = owners.map(|owner| owner.timeline).max();
-        Some(Self { facts, system, size: WalSegmentSize::new(size)?, kept, owner, before })
+        Some(Self { facts, system, size: WalSegmentSize::new(size)?, kept, owner, is_former, before })
     }
 
     fn number(&self, lsn: Lsn) -> u64 {
@@ -124,6 +132,8 @@ impl<'a> Need<'a> {
         let members = self.kept.iter().filter(|kept| kept.in_window && reaches(kept.point.timeline));
         let from = members.map(|kept| self.number(kept.point.start_lsn)).min();
         let is_present = match (&history, self.owner) {
+            // Nobody writes it now, and nobody will come back to it by an archived way.
+            _ if self.is_former => false,
             (None, _) => true,
             // Whoever writes now, or came later, has a right to its WAL before its first backup.
             (Some(history), Some(owner)) => timeline >= owner || history.includes(owner),
@@ -208,7 +218,8 @@ pub(super) fn bases<'a>(
     (cutoff, window): (Timestamp, Duration),
 ) -> Vec<&'a refloat_repo::commit::Commit> {
     let mut timelines: std::collections::BTreeSet<TimelineId> = owner.into_iter().collect();
-    let recent = backups.iter().filter(|commit| commit.cluster.stop_time > cutoff);
+    let of_it = |commit: &&&refloat_repo::commit::Commit| commit.cluster.system == system;
+    let recent = backups.iter().filter(of_it).filter(|commit| commit.cluster.stop_time > cutoff);
     timelines.extend(recent.map(|commit| commit.cluster.timeline));
     for file in facts.wal.get(&system).into_iter().flatten() {
         if let Some(segment) = segment_of(file.name)
@@ -229,7 +240,7 @@ pub(super) fn bases<'a>(
             }
         };
         let mut on_it: Vec<_> =
-            backups.iter().filter(|c| c.cluster.system == system && lies_on(&c.cluster)).copied().collect();
+            backups.iter().filter(of_it).filter(|c| lies_on(&c.cluster)).copied().collect();
         on_it.sort_by_key(|commit| (commit.number, commit.backup));
         let before = on_it.iter().rev().find(|commit| commit.cluster.stop_time <= cutoff);
         out.extend(before.or(on_it.first()).copied());

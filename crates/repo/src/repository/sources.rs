@@ -1,6 +1,6 @@
 //! Sources: what they are called, and which server each is at present.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use refloat_store::Key;
@@ -96,6 +96,25 @@ impl Repository {
     /// When it is not there or cannot be believed.
     pub fn source_generation(&self, id: SourceId, number: u64) -> Result<SourceInfo, RepoError> {
         self.read_source(id, &layout::generation(&layout::source_generations(id), number))
+    }
+
+    /// Every cluster that a source has been, by all generations of its description.
+    ///
+    /// # Errors
+    /// When one cannot be believed.
+    pub fn systems_of(&self, id: SourceId) -> Result<BTreeSet<SystemIdentifier>, RepoError> {
+        let prefix = layout::source_generations(id);
+        let mut systems = BTreeSet::new();
+        for number in 1..=self.highest_number(&prefix)? {
+            let key = layout::generation(&prefix, number);
+            let document = self.get_signed(&key, Kind::Source, MAX_RECORD)?;
+            let clear: DescriptionClear = document.unverified().clear_as(key.as_str())?;
+            if clear.source != id || clear.number != number {
+                return Err(RepoError::damaged(&key, "it describes another source"));
+            }
+            systems.extend(clear.system);
+        }
+        Ok(systems)
     }
 
     pub(super) fn read_source(&self, id: SourceId, key: &Key) -> Result<SourceInfo, RepoError> {

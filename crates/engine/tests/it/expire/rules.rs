@@ -281,6 +281,34 @@ fn a_window_keeps_its_base_and_older_backups_their_span() {
     );
 }
 
+/// What the source was before an upgrade stays as long as the policy says, and no longer.
+#[test]
+fn the_cluster_before_an_upgrade_grows_old() {
+    let mut world = World::new(Duration::ZERO);
+    world.policy = Some(Policy {
+        full: Some(Keep::Count(2)),
+        wal: Some((DAY * 3, "3d".to_owned())),
+        ..Policy::default()
+    });
+    let old = daily(&mut world, 5);
+    let (old_wal, old_keys) = (world.wal, (10..world.wal).map(|n| world.wal_key(n)).collect::<Vec<_>>());
+    world.upgrade();
+    daily(&mut world, 1);
+    world.expire(0).unwrap();
+    world.pass(DAY * 2);
+    let new = daily(&mut world, 1);
+    world.expire(0).unwrap();
+    assert!(world.is_there(old[4]), "its window is not over");
+    assert!(world.store.head(&old_keys[old_keys.len() - 1]).unwrap().is_some(), "{old_wal}");
+    for _ in 0..8 {
+        daily(&mut world, 1);
+        world.expire(0).unwrap();
+    }
+    assert!(old.iter().all(|id| !world.is_there(*id)), "nothing of it is needed");
+    assert!(!world.is_there(new[0]));
+    assert!(old_keys.iter().all(|key| world.store.head(key).unwrap().is_none()));
+}
+
 #[test]
 fn a_dry_run_writes_nothing() {
     use refloat_engine::expire::{ExpireRequest, GRACE, explain};

@@ -140,6 +140,8 @@ pub(super) struct World {
     pub(super) lag: Duration,
     pub(super) hosts: Vec<Host>,
     pub(super) source: SourceId,
+    /// The cluster that it is at present.
+    pub(super) system: SystemIdentifier,
     pub(super) policy: Option<Policy>,
     /// Number of the WAL segment that is written now.
     pub(super) wal: u64,
@@ -189,6 +191,7 @@ impl World {
             lag,
             hosts,
             source: SourceId::NONE,
+            system: SYSTEM,
             policy: None,
             wal: 10,
             made: Vec::new(),
@@ -206,18 +209,25 @@ impl World {
         };
         let now = self.clock.now();
         let repository = &self.hosts[0].repository;
-        self.source = repository.describe_source(None, &description, SYSTEM, now).unwrap().id;
+        let known = Some(self.source).filter(|source| *source != SourceId::NONE);
+        self.source = repository.describe_source(known, &description, self.system, now).unwrap().id;
         let owner = OwnerRecord {
             source: self.source,
             number: 0,
             at: now,
-            system: SYSTEM,
+            system: self.system,
             timeline: TimelineId::FIRST,
             fork_lsn: None,
             restored_from: None,
         };
         repository.put_owner(owner).unwrap();
         self.pass(Duration::from_secs(7200));
+    }
+
+    /// The source is another cluster from now on.
+    pub(super) fn upgrade(&mut self) {
+        self.system = SystemIdentifier(self.system.0 + 1);
+        self.describe();
     }
 
     /// Time passes, and WAL is archived: one segment an hour.
@@ -241,7 +251,7 @@ impl World {
 
     pub(super) fn wal_key(&self, number: u64) -> Key {
         let name = WalSegmentName::numbered(TimelineId::FIRST, number, SIZE);
-        layout::wal(SYSTEM, WalFileName::Segment(name), &[7; 16])
+        layout::wal(self.system, WalFileName::Segment(name), &[7; 16])
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -290,7 +300,7 @@ impl World {
         let kind = if parent.is_none() { BackupType::Full } else { kind };
         let start = Lsn(self.wal * SIZE.bytes() + 40);
         let point = ClusterPoint {
-            system: SYSTEM,
+            system: self.system,
             timeline: TimelineId::FIRST,
             start_lsn: start,
             stop_lsn: Lsn(start.0 + 1000),
