@@ -275,12 +275,6 @@ fn what_is_not_built_is_said_with_what_is() {
       hint:   This version can do wal = "push".
       exit:   2
     "#);
-    assert_snapshot!(wrong_in_source("run_on = \"standby\""), @r#"
-    error[CFG-011]: /etc/refloat/refloat.toml:9:10: source.prod.run_on = "standby" is not built yet
-      safe:   nothing was changed; the configuration is checked before anything else is done
-      hint:   This version can do run_on = "primary".
-      exit:   2
-    "#);
     assert_snapshot!(wrong(&BASE.replace("\"postgres\"", "\"files\"\npath = \"/srv/uploads\"")), @r#"
     error[CFG-011]: /etc/refloat/refloat.toml:7:8: source.prod.kind = "files" is not built yet
       safe:   nothing was changed; the configuration is checked before anything else is done

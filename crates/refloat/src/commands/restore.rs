@@ -48,7 +48,7 @@ Examples:
   sudo refloat restore prod '2026-11-20 02:51+01' --in-place --delta                the same, fetching only what differs
   sudo refloat restore prod k7m2qxw4 --target immediate --to /srv/prod-copy         as it was at the end of a backup
   sudo refloat -r file:///backup/db1 restore prod --to /var/lib/postgresql/15/main  the host is lost, no configuration
-  sudo refloat restore prod --in-place --as standby --primary 'host=db1 user=replicator'   a new standby
+  sudo refloat restore prod --in-place --as standby --primary 'host=db1'            a new standby
 
 Times need their zone: 2026-11-20 02:51+01, 2026-11-20T01:51:00Z, 2026-11-20 02:51 Europe/Berlin, 10 min ago.")]
 pub(crate) struct Restore {

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[command(after_help = "\
 Examples:
   sudo refloat takeover prod                  a restored server, looked at and found right
-  sudo refloat takeover prod --new-cluster    a cluster made by initdb, or upgraded into another directory")]
+  sudo refloat takeover prod --new-cluster    a new cluster, or one upgraded elsewhere")]
 pub(crate) struct Takeover {
     /// Name of the source; its data directory is the restored one
     #[arg(value_name = "SOURCE")]

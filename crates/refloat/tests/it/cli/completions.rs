@@ -53,7 +53,7 @@ fn commands_and_options_are_offered() {
     assert!(all.contains(&"backup".to_owned()) && all.contains(&"completions".to_owned()), "{all:?}");
     assert!(!all.iter().any(|word| word.starts_with('-') || word == "complete-values"), "{all:?}");
     // Values that are words, whoever checks them.
-    assert_eq!(offers(&scene, &["restore", "prod", "--as", ""]), ["primary", "copy"]);
+    assert_eq!(offers(&scene, &["restore", "prod", "--as", ""]), ["primary", "copy", "standby"]);
     assert_eq!(offers(&scene, &["restore", "prod", "--target", "im"]), ["immediate"]);
     assert_eq!(offers(&scene, &["completions", ""]), ["bash", "zsh", "fish"]);
 }

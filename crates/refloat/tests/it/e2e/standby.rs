@@ -134,6 +134,23 @@ fn a_standby_from_the_repository_streams_is_backed_up_and_takes_over() {
     copy.wait_for_end_of_recovery();
     assert_eq!(copy.psql("postgres", "select sum(a) from t"), "7");
     assert_eq!(copy.psql("postgres", "show primary_conninfo"), "");
+
+    // The old primary comes back as a standby of the new one, and keeps what is the same.
+    let primary = format!("host={} user=postgres", standby.socket_directory().display());
+    let again =
+        ["restore", "prod", "--in-place", "--delta", "--as", "standby", "--primary", &primary, "--yes"];
+    let said = site.run(&again).ends(0);
+    assert!(said.stdout.contains("were there and stay"), "{}", said.stdout);
+    site.cluster.start();
+    site.cluster.wait_for(
+        "postgres",
+        "select count(*) from pg_stat_wal_receiver where status = 'streaming'",
+        "1",
+    );
+    standby.psql("postgres", "insert into t values (16)");
+    site.cluster.catch_up(&standby);
+    assert_eq!(site.cluster.psql("postgres", "select sum(a) from t"), "31");
+    assert!(site.cluster.dump("postgres") == standby.dump("postgres"));
 }
 
 /// Ends the current WAL segment and waits until it is archived.
