@@ -65,6 +65,11 @@ pub fn envelope(id: ObjectId) -> Key {
     key(format!("{ENVELOPES}{id}"))
 }
 
+/// A data key that was sealed again to the recipients of generation `number`.
+pub fn rewrapped(id: ObjectId, number: u64) -> Key {
+    key(format!("{ENVELOPES}{id}-{number:010}"))
+}
+
 /// An enrolled agent.
 pub fn agent(id: ObjectId) -> Key {
     key(format!("{AGENTS}{id}"))
@@ -136,8 +141,12 @@ pub enum Named {
     Repository,
     /// An enrolment.
     Agent(ObjectId),
+    /// A generation of who can read.
+    Generation(u64),
     /// An envelope.
     Envelope(ObjectId),
+    /// A data key sealed again to the recipients of a generation.
+    Rewrapped(ObjectId, u64),
     /// A confirmation, by its number.
     Confirmation(u64),
     /// A pack.
@@ -176,7 +185,11 @@ impl Named {
         Some(match parts.as_slice() {
             ["repository"] => Self::Repository,
             ["agents", id] => Self::Agent(id.parse().ok()?),
-            ["keys", "data", id] => Self::Envelope(id.parse().ok()?),
+            ["keys", "recipients", number] => Self::Generation(numbered(number)?),
+            ["keys", "data", name] => match name.split_once('-') {
+                Some((id, number)) => Self::Rewrapped(id.parse().ok()?, number.parse().ok()?),
+                None => Self::Envelope(name.parse().ok()?),
+            },
             ["keys", "confirmation", number] => Self::Confirmation(numbered(number)?),
             ["packs", _, id] => Self::Pack(id.parse().ok()?),
             ["sources", id, "source", number] => Self::Source(id.parse().ok()?, numbered(number)?),
@@ -206,7 +219,9 @@ impl Named {
         match self {
             Self::Repository => repository(),
             Self::Agent(id) => agent(*id),
+            Self::Generation(number) => generation(RECIPIENTS, *number),
             Self::Envelope(id) => envelope(*id),
+            Self::Rewrapped(id, number) => rewrapped(*id, *number),
             Self::Confirmation(number) => generation(CONFIRMATIONS, *number),
             Self::Pack(id) => pack(*id),
             Self::Source(id, number) => generation(&source_generations(*id), *number),
@@ -266,6 +281,8 @@ mod tests {
             Named::Repository,
             Named::Agent(id),
             Named::Envelope(id),
+            Named::Generation(2),
+            Named::Rewrapped(id, 2),
             Named::Confirmation(3),
             Named::Pack(id),
             Named::Source(source, 1),
@@ -294,7 +311,10 @@ mod tests {
             format!("packs/{id}"),
             format!("agents/{id}/x"),
             format!("keys/data/{}", id.to_string().to_uppercase()),
-            "keys/recipients/0000000001".to_owned(),
+            "keys/recipients/1".to_owned(),
+            "keys/identity/0000000001".to_owned(),
+            "keys/secrets/0000000001".to_owned(),
+            format!("keys/data/{id}-2"),
             format!("pins/{id}/1"),
             format!("tombstones/2-{id}"),
             format!("holds/{id}-"),

@@ -28,6 +28,10 @@ pub(super) struct Census {
     pub(super) has_marker: bool,
     pub(super) agents: BTreeSet<ObjectId>,
     pub(super) envelopes: BTreeSet<ObjectId>,
+    /// Data keys that were sealed again, by generation of recipients.
+    pub(super) rewrapped: BTreeMap<ObjectId, BTreeSet<u64>>,
+    /// Generations of who can read.
+    pub(super) generations: BTreeSet<u64>,
     pub(super) confirmations: BTreeSet<u64>,
     pub(super) packs: HashMap<ObjectId, u64>,
     /// Numbers of descriptions and owner records by source.
@@ -74,7 +78,7 @@ impl Census {
         systems: &BTreeSet<SystemIdentifier>,
     ) -> Result<Self, RepoError> {
         let mut census = Self::default();
-        for prefix in [layout::REPOSITORY, layout::AGENTS, layout::ENVELOPES, layout::PACKS] {
+        for prefix in [layout::REPOSITORY, layout::RECIPIENTS, layout::AGENTS, layout::ENVELOPES, layout::PACKS] {
             census.list(repository, prefix)?;
         }
         census.list(repository, &layout::source_generations(source))?;
@@ -99,6 +103,8 @@ impl Census {
             Some(Named::Repository) => self.has_marker = true,
             Some(Named::Agent(id)) => drop(self.agents.insert(id)),
             Some(Named::Envelope(id)) => drop(self.envelopes.insert(id)),
+            Some(Named::Rewrapped(id, number)) => drop(self.rewrapped.entry(id).or_default().insert(number)),
+            Some(Named::Generation(number)) => drop(self.generations.insert(number)),
             Some(Named::Confirmation(number)) => drop(self.confirmations.insert(number)),
             Some(Named::Pack(id)) => drop(self.packs.insert(id, size)),
             Some(Named::Source(id, number)) => drop(self.descriptions.entry(id).or_default().insert(number)),

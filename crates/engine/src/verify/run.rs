@@ -69,6 +69,7 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
     let chosen = run.choose()?;
     run.read_commits(chosen)?;
     run.take_census()?;
+    run.check_recipients()?;
     run.check_sources()?;
     run.check_retention()?;
     if run.is_whole() {

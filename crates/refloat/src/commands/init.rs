@@ -7,21 +7,20 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use refloat_config::{Encryption, RepositoryConfig, SecretRef, SecretSource, SourceConfig};
 use refloat_repo::crypt::identity::{Identity as AgeIdentity, Recipient, draw_passphrase};
-use refloat_repo::repository::{InitOptions, Protection, Shown};
+use refloat_repo::repository::{InitOptions, Protection};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::posix::Options;
 use refloat_types::Clock as _;
 use serde::Serialize;
 
-use super::key::{give_sheet, no_place_for_sheet, sheet_text, try_entered, unconfirmed};
+use super::key::{KeepKey, keep, no_place_for_sheet, unconfirmed};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::identity::{is_root, make_directory};
 use crate::operations::Operation;
 use crate::render::text::shell_path;
-use crate::render::{can_ask, on_terminal};
-use crate::terminal;
+use crate::render::on_terminal;
 
 /// Make the repositories that are configured, enrol this host, print the recovery sheet and PostgreSQL's settings
 ///
@@ -103,42 +102,14 @@ impl Init {
 
     /// Shows the sheet of a new repository and asks whether it is kept. Answers whether that is shown.
     fn keep_key(&self, context: &Context, plan: &Plan, opened: &Opened) -> Result<bool, Failure> {
-        let repository = &opened.repository;
-        if !unconfirmed(opened)? {
-            return Ok(true);
-        }
-        if self.key_kept {
-            repository.put_confirmation(Shown::Declared, context.clock.now())?;
-            return Ok(true);
-        }
         let passphrase = match &plan.config.encryption {
-            Encryption::Passphrase(secret) => Some(secret.read(&context.secret_reader())?),
+            Encryption::Passphrase(secret) if unconfirmed(opened)? && !self.key_kept => {
+                Some(secret.read(&context.secret_reader())?)
+            }
             _ => None,
         };
-        if self.sheet.is_some() || on_terminal() {
-            let text =
-                sheet_text(context, &plan.config, opened, passphrase.as_ref().map(|secret| secret.expose()));
-            give_sheet(context, &text, self.sheet.as_deref())?;
-        }
-        if !can_ask() || self.sheet.is_some() {
-            return Ok(false);
-        }
-        loop {
-            let entered = terminal::secret(&format!(
-                "Paste what opens repository {} from where you kept it (Enter alone: later, by key confirm): ",
-                opened.name
-            ))?;
-            if entered.is_empty() {
-                return Ok(false);
-            }
-            match try_entered(opened, &entered) {
-                Ok(()) => {
-                    repository.put_confirmation(Shown::Entered, context.clock.now())?;
-                    return Ok(true);
-                }
-                Err(failure) => context.out.say(&format!("{}; try again", failure.message)),
-            }
-        }
+        let how = KeepKey { sheet: self.sheet.as_deref(), key_kept: self.key_kept };
+        keep(context, &plan.config, opened, how, passphrase.as_ref().map(|secret| secret.expose()))
     }
 }
 
@@ -205,7 +176,7 @@ fn prepare(context: &Context, plan: &Plan, owner: (u32, u32)) -> Result<(), Fail
 }
 
 /// 0640 root:GROUP when root makes it for another user, 0600 otherwise. Durable before it is used.
-fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+pub(crate) fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
@@ -225,7 +196,7 @@ fn open_or_make(context: &Context, plan: &Plan) -> Result<Opened, Failure> {
     let store = context.store(&config.url, Access::Bulk, Options { create: true, ..Options::default() })?;
     match Repository::read_marker(store.as_ref()) {
         Ok(_) => {
-            let opened = context.open_in(config, store)?;
+            let opened = catch_up(context, config, context.open_in(config, store.clone())?, store)?;
             opened.repository.ensure_enrolled(context.clock.now())?;
             Ok(opened)
         }
@@ -241,7 +212,30 @@ fn open_or_make(context: &Context, plan: &Plan) -> Result<Opened, Failure> {
     }
 }
 
-fn protection(context: &Context, encryption: &Encryption) -> Result<Protection, Failure> {
+/// A host that has opened the repository before it was rotated, or without an identity, opens it as it is now, where the
+/// configuration says how.
+fn catch_up(
+    context: &Context,
+    config: &RepositoryConfig,
+    opened: Opened,
+    store: std::sync::Arc<dyn refloat_store::Store>,
+) -> Result<Opened, Failure> {
+    let writes_only = matches!(config.encryption, Encryption::Recipients { identity: None, .. });
+    if !opened.repository.lacks_identity() || writes_only {
+        return Ok(opened);
+    }
+    let mut refused = None;
+    let adopted = opened.repository.adopt(context.clock.now(), &mut || {
+        context.credentials(&config.encryption).map_err(|failure| {
+            refused = Some(failure);
+            crate::context::no_identity()
+        })
+    });
+    adopted.map_err(|error| refused.unwrap_or_else(|| error.into()))?;
+    context.open_in(config, store)
+}
+
+pub(crate) fn protection(context: &Context, encryption: &Encryption) -> Result<Protection, Failure> {
     let reader = context.secret_reader();
     Ok(match encryption {
         Encryption::None => Protection::None,

@@ -36,7 +36,7 @@ impl Repository {
         let clear = ListedAgent { agent: public_key.agent_id(), public_key, enrolled: now };
         let signer = Signer::Root(root);
         let id = clear.agent;
-        let bytes = Document::encode(Kind::Agent, self.marker.suite, id, &signer, &clear, &[], Body::Empty)?;
+        let bytes = Document::encode(Kind::Agent, self.current.suite, id, &signer, &clear, &[], Body::Empty)?;
         match self.store.put_new(&layout::agent(id), &bytes) {
             Err(error) if error.kind == StoreErrorKind::AlreadyExists => Ok(()),
             other => Ok(other?),
@@ -125,7 +125,7 @@ impl Repository {
         body: Body<'_>,
     ) -> Result<u64, RepoError> {
         let signer = Signer::Agent(&self.signing);
-        let bytes = Document::encode(kind, self.marker.suite, id, &signer, clear, table, body)?;
+        let bytes = Document::encode(kind, self.current.suite, id, &signer, clear, table, body)?;
         self.store.put_new(key, &bytes)?;
         Ok(bytes.len() as u64)
     }
@@ -144,7 +144,7 @@ impl Repository {
             other => other?,
         };
         let document = Document::decode(key.as_str(), bytes, kind)?;
-        if document.header.suite != self.marker.suite {
+        if !self.allows(document.header.suite) {
             return Err(RepoError::damaged(key, "it is sealed otherwise than this repository"));
         }
         document.verify(&self.agent_key(document.header.agent, key.as_str())?)?;

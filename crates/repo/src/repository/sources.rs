@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use crate::crypt::random;
-use crate::error::RepoError;
+use crate::error::{KeyError, RepoError};
 use crate::kind::Kind;
 use crate::layout;
 use crate::object::{Body, Document};
 
 /// Largest description or owner record accepted.
 const MAX_RECORD: u64 = 1 << 20;
+
+/// File in the state directory with the descriptions that this host has written.
+const DESCRIBED: &str = "described.json";
 
 /// The clear section of a description: says only which cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,8 +117,28 @@ impl Repository {
         if clear.source != id || layout::number_of(key) != Some(clear.number) {
             return Err(RepoError::damaged(key, "it describes another source"));
         }
-        let description = if self.can_read() { Some(self.open_document(key, document)?) } else { None };
+        let description = match self.open_where_possible(key, document)? {
+            Some(description) => Some(description),
+            None => self.described()?.remove(&id),
+        };
         Ok(SourceInfo { id, system: clear.system, description })
+    }
+
+    /// What this host has called sources: it need not open what it has sealed for others.
+    fn described(&self) -> Result<BTreeMap<SourceId, SourceDescription>, RepoError> {
+        Ok(self.state.read(&self.state_name(DESCRIBED))?.unwrap_or_default())
+    }
+
+    /// A JSON body, or `None` where it is sealed for others than this host.
+    pub(super) fn open_where_possible<T: serde::de::DeserializeOwned>(
+        &self,
+        key: &Key,
+        document: &Document,
+    ) -> Result<Option<T>, RepoError> {
+        match self.open_document(key, document) {
+            Err(RepoError::NoKey { source: KeyError::NoIdentity | KeyError::Rotated { .. }, .. }) => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// Opens a JSON body that one of our data keys seals.
@@ -167,6 +190,10 @@ impl Repository {
             &[],
             body,
         )?;
+        let mut described = self.described()?;
+        if described.insert(id, description.clone()).as_ref() != Some(description) {
+            self.state.write(&self.state_name(DESCRIBED), &described)?;
+        }
         Ok(SourceInfo { id, system: Some(system), description: Some(description.clone()) })
     }
 

@@ -7,4 +7,5 @@ mod forged;
 mod numbers;
 mod once;
 mod opening;
+mod rotation;
 mod sample;
