@@ -556,7 +556,7 @@ impl Context {
             }
             Encryption::Recipients { identity: None, .. } => Err(CliError::usage(
                 "this host has no identity that opens the repository",
-                "Give it one for the first time: encryption = { recipients = […], identity = { file = … } }",
+                "Let it be invited on a host that can read (refloat key invite), then here: refloat init --invite @FILE. Or give it an identity: encryption = { recipients = […], identity = { file = … } }",
             )
             .into()),
             Encryption::Recipients { identity: Some(secret), .. } => {

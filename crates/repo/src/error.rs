@@ -83,6 +83,14 @@ pub enum RepoError {
         /// The store.
         store: String,
     },
+    /// An invitation that is of no use any more.
+    #[error("this invitation to the repository at {store} is over: {why}")]
+    InvitationOver {
+        /// The store.
+        store: String,
+        /// Expired or used.
+        why: &'static str,
+    },
     /// Another host rotated at the same time.
     #[error("another host has changed who can read at the same time: \"{object}\" is there")]
     AlreadyRotated {
@@ -217,6 +225,8 @@ impl Explain for RepoError {
                 .hint("This host writes on. To read, put the new passphrase or identity into the configuration, then: refloat init"),
             Self::NoRoot { .. } => Advice::failed("KEY-005", unchanged)
                 .hint("Run it on a host that has opened the repository with its passphrase or identity; of one without encryption, on the host that made it."),
+            Self::InvitationOver { .. } => Advice::failed("KEY-007", unchanged)
+                .hint("Ask for another one, on a host that can open the root key: refloat key invite"),
             Self::AlreadyRotated { .. } => Advice::failed("KEY-006", unchanged)
                 .hint("See what the other host did: refloat key list"),
             Self::NoKey { .. } => Advice::failed("KEY-002", unchanged)

@@ -31,6 +31,10 @@ pub const PINS: &str = "pins/";
 pub const TOMBSTONES: &str = "tombstones/";
 /// Backups that must not expire.
 pub const HOLDS: &str = "holds/";
+/// Hosts that may enrol themselves.
+pub const INVITATIONS: &str = "invitations/";
+/// Ending of the key of what used an invitation up, behind its id.
+const USED: &str = "-used";
 /// Ending of the key of a release, behind the hold's id.
 const RELEASED: &str = "-released";
 
@@ -169,6 +173,10 @@ pub enum Named {
     Hold(ObjectId),
     /// The end of the hold of this id.
     Release(ObjectId),
+    /// An invitation.
+    Invitation(ObjectId),
+    /// The enrolment that used an invitation up.
+    InvitationUsed(ObjectId),
 }
 
 impl Named {
@@ -210,6 +218,10 @@ impl Named {
                 Some(id) => Self::Release(id.parse().ok()?),
                 None => Self::Hold(name.parse().ok()?),
             },
+            ["invitations", name] => match name.strip_suffix(USED) {
+                Some(id) => Self::InvitationUsed(id.parse().ok()?),
+                None => Self::Invitation(name.parse().ok()?),
+            },
             _ => return None,
         })
     }
@@ -233,6 +245,8 @@ impl Named {
             Self::Tombstone(number, id) => tombstone(*number, *id),
             Self::Hold(id) => hold(*id),
             Self::Release(id) => release(*id),
+            Self::Invitation(id) => invitation(*id),
+            Self::InvitationUsed(id) => invitation_used(*id),
         }
     }
 }
@@ -245,6 +259,16 @@ pub fn pin(id: ObjectId, number: u64) -> Key {
 /// A tombstone.
 pub fn tombstone(number: u64, id: ObjectId) -> Key {
     key(format!("{TOMBSTONES}{number:010}-{id}"))
+}
+
+/// An invitation.
+pub fn invitation(id: ObjectId) -> Key {
+    key(format!("{INVITATIONS}{id}"))
+}
+
+/// The enrolment that used an invitation up.
+pub fn invitation_used(id: ObjectId) -> Key {
+    key(format!("{INVITATIONS}{id}{USED}"))
 }
 
 /// A hold. Its name is random, so that two hosts that hold a backup at the same time never replace each other's.
@@ -297,6 +321,8 @@ mod tests {
             Named::Tombstone(2, id),
             Named::Hold(id),
             Named::Release(id),
+            Named::Invitation(id),
+            Named::InvitationUsed(id),
         ] {
             assert_eq!(Named::parse(&named.key()), Some(named), "{}", named.key());
         }

@@ -40,6 +40,8 @@ pub(super) struct Census {
     /// Operation records by agent: number, id.
     pub(super) operations: BTreeMap<ObjectId, BTreeSet<(u64, ObjectId)>>,
     pub(super) wal: BTreeMap<SystemIdentifier, Vec<WalItem>>,
+    /// Invitations, and what used them up.
+    pub(super) invitations: Vec<Named>,
     /// Tombstones, holds and releases.
     pub(super) retention: Vec<Named>,
     /// Objects under names that this release does not give.
@@ -119,6 +121,7 @@ impl Census {
             }
             // They come and go while others work.
             Some(Named::Pin(..)) => {}
+            Some(named @ (Named::Invitation(_) | Named::InvitationUsed(_))) => self.invitations.push(named),
             Some(named @ (Named::Tombstone(..) | Named::Hold(_) | Named::Release(_))) => {
                 self.retention.push(named);
             }

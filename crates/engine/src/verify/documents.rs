@@ -159,6 +159,15 @@ impl Run<'_> {
         self.check_generations(numbers, Named::Confirmation, &depends)
     }
 
+    /// Invitations, and what used them up.
+    pub(super) fn check_invitations(&mut self) -> Result<(), VerifyError> {
+        for named in std::mem::take(&mut self.census.invitations) {
+            let depends = Depends::other("the enrolment of the host that was invited");
+            self.check_document(&named, &depends)?;
+        }
+        Ok(())
+    }
+
     fn check_generations(
         &mut self,
         numbers: BTreeSet<u64>,

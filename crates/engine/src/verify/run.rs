@@ -74,6 +74,7 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
     run.check_retention()?;
     if run.is_whole() {
         run.check_confirmations()?;
+        run.check_invitations()?;
         run.check_operations()?;
         run.find_unneeded();
         run.check_commit_numbers();

@@ -1,13 +1,13 @@
 //! `init`: makes what is missing, enrols this host, prints the sheet and PostgreSQL's settings. Safe to repeat.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use refloat_config::{Encryption, RepositoryConfig, SecretRef, SecretSource, SourceConfig};
 use refloat_repo::crypt::identity::{Identity as AgeIdentity, Recipient, draw_passphrase};
-use refloat_repo::repository::{InitOptions, Protection};
+use refloat_repo::repository::{InitOptions, Protection, TOKEN_PREFIX, Token};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::posix::Options;
 use refloat_types::Clock as _;
@@ -31,6 +31,7 @@ use crate::render::on_terminal;
 Examples:
   sudo refloat init                         prints the recovery sheet on the terminal and asks for the passphrase back
   sudo refloat init --sheet /root/sheet     writes it to a new file instead
+  sudo refloat init --invite @/run/token    on a host that shall only write: see key invite
   refloat init --key-kept                   for automation whose passphrase comes from a secret store")]
 pub(crate) struct Init {
     /// Write the recovery sheet to this new file (0600) instead of the terminal
@@ -39,6 +40,9 @@ pub(crate) struct Init {
     /// What opens the repository is kept elsewhere already: no sheet, no question
     #[arg(long)]
     key_kept: bool,
+    /// Enrol this host by a token of `key invite`: @FILE, or - for stdin; the token itself would be seen by `ps`
+    #[arg(long, value_name = "TOKEN")]
+    invite: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -67,6 +71,10 @@ impl Init {
         let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
         let owner = context.wanted_ids().unwrap_or((context.identity.uid, context.identity.gid));
         let plans: Vec<Plan> = context.repositories(None)?.into_iter().map(plan).collect();
+        let token = self.invite.as_deref().map(|text| read_token(&context, text)).transpose()?;
+        if token.is_some() {
+            super::key::only(plans.iter().map(|plan| plan.config.clone()).collect::<Vec<_>>().as_slice())?;
+        }
         let makes_key = |plan: &Plan| !plan.exists && !matches!(plan.config.encryption, Encryption::None);
         if !self.key_kept && self.sheet.is_none() && !on_terminal() && plans.iter().any(makes_key) {
             return Err(no_place_for_sheet().into());
@@ -82,7 +90,7 @@ impl Init {
         for plan in plans {
             let mut operation = Operation::begin(&context, "init", None);
             operation.detail = Some(format!("repository {}", plan.config.name));
-            let opened = match open_or_make(&context, &plan) {
+            let opened = match open_or_make(&context, &plan, token.as_ref()) {
                 Ok(opened) => opened,
                 Err(failure) => {
                     operation.finish_locally(&Err(failure.clone()));
@@ -111,6 +119,28 @@ impl Init {
         let how = KeepKey { sheet: self.sheet.as_deref(), key_kept: self.key_kept };
         keep(context, &plan.config, opened, how, passphrase.as_ref().map(|secret| secret.expose()))
     }
+}
+
+/// The token of `--invite`. It is never repeated, not in an error either.
+fn read_token(context: &Context, text: &str) -> Result<Token, Failure> {
+    let read = match (text, text.strip_prefix('@')) {
+        ("-", _) => std::io::read_to_string(std::io::stdin().take(4096))
+            .map_err(|source| CliError::file("read the token from", "stdin", source))?,
+        (_, Some(file)) => {
+            std::fs::read_to_string(file).map_err(|source| CliError::file("read the token from", file, source))?
+        }
+        _ => {
+            context.out.warn("other users of this host can see a token in a command line: --invite @FILE, or - for stdin");
+            text.to_owned()
+        }
+    };
+    Token::parse(&read).ok_or_else(|| {
+        CliError::usage(
+            "what --invite gives is no token, or not a whole one",
+            format!("It is one line that begins with {TOKEN_PREFIX}, printed by `refloat key invite`."),
+        )
+        .into()
+    })
 }
 
 fn plan(config: RepositoryConfig) -> Plan {
@@ -191,9 +221,12 @@ pub(crate) fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::R
     path.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
 }
 
-fn open_or_make(context: &Context, plan: &Plan) -> Result<Opened, Failure> {
+fn open_or_make(context: &Context, plan: &Plan, token: Option<&Token>) -> Result<Opened, Failure> {
     let config = &plan.config;
     let store = context.store(&config.url, Access::Bulk, Options { create: true, ..Options::default() })?;
+    if let Some(token) = token {
+        Repository::accept(store.clone(), context.state(), token, context.clock.now())?;
+    }
     match Repository::read_marker(store.as_ref()) {
         Ok(_) => {
             let opened = catch_up(context, config, context.open_in(config, store.clone())?, store)?;

@@ -1,5 +1,6 @@
 //! Keys: `confirm` and `sheet` here, the others in files of their own.
 
+mod invite;
 mod list;
 mod rewrap;
 mod rotate;
@@ -41,6 +42,7 @@ Exit code 3: there is an object that cannot be believed.")]
     List,
     Rotate(rotate::Rotate),
     Rewrap(rewrap::Rewrap),
+    Invite(invite::Invite),
 }
 
 impl Key {
@@ -55,6 +57,7 @@ impl Key {
         let configs = context.repositories(None)?;
         match self {
             Self::List => list::run(&context, &configs),
+            Self::Invite(invite) => invite.run(&context, &configs),
             Self::Rewrap(rewrap) => rewrap.run(&context, &configs),
             Self::Confirm => {
                 each(&context, &configs, "key confirm", |_, opened| confirm(&context, opened))
@@ -83,6 +86,16 @@ fn each(
         result?;
     }
     Ok(Outcome::Done)
+}
+
+/// The one repository that is meant.
+pub(crate) fn only(configs: &[RepositoryConfig]) -> Result<&RepositoryConfig, Failure> {
+    if let [config] = configs {
+        return Ok(config);
+    }
+    let names: Vec<_> = configs.iter().map(|config| config.name.to_string()).collect();
+    let hint = format!("Name one of {}: -r NAME", names.join(", "));
+    Err(CliError::usage("which repository is meant?", hint).into())
 }
 
 /// How what opens a new repository, or a new generation of it, is kept.

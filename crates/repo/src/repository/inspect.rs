@@ -74,6 +74,8 @@ impl Repository {
                 let opened = self.tried(|| self.open_envelope(&key, *id, &document).map(drop))?;
                 Ok(Inspected { key: *id, opened, ..Inspected::of(&document) })
             }
+            Named::Invitation(id) => self.inspect_invitation(*id, false),
+            Named::InvitationUsed(id) => self.inspect_invitation(*id, true),
             Named::Generation(number) => self.inspect_generation(*number),
             Named::Source(id, _) => {
                 let document = self.get_signed(&key, Kind::Source, MAX_RECORD)?;

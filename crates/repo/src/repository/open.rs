@@ -160,7 +160,9 @@ impl Repository {
     /// The root key, where this host can open it.
     pub(super) fn root_key(&self) -> Result<Option<SigningKey>, RepoError> {
         let seed = if self.is_encrypted() {
-            if self.local.identity.is_none() && !self.is_behind() {
+            // A host that only writes; unless encryption was turned on behind its back, which is said then.
+            let only_writes = self.marker.suite == self.current.suite || !self.is_behind();
+            if self.local.identity.is_none() && only_writes {
                 return Ok(None);
             }
             self.open_secrets(&self.opening()?)?.root_seed

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use refloat_config::RepositoryConfig;
 use refloat_repo::KeyError;
-use refloat_repo::repository::{Generation, ListedAgent};
+use refloat_repo::repository::{Generation, Invitation, ListedAgent};
 use refloat_types::{ObjectId, Timestamp};
 use serde::Serialize;
 
@@ -26,6 +26,7 @@ struct Listed {
     generations: Vec<Generation>,
     data_keys: Vec<DataKey>,
     agents: Vec<Agent>,
+    invitations: Vec<Invited>,
     /// What cannot be believed.
     refused: Vec<Refused>,
 }
@@ -57,6 +58,14 @@ struct Agent {
     /// User and host of its newest operation, where that can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     who: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Invited {
+    #[serde(flatten)]
+    invitation: Invitation,
+    /// The agent that used it up.
+    used_by: Option<ObjectId>,
 }
 
 #[derive(Serialize)]
@@ -124,6 +133,7 @@ fn look(opened: &Opened) -> Result<Listed, Failure> {
         Err(error) => wrong(object, &error),
     })?;
     listed.sort_by_key(|agent| (agent.enrolled, agent.agent));
+    let invitations = repository.list_invitations(&mut |object, error| wrong(object, &error))?;
     let agents = listed.into_iter().map(|agent| Agent {
         this: agent.agent == repository.agent(),
         who: repository.newest_operation(agent.agent).ok().flatten().map(|record| record.who),
@@ -137,6 +147,10 @@ fn look(opened: &Opened) -> Result<Listed, Failure> {
         generations,
         data_keys,
         agents: agents.collect(),
+        invitations: invitations
+            .into_iter()
+            .map(|(invitation, used_by)| Invited { invitation, used_by })
+            .collect(),
         refused,
     })
 }
@@ -174,12 +188,21 @@ fn tell(context: &Context, listed: &Listed) {
         vec![
             agent.agent.agent.to_string(),
             time::moment(agent.agent.enrolled),
-            "by the root key".to_owned(),
+            agent.agent.invitation.map_or_else(|| "by the root key".to_owned(), |id| format!("by invitation {id}")),
             who,
             this.to_owned(),
         ]
     };
     out.text(&table(&listed.agents.iter().map(row).collect::<Vec<_>>(), &[]));
+    let unused: Vec<_> = listed.invitations.iter().filter(|one| one.used_by.is_none()).collect();
+    if !unused.is_empty() {
+        out.text("\nInvitations that nobody has used\n");
+        let row = |one: &&Invited| {
+            let until = format!("until {}", time::moment(one.invitation.expires));
+            vec![one.invitation.invitation.to_string(), time::moment(one.invitation.created), until]
+        };
+        out.text(&table(&unused.iter().map(row).collect::<Vec<_>>(), &[]));
+    }
     for refused in &listed.refused {
         out.warn(&format!("{}: {}", refused.object, refused.why));
     }

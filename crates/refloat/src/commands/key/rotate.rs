@@ -55,14 +55,7 @@ impl Rotate {
     /// Does it.
     pub(super) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
         let configs = context.repositories(None)?;
-        let [config] = configs.as_slice() else {
-            let names: Vec<_> = configs.iter().map(|config| config.name.to_string()).collect();
-            return Err(CliError::usage(
-                "which repository's key shall be changed?",
-                format!("Name one of {}: -r NAME", names.join(", ")),
-            )
-            .into());
-        };
+        let config = super::only(&configs)?;
         if !self.dry_run && !self.key_kept && self.sheet.is_none() && !on_terminal() {
             return Err(no_place_for_sheet().into());
         }
