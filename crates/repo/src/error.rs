@@ -148,7 +148,9 @@ pub enum KeyError {
         have: String,
     },
     /// Sealed for a later generation than this host has opened.
-    #[error("it is sealed to generation {number} of the recipients, of {created}; this host has opened generation {have}")]
+    #[error(
+        "it is sealed to generation {number} of the recipients, of {created}; this host has opened generation {have}"
+    )]
     Rotated {
         /// The generation this host has opened.
         have: u64,
@@ -158,7 +160,7 @@ pub enum KeyError {
         created: Timestamp,
     },
     /// No identity here.
-    #[error("no identity is opened on this host")]
+    #[error("this host can write, not read: no identity is opened here")]
     NoIdentity,
     /// The commitment does not hold.
     #[error("the key in its envelope is not the key it commits to")]
@@ -223,6 +225,9 @@ impl Explain for RepoError {
                 .hint("Compare with the recovery sheet; the passphrase is the one of this repository, printed by `refloat init`."),
             Self::NoKey { source: KeyError::Rotated { .. }, .. } => Advice::failed("KEY-004", unchanged)
                 .hint("This host writes on. To read, put the new passphrase or identity into the configuration, then: refloat init"),
+            Self::NoKey { source: KeyError::NoIdentity, .. } => Advice::failed("KEY-002", unchanged).hint(
+                "This host can write and cannot read. Do it on a host that holds the passphrase or an identity; or put that into the configuration here, then: refloat init",
+            ),
             Self::NoRoot { .. } => Advice::failed("KEY-005", unchanged)
                 .hint("Run it on a host that has opened the repository with its passphrase or identity; of one without encryption, on the host that made it."),
             Self::InvitationOver { .. } => Advice::failed("KEY-007", unchanged)

@@ -80,7 +80,9 @@ impl Census {
         systems: &BTreeSet<SystemIdentifier>,
     ) -> Result<Self, RepoError> {
         let mut census = Self::default();
-        for prefix in [layout::REPOSITORY, layout::RECIPIENTS, layout::AGENTS, layout::ENVELOPES, layout::PACKS] {
+        for prefix in
+            [layout::REPOSITORY, layout::RECIPIENTS, layout::AGENTS, layout::ENVELOPES, layout::PACKS]
+        {
             census.list(repository, prefix)?;
         }
         census.list(repository, &layout::source_generations(source))?;

@@ -19,8 +19,8 @@ use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::identity::{is_root, make_directory};
 use crate::operations::Operation;
-use crate::render::text::shell_path;
 use crate::render::on_terminal;
+use crate::render::text::shell_path;
 
 /// Make the repositories that are configured, enrol this host, print the recovery sheet and PostgreSQL's settings
 ///
@@ -126,11 +126,12 @@ fn read_token(context: &Context, text: &str) -> Result<Token, Failure> {
     let read = match (text, text.strip_prefix('@')) {
         ("-", _) => std::io::read_to_string(std::io::stdin().take(4096))
             .map_err(|source| CliError::file("read the token from", "stdin", source))?,
-        (_, Some(file)) => {
-            std::fs::read_to_string(file).map_err(|source| CliError::file("read the token from", file, source))?
-        }
+        (_, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|source| CliError::file("read the token from", file, source))?,
         _ => {
-            context.out.warn("other users of this host can see a token in a command line: --invite @FILE, or - for stdin");
+            context.out.warn(
+                "other users of this host can see a token in a command line: --invite @FILE, or - for stdin",
+            );
             text.to_owned()
         }
     };
@@ -309,7 +310,13 @@ fn tell(context: &Context, plan: &Plan, opened: &Opened, confirmed: bool) -> Mad
         plan.config.url,
         repository.fingerprint()
     ));
-    if !repository.is_encrypted() {
+    if !repository.is_encrypted() && !matches!(plan.config.encryption, Encryption::None) {
+        context.out.warn(&format!(
+            "the configuration says that repository {0} is encrypted, and it is not; to turn encryption on:  {1} -r {0} key rotate",
+            opened.name,
+            context.command()
+        ));
+    } else if !repository.is_encrypted() {
         context.out.warn(&format!(
             "repository {} is not encrypted: whoever can read it can read the databases",
             opened.name

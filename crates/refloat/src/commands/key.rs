@@ -59,9 +59,7 @@ impl Key {
             Self::List => list::run(&context, &configs),
             Self::Invite(invite) => invite.run(&context, &configs),
             Self::Rewrap(rewrap) => rewrap.run(&context, &configs),
-            Self::Confirm => {
-                each(&context, &configs, "key confirm", |_, opened| confirm(&context, opened))
-            }
+            Self::Confirm => each(&context, &configs, "key confirm", |_, opened| confirm(&context, opened)),
             Self::Sheet { sheet } => each(&context, &configs, "key sheet", |config, opened| {
                 print_again(&context, config, opened, sheet.as_deref())
             }),
@@ -195,8 +193,9 @@ fn entered(context: &Context, name: &str) -> Result<String, Failure> {
 /// It does not.
 pub(crate) fn try_entered(opened: &Opened, entered: &str) -> Result<(), Failure> {
     if entered.contains("AGE-SECRET-KEY-") {
-        let fits = AgeIdentity::parse(entered)
-            .is_some_and(|identity| opened.repository.generation().recipients.contains(&identity.recipient()));
+        let fits = AgeIdentity::parse(entered).is_some_and(|identity| {
+            opened.repository.generation().recipients.contains(&identity.recipient())
+        });
         return if fits { Ok(()) } else { Err(CliError::NotTheKey(opened.name.clone()).into()) };
     }
     match opened.repository.try_passphrase(entered) {
@@ -206,6 +205,19 @@ pub(crate) fn try_entered(opened: &Opened, entered: &str) -> Result<(), Failure>
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What is still readable to everybody since encryption was turned on; `None` where nothing is.
+///
+/// # Errors
+/// What the repository says.
+pub(crate) fn unencrypted(opened: &Opened) -> Result<Option<String>, Failure> {
+    let count = opened.repository.unencrypted_backups()?;
+    let backups = crate::render::text::count(usize::try_from(count).unwrap_or(usize::MAX), "older backup");
+    let are = if count == 1 { "is" } else { "are" };
+    Ok((count > 0).then(|| {
+        format!("{backups} in {}, and the WAL before, {are} not encrypted until they expire", opened.name)
+    }))
 }
 
 /// Whether somebody has to be reminded, and what is known.

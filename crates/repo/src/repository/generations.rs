@@ -150,6 +150,16 @@ impl Repository {
         self.local.generation < self.current.number
     }
 
+    /// Whether this host could read before a rotation, and cannot read what was sealed since.
+    pub fn is_left_behind(&self) -> bool {
+        self.is_behind() && (self.local.identity.is_some() || self.was_plain())
+    }
+
+    /// Whether encryption was turned on after the repository was made.
+    pub fn was_plain(&self) -> bool {
+        self.marker.suite != self.current.suite
+    }
+
     /// The newest generation of the repository in `store`, whose object is `marker`, for who has not opened it yet.
     ///
     /// # Errors

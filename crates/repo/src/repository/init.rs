@@ -71,7 +71,8 @@ impl Repository {
             page_key: random::bytes(),
             earlier: Vec::new(),
         };
-        let body = opening_body(&marker.recipients, marker.root, &options.protection, identity.as_ref(), &secrets)?;
+        let body =
+            opening_body(&marker.recipients, marker.root, &options.protection, identity.as_ref(), &secrets)?;
         let bytes = Document::encode(
             Kind::Repository,
             suite,
@@ -147,8 +148,7 @@ pub(super) fn opening_body(
     secrets: &Secrets,
 ) -> Result<Vec<u8>, RepoError> {
     let secrets = serde_json::to_vec(secrets).map_err(|e| RepoError::internal("write the secrets", e))?;
-    let sealed =
-        if recipients.is_empty() { secrets } else { identity::seal_to(recipients, &secrets)? };
+    let sealed = if recipients.is_empty() { secrets } else { identity::seal_to(recipients, &secrets)? };
     let identity = match (protection, own) {
         (Protection::Passphrase(passphrase), Some(own)) => {
             // The root key goes behind the passphrase too: whoever opens this knows which root to trust.

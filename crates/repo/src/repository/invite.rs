@@ -356,11 +356,7 @@ impl Repository {
     }
 }
 
-fn enrolment_of(
-    token: &Token,
-    invitation: &Invitation,
-    bytes: Vec<u8>,
-) -> Result<ListedAgent, RepoError> {
+fn enrolment_of(token: &Token, invitation: &Invitation, bytes: Vec<u8>) -> Result<ListedAgent, RepoError> {
     let object = layout::invitation_used(token.invitation());
     let document = Document::decode(object.as_str(), bytes, Kind::Agent)?;
     document.verify(&invitation.public_key)?.clear_as(object.as_str())

@@ -19,12 +19,26 @@ use crate::state::WriterKey;
 /// Largest envelope accepted.
 pub(super) const MAX_ENVELOPE: u64 = 1 << 20;
 
+/// File in the state directory with the keys of page maps, on a host that cannot read.
+const MAP_KEYS: &str = "map-keys.json";
+
+/// So many are kept: the newest. A backup whose map's key is not among them is no parent any more.
+const MAX_MAP_KEYS: usize = 4096;
+
+/// The key of the page maps of one backup.
+#[derive(Serialize, Deserialize)]
+struct MapKey {
+    id: ObjectId,
+    #[serde(with = "refloat_types::hex::array")]
+    key: [u8; 32],
+}
+
 /// The clear section of an envelope.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct EnvelopeClear {
     /// The key's id.
     pub(super) key: ObjectId,
-    /// What it seals: `backup` or `writer`.
+    /// What it seals: `backup`, `map` or `writer`.
     pub(super) purpose: String,
     /// When it was drawn.
     pub(super) created: Timestamp,
@@ -89,6 +103,25 @@ impl Repository {
         Ok(Some(Arc::new(key)))
     }
 
+    /// Draws the key that seals the page maps of a backup on a host that cannot read, and keeps it there: so the next backup
+    /// can build on this one. It opens names, sizes and hashes of pages, and no data. `None` where nothing is encrypted.
+    ///
+    /// # Errors
+    /// When it cannot be stored or kept: the key must not be used.
+    pub fn draw_map_key(&self, now: Timestamp) -> Result<Option<Arc<DataKey>>, RepoError> {
+        let Some(key) = self.draw_key("map", now)? else { return Ok(None) };
+        let mut kept = self.kept_map_keys()?;
+        kept.push(MapKey { id: key.id(), key: *key.expose() });
+        let surplus = kept.len().saturating_sub(MAX_MAP_KEYS);
+        kept.drain(..surplus);
+        self.state.write(&self.state_name(MAP_KEYS), &kept)?;
+        Ok(Some(key))
+    }
+
+    fn kept_map_keys(&self) -> Result<Vec<MapKey>, RepoError> {
+        Ok(self.state.read(&self.state_name(MAP_KEYS))?.unwrap_or_default())
+    }
+
     /// Opens a data key by its envelope, or by a later one of it (see `rewrap`).
     ///
     /// # Errors
@@ -96,6 +129,11 @@ impl Repository {
     pub fn open_key(&self, id: ObjectId) -> Result<Arc<DataKey>, RepoError> {
         if let Some(own) = self.kept_writer_key()?.filter(|own| own.id == id) {
             return Ok(Arc::new(own.data_key()));
+        }
+        if !self.can_read()
+            && let Some(own) = self.kept_map_keys()?.into_iter().find(|own| own.id == id)
+        {
+            return Ok(Arc::new(DataKey::from_parts(own.id, own.key)));
         }
         let first = match self.open_envelope_at(&layout::envelope(id), id) {
             Err(error) if self.may_be_rewrapped(&error) => error,
@@ -116,7 +154,10 @@ impl Repository {
             error,
             RepoError::Missing { .. }
                 | RepoError::Damaged { .. }
-                | RepoError::NoKey { source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. }, .. }
+                | RepoError::NoKey {
+                    source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. },
+                    ..
+                }
         );
         other && self.current.number > 0
     }
@@ -163,7 +204,9 @@ impl Repository {
             return Ok(None);
         }
         let day = now.strftime("%Y-%m-%d").to_string();
-        if let Some(kept) = self.kept_writer_key()?.filter(|kept| kept.day == day && kept.generation == self.current.number) {
+        if let Some(kept) =
+            self.kept_writer_key()?.filter(|kept| kept.day == day && kept.generation == self.current.number)
+        {
             return Ok(Some(Arc::new(kept.data_key())));
         }
         let Some(key) = self.draw_key("writer", now)? else { return Ok(None) };

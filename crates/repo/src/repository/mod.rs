@@ -34,8 +34,8 @@ pub use confirmation::{Confirmation, Shown};
 pub use generations::Generation;
 pub use holds::{Hold, HoldWords};
 pub use init::{InitOptions, Protection};
-pub use invite::{Invitation, TOKEN_PREFIX, Token};
 pub use inspect::{Claim, Inspected};
+pub use invite::{Invitation, TOKEN_PREFIX, Token};
 pub use open::{CredentialSource, Credentials};
 pub use operations::{OperationClear, OperationRecord};
 pub use pins::{Pin, PinWriter, SeenPin, Uses};
@@ -163,7 +163,7 @@ impl Repository {
     }
     /// Why a key cannot be opened here, said in view of rotations.
     fn explained(&self, error: KeyError) -> KeyError {
-        let turned_on = self.marker.suite != self.current.suite;
+        let turned_on = self.was_plain();
         let rotated = match error {
             KeyError::OtherRecipients { .. } => true,
             KeyError::NoIdentity => turned_on,

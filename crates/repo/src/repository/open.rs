@@ -138,11 +138,10 @@ impl Repository {
         let opened = match self.open_secrets(opening) {
             Ok(_) => Ok(()),
             // Nobody needs what an older generation holds: a later one holds it too.
-            Err(RepoError::NoKey { source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. }, .. })
-                if opening.generation.number < self.current.number =>
-            {
-                Ok(())
-            }
+            Err(RepoError::NoKey {
+                source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. },
+                ..
+            }) if opening.generation.number < self.current.number => Ok(()),
             Err(RepoError::NoKey { source, .. }) => Err(source),
             Err(error) => return Err(error),
         };
@@ -161,7 +160,7 @@ impl Repository {
     pub(super) fn root_key(&self) -> Result<Option<SigningKey>, RepoError> {
         let seed = if self.is_encrypted() {
             // A host that only writes; unless encryption was turned on behind its back, which is said then.
-            let only_writes = self.marker.suite == self.current.suite || !self.is_behind();
+            let only_writes = !self.was_plain() || !self.is_behind();
             if self.local.identity.is_none() && only_writes {
                 return Ok(None);
             }
@@ -255,11 +254,7 @@ fn parse_secrets(object: &str, json: &[u8]) -> Result<Secrets, RepoError> {
     crate::object::document::parse(object, json)
 }
 
-fn open_secrets(
-    marker: &Marker,
-    opening: &Opening,
-    identities: &[Identity],
-) -> Result<Secrets, RepoError> {
+fn open_secrets(marker: &Marker, opening: &Opening, identities: &[Identity]) -> Result<Secrets, RepoError> {
     let plain =
         identity::open_with(identities, &decode_secrets(opening)?).map_err(|source| match source {
             KeyError::Damaged => RepoError::damaged(&opening.object, "its secrets are no age file"),

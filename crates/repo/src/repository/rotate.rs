@@ -63,18 +63,20 @@ impl Repository {
             has_passphrase: matches!(protection, Protection::Passphrase(_)),
         };
         let secrets = self.next_secrets(hex::encode(root.expose_seed()))?;
-        let body = opening_body(
-            &generation.recipients,
-            self.marker.root,
-            protection,
-            identity.as_ref(),
-            &secrets,
-        )?;
+        let body =
+            opening_body(&generation.recipients, self.marker.root, protection, identity.as_ref(), &secrets)?;
         let key = layout::generation(layout::RECIPIENTS, generation.number);
         let signer = Signer::Root(&root);
         let id = random::object_id();
-        let bytes =
-            Document::encode(Kind::Recipients, Suite::Standard, id, &signer, &generation, &[], Body::Raw(&body))?;
+        let bytes = Document::encode(
+            Kind::Recipients,
+            Suite::Standard,
+            id,
+            &signer,
+            &generation,
+            &[],
+            Body::Raw(&body),
+        )?;
         fault::point("rotate.before_generation").map_err(|e| RepoError::internal("rotate the key", e))?;
         match self.store.put_new(&key, &bytes) {
             Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
@@ -148,8 +150,7 @@ impl Repository {
     /// As for [`Repository::open`]; then everything stays as it was.
     pub fn adopt(&self, now: Timestamp, credentials: CredentialSource<'_>) -> Result<(), RepoError> {
         let opening = self.opening()?;
-        let (new, _) =
-            unlock(&self.store, &self.state, &self.marker, &opening, true, now, &credentials()?)?;
+        let (new, _) = unlock(&self.store, &self.state, &self.marker, &opening, true, now, &credentials()?)?;
         let mut local = self.local.clone();
         local.generation = opening.generation.number;
         local.naming_key = new.naming_key;

@@ -163,6 +163,20 @@ impl Repository {
         Ok(self.list_sources()?.into_iter().find(named))
     }
 
+    /// The source of a cluster, on a host that cannot read what sources are called and has not called it itself: the only one
+    /// of that cluster, if there is one.
+    ///
+    /// # Errors
+    /// As for [`Repository::list_sources`].
+    pub fn unreadable_source(&self, system: SystemIdentifier) -> Result<Option<SourceInfo>, RepoError> {
+        if self.can_read() && !self.is_behind() {
+            return Ok(None);
+        }
+        let of_cluster = |s: &SourceInfo| s.description.is_none() && s.system == Some(system);
+        let mut found = self.list_sources()?.into_iter().filter(of_cluster);
+        Ok(found.next().filter(|_| found.next().is_none()))
+    }
+
     /// Describes a source: a new one, or a new generation of the one with this id.
     ///
     /// # Errors

@@ -33,7 +33,10 @@ fn an_invited_host_writes_and_cannot_read() {
     let token = token.expose();
     assert!(token.starts_with(TOKEN_PREFIX) && token.len() == TOKEN_PREFIX.len() + 111, "{token}");
     let all = objects(&home.store);
-    assert!(all.iter().all(|(_, bytes)| !bytes.windows(40).any(|part| token.as_bytes().windows(40).any(|t| t == part))));
+    assert!(
+        all.iter()
+            .all(|(_, bytes)| !bytes.windows(40).any(|part| token.as_bytes().windows(40).any(|t| t == part)))
+    );
 
     let writer = accept(&home, "writer", &token, now()).unwrap();
     assert!(!writer.can_read() && !writer.is_behind());
@@ -128,7 +131,10 @@ fn enrolments_that_nobody_invited_are_refused() {
     let error = fresh.agent_key(two.agent(), "x").unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("\"agents/{}\" does not come from an agent of this repository: its invitation was used by another host", two.agent())
+        format!(
+            "\"agents/{}\" does not come from an agent of this repository: its invitation was used by another host",
+            two.agent()
+        )
     );
     assert!(fresh.inspect(&Named::Agent(two.agent())).is_err());
     // And none at all where the object that used it up is gone.
@@ -170,7 +176,8 @@ fn an_enrolment_after_the_end_is_refused_by_readers() {
     };
     let signer = Signer::Agent(token.signing());
     let bytes =
-        Document::encode(Kind::Agent, Suite::Standard, clear.agent, &signer, &clear, &[], Body::Empty).unwrap();
+        Document::encode(Kind::Agent, Suite::Standard, clear.agent, &signer, &clear, &[], Body::Empty)
+            .unwrap();
     home.store.put_new(&layout::invitation_used(invitation.invitation), &bytes).unwrap();
     home.store.put_new(&layout::agent(clear.agent), &bytes).unwrap();
     let error = first.agent_key(clear.agent, "x").unwrap_err();

@@ -9,7 +9,8 @@ use refloat_types::Explain as _;
 
 use super::opening::{Home, never, passphrase, refused};
 use super::sample::{
-    SYSTEM, expected_files, fill, now, objects, put_backup, put_wal, read_files, read_wal, wal_bytes, wal_name,
+    SYSTEM, expected_files, fill, now, objects, put_backup, put_wal, read_files, read_wal, wal_bytes,
+    wal_name,
 };
 
 fn secret(text: &str) -> Protection {
@@ -129,7 +130,8 @@ fn a_generation_that_the_root_did_not_sign_adds_no_reader() {
     assert_eq!(generation.number, 2);
     assert!(home.open("late", None, passphrase("new")).is_ok());
     // Under another number it is another object.
-    let signed = objects(&home.store).into_iter().find(|(key, _)| key.as_str().ends_with("ts/0000000002")).unwrap().1;
+    let signed =
+        objects(&home.store).into_iter().find(|(key, _)| key.as_str().ends_with("ts/0000000002")).unwrap().1;
     home.store.put_new(&layout::generation(layout::RECIPIENTS, 9), &signed).unwrap();
     let error = again.inspect(&Named::Generation(9)).unwrap_err();
     assert!(matches!(error, RepoError::Damaged { .. }), "{error:?}");
@@ -153,8 +155,8 @@ fn an_agent_cannot_sign_a_generation() {
     let signer = Signer::Agent(first.signing());
     let id = refloat_repo::crypt::random::object_id();
     let body = br#"{"identity":null,"secrets":""}"#;
-    let bytes =
-        Document::encode(Kind::Recipients, Suite::Standard, id, &signer, &mine, &[], Body::Raw(body)).unwrap();
+    let bytes = Document::encode(Kind::Recipients, Suite::Standard, id, &signer, &mine, &[], Body::Raw(body))
+        .unwrap();
     home.store.put_new(&layout::generation(layout::RECIPIENTS, 1), &bytes).unwrap();
     assert_eq!(home.open("first", None, never).unwrap().generation().number, 0);
     let error = first.inspect(&Named::Generation(1)).unwrap_err();
@@ -183,10 +185,8 @@ fn every_recipient_opens_and_age_alone_does_too() {
     let (a, b, c) = (Identity::draw(), Identity::draw(), Identity::draw());
     let first = home.init(secret("old")).unwrap();
     let made = fill(&first);
-    let to = Protection::Recipients {
-        recipients: vec![a.recipient(), b.recipient()],
-        identity: Some(a.clone()),
-    };
+    let to =
+        Protection::Recipients { recipients: vec![a.recipient(), b.recipient()], identity: Some(a.clone()) };
     let (generation, rotated) = rotate(&home, "first", &to);
     assert!(!generation.has_passphrase);
     let backup = put_backup(&rotated, made.source);
@@ -374,7 +374,11 @@ fn sealing_again_goes_on_where_it_was_killed() {
         let readable = || {
             for host in ["first", "reader"] {
                 let reader = home.open(host, None, passphrase("new")).unwrap();
-                assert_eq!(read_files(&reader, made.source, made.backup).unwrap(), expected_files(), "{point}");
+                assert_eq!(
+                    read_files(&reader, made.source, made.backup).unwrap(),
+                    expected_files(),
+                    "{point}"
+                );
                 assert_eq!(read_wal(&reader).unwrap(), wal_bytes(), "{point}");
             }
         };

@@ -47,14 +47,17 @@ impl Invite {
         let opened = context.open(config, Access::Bulk)?;
         opened.repository.check_root()?;
         if self.dry_run {
-            context.out.text(&format!("would invite one host to repository {}, for {}\n", opened.name, self.valid));
+            context
+                .out
+                .text(&format!("would invite one host to repository {}, for {}\n", opened.name, self.valid));
             context.out.document(&serde_json::json!({ "dry_run": true, "repository": opened.name }));
             return Ok(Outcome::Done);
         }
         let mut operation = Operation::begin(context, "key invite", None);
         let invited = opened.repository.invite(self.valid.0, context.clock.now()).map_err(Failure::from);
         if let Ok((_, invitation)) = &invited {
-            operation.detail = Some(format!("repository {}, invitation {}", config.name, invitation.invitation));
+            operation.detail =
+                Some(format!("repository {}, invitation {}", config.name, invitation.invitation));
         }
         let ended = invited.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
         operation.finish(context, [&opened.repository], &ended);

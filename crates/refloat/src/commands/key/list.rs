@@ -34,7 +34,7 @@ struct Listed {
 #[derive(Serialize)]
 struct DataKey {
     id: ObjectId,
-    /// `backup`, or `writer`: WAL and records of one host for one day.
+    /// `backup`, `map` (page maps only), or `writer`: WAL and records of one host for one day.
     purpose: String,
     created: Timestamp,
     /// The newest generation of recipients it is sealed to.
@@ -188,7 +188,10 @@ fn tell(context: &Context, listed: &Listed) {
         vec![
             agent.agent.agent.to_string(),
             time::moment(agent.agent.enrolled),
-            agent.agent.invitation.map_or_else(|| "by the root key".to_owned(), |id| format!("by invitation {id}")),
+            agent
+                .agent
+                .invitation
+                .map_or_else(|| "by the root key".to_owned(), |id| format!("by invitation {id}")),
             who,
             this.to_owned(),
         ]
@@ -211,6 +214,7 @@ fn tell(context: &Context, listed: &Listed) {
 fn key_row(key: &DataKey) -> Vec<String> {
     let what = match (key.purpose.as_str(), key.backups.len()) {
         ("writer", _) => format!("WAL and records of {}", key.created.strftime("%Y-%m-%d")),
+        ("map", 1..) => format!("page maps of {}", count(key.backups.len(), "backup")),
         (_, 0) => "no backup needs it".to_owned(),
         (_, 1..=3) => key.backups.iter().cloned().collect::<Vec<_>>().join(", "),
         (_, number) => {

@@ -65,7 +65,9 @@ impl Rewrap {
         for config in configs {
             let opened = context.open(config, Access::Bulk)?;
             if !opened.repository.is_encrypted() {
-                context.out.say(&format!("repository {}: nothing is encrypted, so no key is sealed", opened.name));
+                context
+                    .out
+                    .say(&format!("repository {}: nothing is encrypted, so no key is sealed", opened.name));
                 continue;
             }
             // Nothing at all could be opened: said once, and not for each key.
@@ -107,7 +109,11 @@ impl Rewrap {
         };
         let mut far = Far::new(context.out, "sealed again", keys.len());
         for stored in &keys {
-            let result = if self.dry_run { self.look(opened, stored, &mut done) } else { seal(opened, stored, &mut done) };
+            let result = if self.dry_run {
+                self.look(opened, stored, &mut done)
+            } else {
+                seal(opened, stored, &mut done)
+            };
             done.note(stored, result)?;
             far.step();
         }
@@ -176,12 +182,14 @@ impl Done {
         match result {
             Ok(()) => Ok(()),
             Err(error @ RepoError::Store(_)) => Err(error.into()),
-            Err(error @ (RepoError::NewerFormat { .. } | RepoError::State { .. } | RepoError::Internal { .. })) => {
-                Err(error.into())
-            }
+            Err(
+                error
+                @ (RepoError::NewerFormat { .. } | RepoError::State { .. } | RepoError::Internal { .. }),
+            ) => Err(error.into()),
             Err(error) => {
                 let failure = Failure::from(error);
-                let why = std::iter::once(failure.message).chain(failure.detail).collect::<Vec<_>>().join(": ");
+                let why =
+                    std::iter::once(failure.message).chain(failure.detail).collect::<Vec<_>>().join(": ");
                 self.failed.push(Failed { key: stored.id.to_string(), why });
                 Ok(())
             }

@@ -110,7 +110,8 @@ impl Rotate {
         let repository = &opened.repository;
         let file = self.file(config).map(Path::to_owned);
         if let Some(path) = &self.new_passphrase_file {
-            let text = std::fs::read_to_string(path).map_err(|source| CliError::file("read", path, source))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|source| CliError::file("read", path, source))?;
             let text = text.trim_end_matches(['\n', '\r']).to_owned();
             if text.trim().is_empty() {
                 return Err(CliError::usage(
@@ -203,7 +204,9 @@ fn tell_plan(context: &Context, opened: &Opened, target: &Target) {
             let drawn = if text.is_empty() { "a new passphrase, drawn into" } else { "the passphrase in" };
             (format!("{drawn} {}", shell_path(file)), Some(file))
         }
-        Target::Passphrase { file: None, .. } => ("the passphrase that the configuration names".to_owned(), None),
+        Target::Passphrase { file: None, .. } => {
+            ("the passphrase that the configuration names".to_owned(), None)
+        }
         Target::Recipients(Protection::Recipients { recipients, .. }) => {
             let all: Vec<&str> = recipients.iter().map(|recipient| recipient.as_str()).collect();
             (format!("the recipients {}", all.join(", ")), None)
@@ -237,5 +240,7 @@ fn tell(context: &Context, opened: &Opened, generation: &Generation, turned_on: 
             context.command()
         ));
     }
-    context.out.text("  Other hosts write on. To read, each needs the new key in its configuration, and:  refloat init\n");
+    context.out.text(
+        "  Other hosts write on. To read, each needs the new key in its configuration, and:  refloat init\n",
+    );
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use refloat_repo::crypt::identity::Identity;
 use refloat_testkit::cluster::{StopMode, TestCluster};
 
 use super::site::{Run, Site, program, promote, run, start_restored};
@@ -78,8 +79,21 @@ fn change(site: &Site, round: u32) -> String {
 
 fn incremental(site: &Site) -> String {
     let json = site.run(&["backup", "prod", "--type", "incr", "--json"]).ends(0).json();
-    assert!(json.to_string().contains("\"incr\""), "{json}");
+    let backup = &json["backups"][0];
+    assert!(!backup["parent"].is_null(), "{json:#}");
     super::site::backup_id(&json).expect("an id")
+}
+
+/// Asks for an incremental backup where a full one has to be made; answers its id and what is said of it.
+fn full_instead(run: &Run) -> (String, String) {
+    let json = run.json();
+    assert!(json["backups"][0]["parent"].is_null(), "{json:#}");
+    (super::site::backup_id(&json).expect("an id"), json["backups"][0]["notes"].to_string())
+}
+
+fn recipients(all: &[&Identity]) -> String {
+    let all: Vec<String> = all.iter().map(|one| format!("\"{}\"", one.recipient())).collect();
+    format!("recipients = [{}]", all.join(", "))
 }
 
 #[test]
@@ -120,7 +134,11 @@ fn a_rotated_key_opens_old_and_new_backups_elsewhere() {
 
     let late = Host::new(&site, "late", &passphrase(&old));
     let refused = late.run(&["list", "prod"]).ends(1);
-    assert!(refused.stderr.contains("KEY-001") && refused.stderr.contains("it was changed at"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("KEY-001") && refused.stderr.contains("it was changed at"),
+        "{}",
+        refused.stderr
+    );
 
     // The list tells which backup needs which key, and to whom that is sealed.
     let listed = site.run(&["key", "list", "--json"]).ends(0).json();
@@ -150,13 +168,178 @@ fn a_rotated_key_opens_old_and_new_backups_elsewhere() {
     assert!(sealed >= 2, "{planned}");
     assert_eq!(planned["repositories"][0]["deleted"], sealed);
     let done = site.run(&["key", "rewrap", "--json"]).ends(0).json();
-    assert_eq!((&done["repositories"][0]["sealed"], &done["repositories"][0]["deleted"]), (&sealed.into(), &0.into()));
+    assert_eq!(
+        (&done["repositories"][0]["sealed"], &done["repositories"][0]["deleted"]),
+        (&sealed.into(), &0.into())
+    );
     let done = site.run(&["key", "rewrap", "--delete-old", "--json"]).ends(0).json();
-    assert_eq!((&done["repositories"][0]["sealed"], &done["repositories"][0]["deleted"]), (&0.into(), &sealed.into()));
+    assert_eq!(
+        (&done["repositories"][0]["sealed"], &done["repositories"][0]["deleted"]),
+        (&0.into(), &sealed.into())
+    );
     assert_eq!(packs(), data, "no data was written");
     let third = Host::new(&site, "third", &passphrase(&new));
     for (name, (truth, backup)) in [("a", &before), ("b", &after)] {
         assert_eq!(&third.restored(name, backup, TRUTH), truth, "{name}");
     }
     third.run(&["verify", "--read-data"]).ends(0);
+}
+
+#[test]
+fn a_host_without_an_identity_backs_up_and_another_restores() {
+    let (a, b) = (Identity::draw(), Identity::draw());
+    let all = recipients(&[&a, &b]);
+    let site = Site::encrypted(TestCluster::builder(), &format!("{{ {all} }}"));
+    site.cluster.pgbench_init(1);
+    let first = (change(&site, 1), site.backup());
+    let second = (change(&site, 2), incremental(&site));
+    let third = (change(&site, 3), incremental(&site));
+    site.archive_all();
+    let listed = site.run(&["list", "prod", "--json"]).ends(0).stdout;
+    assert_eq!(listed.matches("\"incr\"").count(), 2, "{listed}");
+    // One source, though this host cannot read what it has called it.
+    let sources = fs::read_dir(site.repo().join("sources")).expect("sources").count();
+    assert_eq!(sources, 1);
+
+    // What it has kept opens page maps, and no data.
+    let to = site.path("here");
+    let refused = site.run(&["restore", "prod", "--to", &to.display().to_string(), "--yes"]).ends(1);
+    assert!(
+        refused.stderr.contains("KEY-002") && refused.stderr.contains("cannot read"),
+        "{}",
+        refused.stderr
+    );
+    assert!(!to.join("PG_VERSION").exists());
+    let wanted = fs::read_dir(site.cluster.data_directory().join("pg_wal")).expect("pg_wal");
+    let segment = wanted.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let segment = segment.filter(|name| name.len() == 24).min().expect("a segment");
+    let fetched = site.path("fetched");
+    let fetch = ["wal", "fetch", "--source", "prod", &segment, &fetched.display().to_string()];
+    // The key of the day is kept until the next one is drawn: as if that were so.
+    let state = fs::read_dir(site.path("refloat-state").join("repositories")).expect("its state");
+    let state = state.flatten().next().expect("one repository").path();
+    fs::remove_file(state.join("writer-key.json")).expect("the key of the day");
+    let refused = site.run(&fetch).ends(255);
+    assert!(refused.stderr.contains("this host can write, not read"), "{}", refused.stderr);
+    let verified = site.run(&["verify", "--read-data"]).ends(0);
+    assert!(verified.stdout.contains("this host holds no identity"), "{}", verified.stdout);
+    let keys = site.run(&["key", "list", "--json"]).ends(0).json();
+    let keys = keys["repositories"][0]["data_keys"].as_array().expect("keys").clone();
+    assert!(keys.iter().any(|key| key["purpose"] == "map"), "{keys:#?}");
+    assert!(keys.iter().all(|key| key["opens"] == false), "{keys:#?}");
+    assert!(!site.path("refloat-state").join("root.json").exists());
+
+    for (name, identity) in [("a", &a), ("b", &b)] {
+        let file = site.path(&format!("identity-{name}"));
+        secret_file(&site, &file, &format!("{}\n", identity.expose()));
+        let encryption = format!("{{ {all}, identity = {{ file = \"{}\" }} }}", file.display());
+        let reader = Host::new(&site, name, &encryption);
+        for (number, (truth, backup)) in [&first, &second, &third].into_iter().enumerate() {
+            if name == "a" || number == 2 {
+                assert_eq!(
+                    &reader.restored(&format!("clone{number}"), backup, TRUTH),
+                    truth,
+                    "{name} {number}"
+                );
+            }
+        }
+        reader.run(&["verify", "--read-data"]).ends(0);
+    }
+}
+
+#[test]
+fn an_invited_host_goes_on_where_another_began() {
+    let site = Site::new(TestCluster::builder());
+    site.cluster.pgbench_init(1);
+    let first = (change(&site, 1), site.backup());
+    let invited = site.run(&["key", "invite", "--json"]).ends(0).json();
+    let token = invited["token"].as_str().expect("a token").to_owned();
+    let recipient = invited["recipients"][0].as_str().expect("a recipient");
+    let writes = format!("{{ recipients = [\"{recipient}\"] }}");
+    let file = site.path("token");
+    secret_file(&site, &file, &format!("{token}\n"));
+    let at = format!("@{}", file.display());
+
+    let writer = Host::new(&site, "writer", &writes);
+    let refused = writer.run(&["init"]).ends(2);
+    assert!(refused.stderr.contains("refloat key invite"), "{}", refused.stderr);
+    let enrolled = writer.run(&["init", "--invite", &at]).ends(0);
+    assert!(!enrolled.stdout.contains(&token) && !enrolled.stderr.contains(&token));
+    writer.run(&["init", "--invite", &at]).ends(0);
+    writer.run(&["init"]).ends(0);
+    let other = Host::new(&site, "other", &writes);
+    let refused = other.run(&["init", "--invite", &at]).ends(1);
+    assert!(refused.stderr.contains("KEY-007"), "{}", refused.stderr);
+    let refused = other.run(&["init", "--invite", "refloat-invite-1-nonsense"]).ends(2);
+    assert!(!refused.stderr.contains("nonsense"), "{}", refused.stderr);
+
+    let asked = ["backup", "prod", "--type", "incr", "--json"];
+    let truth = change(&site, 2);
+    let (backup, notes) = full_instead(&writer.run(&asked).ends(0));
+    assert!(notes.contains("cannot be read"), "it says why: {notes}");
+    let second = (truth, backup);
+    let truth = change(&site, 3);
+    let json = writer.run(&asked).ends(0).json();
+    assert_eq!(json["backups"][0]["parent"], *second.1, "{json:#}");
+    let third = (truth, super::site::backup_id(&json).expect("an id"));
+    site.archive_all();
+    assert_eq!(fs::read_dir(site.repo().join("sources")).expect("sources").count(), 1, "one source");
+
+    let passphrase = passphrase(&site.path("passphrase"));
+    let reader = Host::new(&site, "reader", &passphrase);
+    for (number, (truth, backup)) in [&first, &second, &third].into_iter().enumerate() {
+        assert_eq!(&reader.restored(&format!("clone{number}"), backup, TRUTH), truth, "{number}");
+    }
+    reader.run(&["verify", "--read-data"]).ends(0);
+    let listed = reader.run(&["key", "list"]).ends(0).stdout;
+    assert!(listed.contains("by invitation ") && !listed.contains("nobody has used"), "{listed}");
+    let told = site.path("refloat-state").join("log/operations.jsonl");
+    let told = fs::read_to_string(told).expect("the log");
+    assert!(told.contains("key invite") && !told.contains(&token), "{told}");
+}
+
+#[test]
+fn encryption_is_turned_on_later() {
+    let site = Site::encrypted(TestCluster::builder(), "\"none\"");
+    site.cluster.pgbench_init(1);
+    let first = (change(&site, 1), site.backup());
+    let text = fs::read_to_string(&site.config).expect("the configuration");
+    let file = site.path("passphrase");
+    secret_file(
+        &site,
+        &site.config,
+        &text.replace("encryption = \"none\"", &format!("encryption = {}", passphrase(&file))),
+    );
+    let check = site.run(&["check"]).ends(3);
+    assert!(
+        check.stdout.contains("says that the repository is encrypted, and it is not"),
+        "{}",
+        check.stdout
+    );
+    let turned = site.run(&["key", "rotate", "--key-kept"]).ends(0);
+    assert!(turned.stdout.contains("Encryption is on from now"), "{}", turned.stdout);
+
+    let truth = change(&site, 2);
+    let (backup, notes) = full_instead(&site.run(&["backup", "prod", "--type", "incr", "--json"]).ends(0));
+    assert!(notes.contains("it was stored before encryption was turned on"), "{notes}");
+    let second = (truth, backup);
+    let third = (change(&site, 3), incremental(&site));
+    site.archive_all();
+    let check = site.run(&["check"]).ends(0);
+    assert!(
+        check.stdout.contains("1 older backup in local, and the WAL before, is not encrypted until"),
+        "{}",
+        check.stdout
+    );
+    let status = site.run(&["status", "--exit-code"]).ends(0);
+    assert!(status.stdout.contains("1 older backup in local"), "{}", status.stdout);
+
+    let reader = Host::new(&site, "reader", &passphrase(&file));
+    for (number, (truth, backup)) in [&first, &second, &third].into_iter().enumerate() {
+        assert_eq!(&reader.restored(&format!("clone{number}"), backup, TRUTH), truth, "{number}");
+    }
+    reader.run(&["verify", "--read-data"]).ends(0);
+    let plain = Host::new(&site, "plain", "\"none\"");
+    let refused = plain.run(&["list", "prod"]);
+    assert!(refused.stderr.contains("KEY-003"), "{}", refused.stderr);
 }
