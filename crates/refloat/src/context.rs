@@ -467,9 +467,10 @@ impl Context {
     ) -> Result<Opened, Failure> {
         let store = self.store(url, access, Options { read_only, ..Options::default() })?;
         let marker = Repository::read_marker(store.as_ref())?;
+        let encrypted = !Repository::newest_generation(store.as_ref(), &marker)?.recipients.is_empty();
         let mut refused = None;
         let mut credentials = || {
-            if marker.recipients.is_empty() {
+            if !encrypted {
                 return Ok(Credentials::Unencrypted);
             }
             self.ask_passphrase(&marker.root.fingerprint()).map_err(|failure| {
@@ -555,7 +556,7 @@ impl Context {
             }
             Encryption::Recipients { identity: None, .. } => Err(CliError::usage(
                 "this host has no identity that opens the repository",
-                "Give it one for the first time: encryption = { recipients = […], identity = { file = … } }",
+                "Let it be invited on a host that can read (refloat key invite), then here: refloat init --invite @FILE. Or give it an identity: encryption = { recipients = […], identity = { file = … } }",
             )
             .into()),
             Encryption::Recipients { identity: Some(secret), .. } => {
@@ -622,7 +623,7 @@ impl Context {
 }
 
 /// Stands for "no credentials" inside [`Repository::open`]; the real reason is shown instead.
-fn no_identity() -> RepoError {
+pub(crate) fn no_identity() -> RepoError {
     RepoError::NoKey { key: ObjectId::NONE, source: KeyError::NoIdentity }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use refloat_repo::repository::Marker;
+use refloat_repo::repository::Generation;
 use refloat_types::Timestamp;
 
 use crate::render::time;
@@ -13,8 +13,10 @@ pub(crate) struct Sheet<'a> {
     pub name: &'a str,
     /// Where it is.
     pub url: String,
-    /// Its repository object.
-    pub marker: &'a Marker,
+    /// Who can read it.
+    pub generation: &'a Generation,
+    /// How people compare it.
+    pub fingerprint: String,
     /// The passphrase, where one opens it.
     pub passphrase: Option<&'a str>,
     /// This host.
@@ -32,18 +34,18 @@ impl Sheet<'_> {
         let mut line = |label: &str, text: &str| {
             let _ = writeln!(out, " {label:<13}{text}");
         };
-        let opened_by = match (self.passphrase, self.marker.recipients.is_empty()) {
+        let opened_by = match (self.passphrase, self.generation.recipients.is_empty()) {
             (Some(passphrase), _) => passphrase.to_owned(),
             (None, true) => "none: this repository is not encrypted".to_owned(),
             (None, false) => format!(
                 "none: it opens with the private key of {}",
-                self.marker.recipients.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(" or ")
+                self.generation.recipients.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(" or ")
             ),
         };
         line("store", &self.url);
         line("", "who can sign in to it: ______________________");
-        line(if self.marker.has_passphrase { "passphrase" } else { "key" }, &opened_by);
-        line("fingerprint", &self.marker.root.fingerprint());
+        line(if self.generation.has_passphrase { "passphrase" } else { "key" }, &opened_by);
+        line("fingerprint", &self.fingerprint);
         line("program", concat!("refloat ", env!("CARGO_PKG_VERSION"), ", or a later one"));
         for cluster in &self.clusters {
             line("cluster", cluster);

@@ -1,7 +1,7 @@
 //! What can go wrong with a repository.
 
 use refloat_store::StoreError;
-use refloat_types::{Advice, Explain, ObjectId};
+use refloat_types::{Advice, Explain, ObjectId, Timestamp};
 
 /// A repository that could not be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +70,32 @@ pub enum RepoError {
         store: String,
     },
     /// The passphrase does not open the identity.
-    #[error("the passphrase does not open the identity of the repository at {store}")]
+    #[error("the passphrase does not open the identity of the repository at {store}{}", since(changed.as_ref()))]
     WrongPassphrase {
         /// The store.
         store: String,
+        /// When the passphrase was changed, if it ever was.
+        changed: Option<Timestamp>,
+    },
+    /// This host cannot open the root key.
+    #[error("this host cannot open the root key of the repository at {store}")]
+    NoRoot {
+        /// The store.
+        store: String,
+    },
+    /// An invitation that is of no use any more.
+    #[error("this invitation to the repository at {store} is over: {why}")]
+    InvitationOver {
+        /// The store.
+        store: String,
+        /// Expired or used.
+        why: &'static str,
+    },
+    /// Another host rotated at the same time.
+    #[error("another host has changed who can read at the same time: \"{object}\" is there")]
+    AlreadyRotated {
+        /// The generation that it made.
+        object: String,
     },
     /// A data key cannot be opened here.
     #[error("could not open data key {key}")]
@@ -125,8 +147,20 @@ pub enum KeyError {
         /// Recipients this host holds identities for.
         have: String,
     },
+    /// Sealed for a later generation than this host has opened.
+    #[error(
+        "it is sealed to generation {number} of the recipients, of {created}; this host has opened generation {have}"
+    )]
+    Rotated {
+        /// The generation this host has opened.
+        have: u64,
+        /// The current one.
+        number: u64,
+        /// When that was made.
+        created: Timestamp,
+    },
     /// No identity here.
-    #[error("no identity is opened on this host")]
+    #[error("this host can write, not read: no identity is opened here")]
     NoIdentity,
     /// The commitment does not hold.
     #[error("the key in its envelope is not the key it commits to")]
@@ -134,6 +168,11 @@ pub enum KeyError {
     /// The envelope cannot be read.
     #[error("its envelope is damaged")]
     Damaged,
+}
+
+/// When the passphrase was changed, as the end of a sentence.
+fn since(changed: Option<&Timestamp>) -> String {
+    changed.map_or_else(String::new, |at| format!("; it was changed at {at}"))
 }
 
 impl RepoError {
@@ -184,6 +223,17 @@ impl Explain for RepoError {
             }
             Self::WrongPassphrase { .. } => Advice::failed("KEY-001", unchanged)
                 .hint("Compare with the recovery sheet; the passphrase is the one of this repository, printed by `refloat init`."),
+            Self::NoKey { source: KeyError::Rotated { .. }, .. } => Advice::failed("KEY-004", unchanged)
+                .hint("This host writes on. To read, put the new passphrase or identity into the configuration, then: refloat init"),
+            Self::NoKey { source: KeyError::NoIdentity, .. } => Advice::failed("KEY-002", unchanged).hint(
+                "This host can write and cannot read. Do it on a host that holds the passphrase or an identity; or put that into the configuration here, then: refloat init",
+            ),
+            Self::NoRoot { .. } => Advice::failed("KEY-005", unchanged)
+                .hint("Run it on a host that has opened the repository with its passphrase or identity; of one without encryption, on the host that made it."),
+            Self::InvitationOver { .. } => Advice::failed("KEY-007", unchanged)
+                .hint("Ask for another one, on a host that can open the root key: refloat key invite"),
+            Self::AlreadyRotated { .. } => Advice::failed("KEY-006", unchanged)
+                .hint("See what the other host did: refloat key list"),
             Self::NoKey { .. } => Advice::failed("KEY-002", unchanged)
                 .hint("Give the identity or passphrase that this backup was sealed for (see the recovery sheet)."),
             Self::EncryptionDiffers { .. } => Advice::usage("KEY-003", unchanged)

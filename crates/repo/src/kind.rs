@@ -56,6 +56,8 @@ kinds! {
     Tombstone = 15,
     /// That a backup must not expire, or may again.
     Hold = 16,
+    /// That one host may enrol itself.
+    Invitation = 21,
 }
 
 /// How an object is sealed; numbered in the format.

@@ -31,6 +31,10 @@ pub const PINS: &str = "pins/";
 pub const TOMBSTONES: &str = "tombstones/";
 /// Backups that must not expire.
 pub const HOLDS: &str = "holds/";
+/// Hosts that may enrol themselves.
+pub const INVITATIONS: &str = "invitations/";
+/// Ending of the key of what used an invitation up, behind its id.
+const USED: &str = "-used";
 /// Ending of the key of a release, behind the hold's id.
 const RELEASED: &str = "-released";
 
@@ -63,6 +67,11 @@ pub fn number_of(key: &Key) -> Option<u64> {
 /// A data key's envelope.
 pub fn envelope(id: ObjectId) -> Key {
     key(format!("{ENVELOPES}{id}"))
+}
+
+/// A data key that was sealed again to the recipients of generation `number`.
+pub fn rewrapped(id: ObjectId, number: u64) -> Key {
+    key(format!("{ENVELOPES}{id}-{number:010}"))
 }
 
 /// An enrolled agent.
@@ -136,8 +145,12 @@ pub enum Named {
     Repository,
     /// An enrolment.
     Agent(ObjectId),
+    /// A generation of who can read.
+    Generation(u64),
     /// An envelope.
     Envelope(ObjectId),
+    /// A data key sealed again to the recipients of a generation.
+    Rewrapped(ObjectId, u64),
     /// A confirmation, by its number.
     Confirmation(u64),
     /// A pack.
@@ -160,6 +173,10 @@ pub enum Named {
     Hold(ObjectId),
     /// The end of the hold of this id.
     Release(ObjectId),
+    /// An invitation.
+    Invitation(ObjectId),
+    /// The enrolment that used an invitation up.
+    InvitationUsed(ObjectId),
 }
 
 impl Named {
@@ -176,7 +193,11 @@ impl Named {
         Some(match parts.as_slice() {
             ["repository"] => Self::Repository,
             ["agents", id] => Self::Agent(id.parse().ok()?),
-            ["keys", "data", id] => Self::Envelope(id.parse().ok()?),
+            ["keys", "recipients", number] => Self::Generation(numbered(number)?),
+            ["keys", "data", name] => match name.split_once('-') {
+                Some((id, number)) => Self::Rewrapped(id.parse().ok()?, number.parse().ok()?),
+                None => Self::Envelope(name.parse().ok()?),
+            },
             ["keys", "confirmation", number] => Self::Confirmation(numbered(number)?),
             ["packs", _, id] => Self::Pack(id.parse().ok()?),
             ["sources", id, "source", number] => Self::Source(id.parse().ok()?, numbered(number)?),
@@ -197,6 +218,10 @@ impl Named {
                 Some(id) => Self::Release(id.parse().ok()?),
                 None => Self::Hold(name.parse().ok()?),
             },
+            ["invitations", name] => match name.strip_suffix(USED) {
+                Some(id) => Self::InvitationUsed(id.parse().ok()?),
+                None => Self::Invitation(name.parse().ok()?),
+            },
             _ => return None,
         })
     }
@@ -206,7 +231,9 @@ impl Named {
         match self {
             Self::Repository => repository(),
             Self::Agent(id) => agent(*id),
+            Self::Generation(number) => generation(RECIPIENTS, *number),
             Self::Envelope(id) => envelope(*id),
+            Self::Rewrapped(id, number) => rewrapped(*id, *number),
             Self::Confirmation(number) => generation(CONFIRMATIONS, *number),
             Self::Pack(id) => pack(*id),
             Self::Source(id, number) => generation(&source_generations(*id), *number),
@@ -218,6 +245,8 @@ impl Named {
             Self::Tombstone(number, id) => tombstone(*number, *id),
             Self::Hold(id) => hold(*id),
             Self::Release(id) => release(*id),
+            Self::Invitation(id) => invitation(*id),
+            Self::InvitationUsed(id) => invitation_used(*id),
         }
     }
 }
@@ -230,6 +259,16 @@ pub fn pin(id: ObjectId, number: u64) -> Key {
 /// A tombstone.
 pub fn tombstone(number: u64, id: ObjectId) -> Key {
     key(format!("{TOMBSTONES}{number:010}-{id}"))
+}
+
+/// An invitation.
+pub fn invitation(id: ObjectId) -> Key {
+    key(format!("{INVITATIONS}{id}"))
+}
+
+/// The enrolment that used an invitation up.
+pub fn invitation_used(id: ObjectId) -> Key {
+    key(format!("{INVITATIONS}{id}{USED}"))
 }
 
 /// A hold. Its name is random, so that two hosts that hold a backup at the same time never replace each other's.
@@ -266,6 +305,8 @@ mod tests {
             Named::Repository,
             Named::Agent(id),
             Named::Envelope(id),
+            Named::Generation(2),
+            Named::Rewrapped(id, 2),
             Named::Confirmation(3),
             Named::Pack(id),
             Named::Source(source, 1),
@@ -280,6 +321,8 @@ mod tests {
             Named::Tombstone(2, id),
             Named::Hold(id),
             Named::Release(id),
+            Named::Invitation(id),
+            Named::InvitationUsed(id),
         ] {
             assert_eq!(Named::parse(&named.key()), Some(named), "{}", named.key());
         }
@@ -294,7 +337,10 @@ mod tests {
             format!("packs/{id}"),
             format!("agents/{id}/x"),
             format!("keys/data/{}", id.to_string().to_uppercase()),
-            "keys/recipients/0000000001".to_owned(),
+            "keys/recipients/1".to_owned(),
+            "keys/identity/0000000001".to_owned(),
+            "keys/secrets/0000000001".to_owned(),
+            format!("keys/data/{id}-2"),
             format!("pins/{id}/1"),
             format!("tombstones/2-{id}"),
             format!("holds/{id}-"),

@@ -29,6 +29,12 @@ pub(crate) struct Local {
     pub(crate) root: PublicKey,
     /// The opened identity; none on a host that only writes.
     pub(crate) identity: Option<String>,
+    /// Identities of generations before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) earlier: Vec<String>,
+    /// The generation whose secrets this host has opened.
+    #[serde(default)]
+    pub(crate) generation: u64,
     /// Names WAL objects.
     #[serde(with = "refloat_types::hex::array")]
     pub(crate) naming_key: [u8; 32],
@@ -46,12 +52,28 @@ pub(crate) struct Local {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct WriterKey {
     pub(crate) day: String,
+    /// The generation of recipients it is sealed to.
+    #[serde(default)]
+    pub(crate) generation: u64,
     pub(crate) id: ObjectId,
     #[serde(with = "refloat_types::hex::array")]
     pub(crate) key: [u8; 32],
 }
 
 impl Local {
+    /// Holds `identity` from now on, and those before it.
+    pub(crate) fn hold(&mut self, identity: String, earlier: Vec<String>) {
+        let mut all = earlier;
+        all.extend(self.identity.take());
+        all.append(&mut self.earlier);
+        for old in all {
+            if old != identity && !self.earlier.contains(&old) {
+                self.earlier.push(old);
+            }
+        }
+        self.identity = Some(identity);
+    }
+
     pub(crate) fn signing(&self) -> Result<SigningKey, RepoError> {
         SigningKey::from_seed(self.agent_seed)
             .ok_or_else(|| RepoError::internal("use this host's signing key", "its seed is not valid"))

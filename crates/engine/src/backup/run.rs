@@ -45,6 +45,8 @@ pub(super) struct Prepared<'a> {
     pub(super) source: SourceId,
     pub(super) started: Timestamp,
     pub(super) key: Option<Arc<DataKey>>,
+    /// Seals page maps and the manifest: a key of its own where this host cannot read its data again.
+    pub(super) map_key: Option<Arc<DataKey>>,
     pub(super) note: Arc<Note>,
     pub(super) control: ControlFile,
     /// The server is a standby.
@@ -176,12 +178,14 @@ fn prepare<'a>(
     warn_about_clock(request, source, now, &mut notes)?;
     let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
+    let map_key = if repository.can_read() { key.clone() } else { repository.draw_map_key(now)? };
     Ok(Prepared {
         guard,
         id,
         source,
         started: now,
         key,
+        map_key,
         note,
         control,
         is_standby,
@@ -226,7 +230,10 @@ fn find_or_describe(
         host: request.host.clone(),
         data_directory: request.data_directory.display().to_string(),
     };
-    let known = repository.find_source(&request.source)?;
+    let known = match repository.find_source(&request.source)? {
+        None => repository.unreadable_source(control.system_identifier)?,
+        known => known,
+    };
     if let Some(known) = &known {
         let found = control.system_identifier;
         if let Some(system) = known.system.filter(|system| *system != found) {
@@ -325,11 +332,15 @@ fn copy_and_commit(
     Ok(report)
 }
 
-fn new_packer(request: &BackupRequest<'_>, prepared: &Prepared<'_>) -> Result<Packer, BackupError> {
+fn new_packer(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared<'_>,
+    key: Option<&Arc<DataKey>>,
+) -> Result<Packer, BackupError> {
     let note = Arc::clone(&prepared.note);
     let store = Arc::clone(request.repository.store());
     let announce = Arc::new(move |pack| note.announce(pack));
-    Ok(Packer::new(store, prepared.key.clone(), request.compression, announce)?)
+    Ok(Packer::new(store, key.cloned(), request.compression, announce)?)
 }
 
 /// Copies everything while the server is in backup mode, ends that, and makes sure of the WAL.
@@ -361,7 +372,7 @@ fn copy(
     };
     request.progress.phase("copy", listing.bytes);
     let (sender, inbox) = sync_channel::<Message>(256);
-    let meta_packer = new_packer(request, prepared)?;
+    let meta_packer = new_packer(request, prepared, prepared.map_key.as_ref())?;
     let mut made = Gathered::default();
     let files = &listing.files;
     let (collected, ended, late_entries) = std::thread::scope(|scope| {
@@ -369,7 +380,7 @@ fn copy(
         let copied = copy_files(scope, request, prepared, &shared, files, &sender, &mode);
         let ended = copied.and_then(|copied| {
             made = copied;
-            let packer = new_packer(request, prepared)?;
+            let packer = new_packer(request, prepared, prepared.key.as_ref())?;
             let copier = Copier::new(&shared, request.repository.page_hasher(), packer, None, sender.clone());
             end_backup(request, prepared, mode, &start, copier, range_end, expect_archive)
         });
@@ -430,7 +441,7 @@ fn copy_files<'scope, 'env: 'scope>(
     let reader = |parent| ParentReader::new(parent, Arc::clone(request.repository.store()));
     let copiers: Vec<Copier<'_>> = (0..request.jobs.max(1))
         .map(|_| {
-            let packer = new_packer(request, prepared)?;
+            let packer = new_packer(request, prepared, prepared.key.as_ref())?;
             let parent = shared.parent.map(reader).transpose()?;
             Ok(Copier::new(shared, request.repository.page_hasher(), packer, parent, sender.clone()))
         })

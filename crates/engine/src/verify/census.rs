@@ -28,6 +28,10 @@ pub(super) struct Census {
     pub(super) has_marker: bool,
     pub(super) agents: BTreeSet<ObjectId>,
     pub(super) envelopes: BTreeSet<ObjectId>,
+    /// Data keys that were sealed again, by generation of recipients.
+    pub(super) rewrapped: BTreeMap<ObjectId, BTreeSet<u64>>,
+    /// Generations of who can read.
+    pub(super) generations: BTreeSet<u64>,
     pub(super) confirmations: BTreeSet<u64>,
     pub(super) packs: HashMap<ObjectId, u64>,
     /// Numbers of descriptions and owner records by source.
@@ -36,6 +40,8 @@ pub(super) struct Census {
     /// Operation records by agent: number, id.
     pub(super) operations: BTreeMap<ObjectId, BTreeSet<(u64, ObjectId)>>,
     pub(super) wal: BTreeMap<SystemIdentifier, Vec<WalItem>>,
+    /// Invitations, and what used them up.
+    pub(super) invitations: Vec<Named>,
     /// Tombstones, holds and releases.
     pub(super) retention: Vec<Named>,
     /// Objects under names that this release does not give.
@@ -74,7 +80,9 @@ impl Census {
         systems: &BTreeSet<SystemIdentifier>,
     ) -> Result<Self, RepoError> {
         let mut census = Self::default();
-        for prefix in [layout::REPOSITORY, layout::AGENTS, layout::ENVELOPES, layout::PACKS] {
+        for prefix in
+            [layout::REPOSITORY, layout::RECIPIENTS, layout::AGENTS, layout::ENVELOPES, layout::PACKS]
+        {
             census.list(repository, prefix)?;
         }
         census.list(repository, &layout::source_generations(source))?;
@@ -99,6 +107,8 @@ impl Census {
             Some(Named::Repository) => self.has_marker = true,
             Some(Named::Agent(id)) => drop(self.agents.insert(id)),
             Some(Named::Envelope(id)) => drop(self.envelopes.insert(id)),
+            Some(Named::Rewrapped(id, number)) => drop(self.rewrapped.entry(id).or_default().insert(number)),
+            Some(Named::Generation(number)) => drop(self.generations.insert(number)),
             Some(Named::Confirmation(number)) => drop(self.confirmations.insert(number)),
             Some(Named::Pack(id)) => drop(self.packs.insert(id, size)),
             Some(Named::Source(id, number)) => drop(self.descriptions.entry(id).or_default().insert(number)),
@@ -113,6 +123,7 @@ impl Census {
             }
             // They come and go while others work.
             Some(Named::Pin(..)) => {}
+            Some(named @ (Named::Invitation(_) | Named::InvitationUsed(_))) => self.invitations.push(named),
             Some(named @ (Named::Tombstone(..) | Named::Hold(_) | Named::Release(_))) => {
                 self.retention.push(named);
             }

@@ -106,7 +106,7 @@ impl Run<'_> {
                         finding.depends.merge(depends());
                     }
                 }
-                if self.repository.marker().has_passphrase {
+                if self.repository.generation().has_passphrase {
                     let what = "that somebody still knows the passphrase (refloat key confirm)";
                     self.ledger.not_proved.insert(what.to_owned());
                 }
@@ -135,6 +135,20 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Generations of who can read, without a hole in their numbers; the newest that this host knows too.
+    pub(super) fn check_recipients(&mut self) -> Result<(), VerifyError> {
+        let mut numbers = self.census.generations.clone();
+        let known = self.repository.generation().number;
+        if known > 0 {
+            numbers.insert(known);
+        }
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let depends = Depends::other("who can read what was sealed since");
+        self.check_generations(numbers, Named::Generation, &depends)
+    }
+
     /// Confirmations, without a hole in their numbers.
     pub(super) fn check_confirmations(&mut self) -> Result<(), VerifyError> {
         let numbers = self.census.confirmations.clone();
@@ -143,6 +157,15 @@ impl Run<'_> {
         }
         let depends = Depends::other("the proof that what opens the repository is kept");
         self.check_generations(numbers, Named::Confirmation, &depends)
+    }
+
+    /// Invitations, and what used them up.
+    pub(super) fn check_invitations(&mut self) -> Result<(), VerifyError> {
+        for named in std::mem::take(&mut self.census.invitations) {
+            let depends = Depends::other("the enrolment of the host that was invited");
+            self.check_document(&named, &depends)?;
+        }
+        Ok(())
     }
 
     fn check_generations(
@@ -194,45 +217,62 @@ impl Run<'_> {
         let mut wanted: BTreeSet<ObjectId> = self.ledger.keys.keys().copied().collect();
         if self.is_whole() {
             wanted.extend(&self.census.envelopes);
+            wanted.extend(self.census.rewrapped.keys());
         }
         for id in wanted {
-            let named = Named::Envelope(id);
-            let key = named.key();
-            let listed = self.census.envelopes.contains(&id);
-            if listed {
-                self.ledger.present += 1;
+            let again = self.census.rewrapped.get(&id).cloned().unwrap_or_default();
+            let mut all = vec![Named::Envelope(id)];
+            all.extend(again.into_iter().map(|number| Named::Rewrapped(id, number)));
+            // One that is sealed to others is no loss where another of the same key opens.
+            let mut unopened = None;
+            for named in all {
+                if let Some(why) = self.check_envelope(id, &named)? {
+                    unopened = Some((named.key(), why));
+                }
             }
-            let depends = Depends::other("what is sealed with its key");
-            let opened = match self.repository.inspect(&named) {
-                Ok(inspected) => {
-                    self.ledger.agents.entry(inspected.agent).or_default().add(key.as_str(), depends.clone());
-                    inspected.opened
-                }
-                Err(RepoError::Missing { .. }) => {
-                    // Settled below: it is missed by what needs it.
-                    continue;
-                }
-                Err(error) => {
-                    self.fail(&key, error, depends)?;
-                    continue;
-                }
-            };
-            match opened {
-                Ok(()) => drop(self.ledger.opened.insert(id)),
-                Err(KeyError::NoIdentity) => {
-                    self.not_opened(&KeyError::NoIdentity);
-                    self.ledger.opened.insert(id);
-                }
-                Err(why) => {
-                    let kind = match why {
-                        KeyError::OtherRecipients { .. } | KeyError::NoIdentity => FindingKind::NoKey,
-                        KeyError::Commitment | KeyError::Damaged => FindingKind::Damaged,
-                    };
-                    self.ledger.add(kind, key.as_str(), why.to_string()).depends.merge(depends);
-                }
+            if let Some((key, why)) = unopened.filter(|_| !self.ledger.opened.contains(&id)) {
+                let depends = Depends::other("what is sealed with its key");
+                self.ledger.add(FindingKind::NoKey, key.as_str(), why.to_string()).depends.merge(depends);
             }
         }
         Ok(())
+    }
+
+    /// One envelope of key `id`. Answers why, where it is whole and does not open here.
+    fn check_envelope(&mut self, id: ObjectId, named: &Named) -> Result<Option<KeyError>, VerifyError> {
+        let key = named.key();
+        let depends = Depends::other("what is sealed with its key");
+        let inspected = match self.repository.inspect(named) {
+            // Settled later: it is missed by what needs it.
+            Err(RepoError::Missing { .. }) => return Ok(None),
+            other => {
+                self.ledger.present += 1;
+                other
+            }
+        };
+        let opened = match inspected {
+            Ok(inspected) => {
+                self.ledger.agents.entry(inspected.agent).or_default().add(key.as_str(), depends.clone());
+                inspected.opened
+            }
+            Err(error) => {
+                self.fail(&key, error, depends)?;
+                return Ok(None);
+            }
+        };
+        match opened {
+            Ok(()) => drop(self.ledger.opened.insert(id)),
+            Err(KeyError::NoIdentity) => {
+                self.not_opened(&KeyError::NoIdentity);
+                self.ledger.opened.insert(id);
+            }
+            Err(why @ (KeyError::OtherRecipients { .. } | KeyError::Rotated { .. })) => return Ok(Some(why)),
+            Err(why @ (KeyError::Commitment | KeyError::Damaged)) => {
+                let finding = self.ledger.add(FindingKind::Damaged, key.as_str(), why.to_string());
+                finding.depends.merge(depends);
+            }
+        }
+        Ok(None)
     }
 
     /// What lies where nothing of ours belongs.

@@ -143,7 +143,9 @@ impl Fault {
                 let envelope = layout::envelope(key).to_string();
                 let kind = match source {
                     KeyError::Commitment | KeyError::Damaged => FindingKind::Damaged,
-                    KeyError::NoIdentity | KeyError::OtherRecipients { .. } => FindingKind::NoKey,
+                    KeyError::NoIdentity | KeyError::OtherRecipients { .. } | KeyError::Rotated { .. } => {
+                        FindingKind::NoKey
+                    }
                 };
                 fault(kind, envelope, source.to_string())
             }

@@ -69,10 +69,12 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
     let chosen = run.choose()?;
     run.read_commits(chosen)?;
     run.take_census()?;
+    run.check_recipients()?;
     run.check_sources()?;
     run.check_retention()?;
     if run.is_whole() {
         run.check_confirmations()?;
+        run.check_invitations()?;
         run.check_operations()?;
         run.find_unneeded();
         run.check_commit_numbers();

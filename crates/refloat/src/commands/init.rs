@@ -1,27 +1,26 @@
 //! `init`: makes what is missing, enrols this host, prints the sheet and PostgreSQL's settings. Safe to repeat.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use refloat_config::{Encryption, RepositoryConfig, SecretRef, SecretSource, SourceConfig};
 use refloat_repo::crypt::identity::{Identity as AgeIdentity, Recipient, draw_passphrase};
-use refloat_repo::repository::{InitOptions, Protection, Shown};
+use refloat_repo::repository::{InitOptions, Protection, TOKEN_PREFIX, Token};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::posix::Options;
 use refloat_types::Clock as _;
 use serde::Serialize;
 
-use super::key::{give_sheet, no_place_for_sheet, sheet_text, try_entered, unconfirmed};
+use super::key::{KeepKey, keep, no_place_for_sheet, unconfirmed};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::identity::{is_root, make_directory};
 use crate::operations::Operation;
+use crate::render::on_terminal;
 use crate::render::text::shell_path;
-use crate::render::{can_ask, on_terminal};
-use crate::terminal;
 
 /// Make the repositories that are configured, enrol this host, print the recovery sheet and PostgreSQL's settings
 ///
@@ -32,6 +31,7 @@ use crate::terminal;
 Examples:
   sudo refloat init                         prints the recovery sheet on the terminal and asks for the passphrase back
   sudo refloat init --sheet /root/sheet     writes it to a new file instead
+  sudo refloat init --invite @/run/token    on a host that shall only write: see key invite
   refloat init --key-kept                   for automation whose passphrase comes from a secret store")]
 pub(crate) struct Init {
     /// Write the recovery sheet to this new file (0600) instead of the terminal
@@ -40,6 +40,9 @@ pub(crate) struct Init {
     /// What opens the repository is kept elsewhere already: no sheet, no question
     #[arg(long)]
     key_kept: bool,
+    /// Enrol this host by a token of `key invite`: @FILE, or - for stdin; the token itself would be seen by `ps`
+    #[arg(long, value_name = "TOKEN")]
+    invite: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -68,6 +71,10 @@ impl Init {
         let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
         let owner = context.wanted_ids().unwrap_or((context.identity.uid, context.identity.gid));
         let plans: Vec<Plan> = context.repositories(None)?.into_iter().map(plan).collect();
+        let token = self.invite.as_deref().map(|text| read_token(&context, text)).transpose()?;
+        if token.is_some() {
+            super::key::only(plans.iter().map(|plan| plan.config.clone()).collect::<Vec<_>>().as_slice())?;
+        }
         let makes_key = |plan: &Plan| !plan.exists && !matches!(plan.config.encryption, Encryption::None);
         if !self.key_kept && self.sheet.is_none() && !on_terminal() && plans.iter().any(makes_key) {
             return Err(no_place_for_sheet().into());
@@ -83,7 +90,7 @@ impl Init {
         for plan in plans {
             let mut operation = Operation::begin(&context, "init", None);
             operation.detail = Some(format!("repository {}", plan.config.name));
-            let opened = match open_or_make(&context, &plan) {
+            let opened = match open_or_make(&context, &plan, token.as_ref()) {
                 Ok(opened) => opened,
                 Err(failure) => {
                     operation.finish_locally(&Err(failure.clone()));
@@ -103,43 +110,38 @@ impl Init {
 
     /// Shows the sheet of a new repository and asks whether it is kept. Answers whether that is shown.
     fn keep_key(&self, context: &Context, plan: &Plan, opened: &Opened) -> Result<bool, Failure> {
-        let repository = &opened.repository;
-        if !unconfirmed(opened)? {
-            return Ok(true);
-        }
-        if self.key_kept {
-            repository.put_confirmation(Shown::Declared, context.clock.now())?;
-            return Ok(true);
-        }
         let passphrase = match &plan.config.encryption {
-            Encryption::Passphrase(secret) => Some(secret.read(&context.secret_reader())?),
+            Encryption::Passphrase(secret) if unconfirmed(opened)? && !self.key_kept => {
+                Some(secret.read(&context.secret_reader())?)
+            }
             _ => None,
         };
-        if self.sheet.is_some() || on_terminal() {
-            let text =
-                sheet_text(context, &plan.config, opened, passphrase.as_ref().map(|secret| secret.expose()));
-            give_sheet(context, &text, self.sheet.as_deref())?;
-        }
-        if !can_ask() || self.sheet.is_some() {
-            return Ok(false);
-        }
-        loop {
-            let entered = terminal::secret(&format!(
-                "Paste what opens repository {} from where you kept it (Enter alone: later, by key confirm): ",
-                opened.name
-            ))?;
-            if entered.is_empty() {
-                return Ok(false);
-            }
-            match try_entered(opened, &entered) {
-                Ok(()) => {
-                    repository.put_confirmation(Shown::Entered, context.clock.now())?;
-                    return Ok(true);
-                }
-                Err(failure) => context.out.say(&format!("{}; try again", failure.message)),
-            }
-        }
+        let how = KeepKey { sheet: self.sheet.as_deref(), key_kept: self.key_kept };
+        keep(context, &plan.config, opened, how, passphrase.as_ref().map(|secret| secret.expose()))
     }
+}
+
+/// The token of `--invite`. It is never repeated, not in an error either.
+fn read_token(context: &Context, text: &str) -> Result<Token, Failure> {
+    let read = match (text, text.strip_prefix('@')) {
+        ("-", _) => std::io::read_to_string(std::io::stdin().take(4096))
+            .map_err(|source| CliError::file("read the token from", "stdin", source))?,
+        (_, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|source| CliError::file("read the token from", file, source))?,
+        _ => {
+            context.out.warn(
+                "other users of this host can see a token in a command line: --invite @FILE, or - for stdin",
+            );
+            text.to_owned()
+        }
+    };
+    Token::parse(&read).ok_or_else(|| {
+        CliError::usage(
+            "what --invite gives is no token, or not a whole one",
+            format!("It is one line that begins with {TOKEN_PREFIX}, printed by `refloat key invite`."),
+        )
+        .into()
+    })
 }
 
 fn plan(config: RepositoryConfig) -> Plan {
@@ -205,7 +207,7 @@ fn prepare(context: &Context, plan: &Plan, owner: (u32, u32)) -> Result<(), Fail
 }
 
 /// 0640 root:GROUP when root makes it for another user, 0600 otherwise. Durable before it is used.
-fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+pub(crate) fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
@@ -220,12 +222,15 @@ fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
 }
 
-fn open_or_make(context: &Context, plan: &Plan) -> Result<Opened, Failure> {
+fn open_or_make(context: &Context, plan: &Plan, token: Option<&Token>) -> Result<Opened, Failure> {
     let config = &plan.config;
     let store = context.store(&config.url, Access::Bulk, Options { create: true, ..Options::default() })?;
+    if let Some(token) = token {
+        Repository::accept(store.clone(), context.state(), token, context.clock.now())?;
+    }
     match Repository::read_marker(store.as_ref()) {
         Ok(_) => {
-            let opened = context.open_in(config, store)?;
+            let opened = catch_up(context, config, context.open_in(config, store.clone())?, store)?;
             opened.repository.ensure_enrolled(context.clock.now())?;
             Ok(opened)
         }
@@ -241,7 +246,30 @@ fn open_or_make(context: &Context, plan: &Plan) -> Result<Opened, Failure> {
     }
 }
 
-fn protection(context: &Context, encryption: &Encryption) -> Result<Protection, Failure> {
+/// A host that has opened the repository before it was rotated, or without an identity, opens it as it is now, where the
+/// configuration says how.
+fn catch_up(
+    context: &Context,
+    config: &RepositoryConfig,
+    opened: Opened,
+    store: std::sync::Arc<dyn refloat_store::Store>,
+) -> Result<Opened, Failure> {
+    let writes_only = matches!(config.encryption, Encryption::Recipients { identity: None, .. });
+    if !opened.repository.lacks_identity() || writes_only {
+        return Ok(opened);
+    }
+    let mut refused = None;
+    let adopted = opened.repository.adopt(context.clock.now(), &mut || {
+        context.credentials(&config.encryption).map_err(|failure| {
+            refused = Some(failure);
+            crate::context::no_identity()
+        })
+    });
+    adopted.map_err(|error| refused.unwrap_or_else(|| error.into()))?;
+    context.open_in(config, store)
+}
+
+pub(crate) fn protection(context: &Context, encryption: &Encryption) -> Result<Protection, Failure> {
     let reader = context.secret_reader();
     Ok(match encryption {
         Encryption::None => Protection::None,
@@ -282,7 +310,13 @@ fn tell(context: &Context, plan: &Plan, opened: &Opened, confirmed: bool) -> Mad
         plan.config.url,
         repository.fingerprint()
     ));
-    if !repository.is_encrypted() {
+    if !repository.is_encrypted() && !matches!(plan.config.encryption, Encryption::None) {
+        context.out.warn(&format!(
+            "the configuration says that repository {0} is encrypted, and it is not; to turn encryption on:  {1} -r {0} key rotate",
+            opened.name,
+            context.command()
+        ));
+    } else if !repository.is_encrypted() {
         context.out.warn(&format!(
             "repository {} is not encrypted: whoever can read it can read the databases",
             opened.name

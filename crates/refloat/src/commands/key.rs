@@ -1,4 +1,9 @@
-//! `key confirm` and `key sheet`.
+//! Keys: `confirm` and `sheet` here, the others in files of their own.
+
+mod invite;
+mod list;
+mod rewrap;
+mod rotate;
 
 use clap::Subcommand;
 use refloat_config::{Encryption, RepositoryConfig, SecretReader, SourceConfig};
@@ -28,31 +33,118 @@ pub(crate) enum Key {
         #[arg(long, value_name = "FILE")]
         sheet: Option<std::path::PathBuf>,
     },
+    /// List who can read, the data keys and what needs them, and who may write
+    #[command(after_help = "\
+Examples:
+  sudo refloat key list
+  sudo refloat key list --json
+Exit code 3: there is an object that cannot be believed.")]
+    List,
+    Rotate(rotate::Rotate),
+    Rewrap(rewrap::Rewrap),
+    Invite(invite::Invite),
 }
 
 impl Key {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        if let Self::Rotate(rotate) = self {
+            // It may have to make a file as root first.
+            return rotate.run(context);
+        }
         let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
         context.assume(&sources, false)?;
-        for config in context.repositories(None)? {
-            let opened = context.open(&config, Access::Bulk)?;
-            let mut operation = Operation::begin(
-                &context,
-                if matches!(self, Self::Confirm) { "key confirm" } else { "key sheet" },
-                None,
-            );
-            operation.detail = Some(format!("repository {}", config.name));
-            let result = match &self {
-                Self::Confirm => confirm(&context, &opened).map(|()| Outcome::Done),
-                Self::Sheet { sheet } => {
-                    print_again(&context, &config, &opened, sheet.as_deref()).map(|()| Outcome::Done)
-                }
-            };
-            operation.finish(&context, [&opened.repository], &result);
-            result?;
+        let configs = context.repositories(None)?;
+        match self {
+            Self::List => list::run(&context, &configs),
+            Self::Invite(invite) => invite.run(&context, &configs),
+            Self::Rewrap(rewrap) => rewrap.run(&context, &configs),
+            Self::Confirm => each(&context, &configs, "key confirm", |_, opened| confirm(&context, opened)),
+            Self::Sheet { sheet } => each(&context, &configs, "key sheet", |config, opened| {
+                print_again(&context, config, opened, sheet.as_deref())
+            }),
+            Self::Rotate(_) => Ok(Outcome::Done),
         }
-        Ok(Outcome::Done)
+    }
+}
+
+/// Does something with each repository, and records it there.
+fn each(
+    context: &Context,
+    configs: &[RepositoryConfig],
+    name: &'static str,
+    work: impl Fn(&RepositoryConfig, &Opened) -> Result<(), Failure>,
+) -> Result<Outcome, Failure> {
+    for config in configs {
+        let opened = context.open(config, Access::Bulk)?;
+        let mut operation = Operation::begin(context, name, None);
+        operation.detail = Some(format!("repository {}", config.name));
+        let result = work(config, &opened).map(|()| Outcome::Done);
+        operation.finish(context, [&opened.repository], &result);
+        result?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The one repository that is meant.
+pub(crate) fn only(configs: &[RepositoryConfig]) -> Result<&RepositoryConfig, Failure> {
+    if let [config] = configs {
+        return Ok(config);
+    }
+    let names: Vec<_> = configs.iter().map(|config| config.name.to_string()).collect();
+    let hint = format!("Name one of {}: -r NAME", names.join(", "));
+    Err(CliError::usage("which repository is meant?", hint).into())
+}
+
+/// How what opens a new repository, or a new generation of it, is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct KeepKey<'a> {
+    /// The sheet goes to this new file.
+    pub(crate) sheet: Option<&'a std::path::Path>,
+    /// Somebody says that it is kept.
+    pub(crate) key_kept: bool,
+}
+
+/// Shows the sheet of what nobody has confirmed yet, and asks whether it is kept. Answers whether that is shown.
+///
+/// # Errors
+/// What the repository or the terminal says.
+pub(crate) fn keep(
+    context: &Context,
+    config: &RepositoryConfig,
+    opened: &Opened,
+    how: KeepKey<'_>,
+    passphrase: Option<&str>,
+) -> Result<bool, Failure> {
+    let repository = &opened.repository;
+    if !unconfirmed(opened)? {
+        return Ok(true);
+    }
+    if how.key_kept {
+        repository.put_confirmation(Shown::Declared, context.clock.now())?;
+        return Ok(true);
+    }
+    if how.sheet.is_some() || on_terminal() {
+        give_sheet(context, &sheet_text(context, config, opened, passphrase), how.sheet)?;
+    }
+    if !can_ask() || how.sheet.is_some() {
+        return Ok(false);
+    }
+    loop {
+        let entered = terminal::secret(&format!(
+            "Paste what opens repository {} from where you kept it (Enter alone: later, by key confirm): ",
+            opened.name
+        ))?;
+        if entered.is_empty() {
+            return Ok(false);
+        }
+        match try_entered(opened, &entered) {
+            Ok(()) => {
+                repository.put_confirmation(Shown::Entered, context.clock.now())?;
+                return Ok(true);
+            }
+            Err(failure) => context.out.say(&format!("{}; try again", failure.message)),
+        }
     }
 }
 
@@ -101,8 +193,9 @@ fn entered(context: &Context, name: &str) -> Result<String, Failure> {
 /// It does not.
 pub(crate) fn try_entered(opened: &Opened, entered: &str) -> Result<(), Failure> {
     if entered.contains("AGE-SECRET-KEY-") {
-        let fits = AgeIdentity::parse(entered)
-            .is_some_and(|identity| opened.repository.marker().recipients.contains(&identity.recipient()));
+        let fits = AgeIdentity::parse(entered).is_some_and(|identity| {
+            opened.repository.generation().recipients.contains(&identity.recipient())
+        });
         return if fits { Ok(()) } else { Err(CliError::NotTheKey(opened.name.clone()).into()) };
     }
     match opened.repository.try_passphrase(entered) {
@@ -112,6 +205,19 @@ pub(crate) fn try_entered(opened: &Opened, entered: &str) -> Result<(), Failure>
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What is still readable to everybody since encryption was turned on; `None` where nothing is.
+///
+/// # Errors
+/// What the repository says.
+pub(crate) fn unencrypted(opened: &Opened) -> Result<Option<String>, Failure> {
+    let count = opened.repository.unencrypted_backups()?;
+    let backups = crate::render::text::count(usize::try_from(count).unwrap_or(usize::MAX), "older backup");
+    let are = if count == 1 { "is" } else { "are" };
+    Ok((count > 0).then(|| {
+        format!("{backups} in {}, and the WAL before, {are} not encrypted until they expire", opened.name)
+    }))
 }
 
 /// Whether somebody has to be reminded, and what is known.
@@ -156,7 +262,8 @@ pub(crate) fn sheet_text(
     Sheet {
         name: config.name.as_str(),
         url: config.url.to_string(),
-        marker: opened.repository.marker(),
+        generation: opened.repository.generation(),
+        fingerprint: opened.repository.fingerprint(),
         passphrase,
         host: &context.host,
         now: context.clock.now(),

@@ -81,7 +81,10 @@ fn look(context: &Context, config: &refloat_config::RepositoryConfig) -> Listed 
             listed.answers = true;
             listed.fingerprint = Some(marker.root.fingerprint());
             listed.created = Some(marker.created);
-            listed.encrypted = Some(!marker.recipients.is_empty());
+            match refloat_repo::Repository::newest_generation(store.as_ref(), &marker) {
+                Ok(generation) => listed.encrypted = Some(!generation.recipients.is_empty()),
+                Err(error) => listed.problem = Some(error.to_string()),
+            }
         }
         Err(error) => listed.problem = Some(error.to_string()),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use refloat_types::{ByteSize, Clock as _, Timestamp};
 
-use super::key::unconfirmed;
+use super::key::{unconfirmed, unencrypted};
 use super::list::{ad_hoc_path, prepare_reading, refuse_unknown, source_name};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
@@ -39,6 +39,8 @@ pub(crate) struct Found {
     pub sources: Vec<SourceFacts>,
     /// What is wrong beside the sources.
     pub findings: Vec<Finding>,
+    /// What is worth knowing, and no fault.
+    pub notes: Vec<String>,
     /// No repository answered.
     pub silent: Option<Failure>,
 }
@@ -55,7 +57,7 @@ impl Found {
 /// # Errors
 /// Only for what is asked wrongly; what does not answer is a finding.
 pub(crate) fn find_out(context: &Context, wanted: Option<&str>) -> Result<Found, Failure> {
-    let mut found = Found { sources: Vec::new(), findings: Vec::new(), silent: None };
+    let mut found = Found { sources: Vec::new(), findings: Vec::new(), notes: Vec::new(), silent: None };
     let mut opened: Vec<Opened> = Vec::new();
     if context.is_ad_hoc()? {
         opened.push(context.open_for(None, Access::Bulk)?);
@@ -108,6 +110,7 @@ fn look_into(
         let config = config.filter(|config| config.repositories.iter().any(|r| r.as_str() == opened.name));
         found.sources.push(of_source(context, opened, &source, config)?);
     }
+    found.notes.extend(unencrypted(opened)?);
     if !context.is_ad_hoc()? && unconfirmed(opened)? {
         found.findings.push(Finding::new(
             format!(
@@ -145,8 +148,11 @@ impl Status {
         let now = context.clock.now();
         let mut out = source_table(&found.sources, now);
         out.push_str(&findings_text(&found));
+        for note in &found.notes {
+            out.push_str(&format!("  {note}\n"));
+        }
         context.out.text(&out);
-        context.out.document(&serde_json::json!({ "sources": found.sources, "findings": found.findings }));
+        context.out.document(&serde_json::json!({ "sources": found.sources, "findings": found.findings, "notes": found.notes }));
         if self.exit_code {
             if let Some(failure) = found.silent {
                 return Err(failure);

@@ -51,16 +51,7 @@ impl Identity {
     /// # Errors
     /// `OtherRecipients` when it is sealed for others, `Damaged` when it is no age file.
     pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let decryptor = age::Decryptor::new(sealed).map_err(|_| KeyError::Damaged)?;
-        let mut reader = decryptor.decrypt(std::iter::once(&self.0 as &dyn age::Identity)).map_err(
-            |error| match error {
-                age::DecryptError::NoMatchingKeys => KeyError::OtherRecipients { have: self.recipient().0 },
-                _ => KeyError::Damaged,
-            },
-        )?;
-        let mut plain = Vec::new();
-        reader.read_to_end(&mut plain).map_err(|_| KeyError::Damaged)?;
-        Ok(plain)
+        open_with(std::slice::from_ref(self), sealed)
     }
 }
 
@@ -86,6 +77,28 @@ impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Opens an age file sealed to any of these identities.
+///
+/// # Errors
+/// `NoIdentity` when there is none, `OtherRecipients` when it is sealed for others, `Damaged` when it is no age file.
+pub fn open_with(identities: &[Identity], sealed: &[u8]) -> Result<Vec<u8>, KeyError> {
+    if identities.is_empty() {
+        return Err(KeyError::NoIdentity);
+    }
+    let decryptor = age::Decryptor::new(sealed).map_err(|_| KeyError::Damaged)?;
+    let all = identities.iter().map(|identity| &identity.0 as &dyn age::Identity);
+    let mut reader = decryptor.decrypt(all).map_err(|error| match error {
+        age::DecryptError::NoMatchingKeys => {
+            let have: Vec<String> = identities.iter().map(|identity| identity.recipient().0).collect();
+            KeyError::OtherRecipients { have: have.join(", ") }
+        }
+        _ => KeyError::Damaged,
+    })?;
+    let mut plain = Vec::new();
+    reader.read_to_end(&mut plain).map_err(|_| KeyError::Damaged)?;
+    Ok(plain)
 }
 
 /// Seals `plain` so that each of `recipients` can open it.

@@ -1,4 +1,4 @@
-//! Agents: the hosts that may write. Each is enrolled by an object that the root key signs.
+//! Agents: the hosts that may write. Each is enrolled by an object that the root key signs, or an invitation of the root key's.
 
 use std::ops::ControlFlow;
 use std::sync::PoisonError;
@@ -27,16 +27,19 @@ pub struct ListedAgent {
     pub public_key: PublicKey,
     /// When it was enrolled.
     pub enrolled: Timestamp,
+    /// The invitation it was enrolled by; none where the root key did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invitation: Option<ObjectId>,
 }
 
 impl Repository {
     /// Enrols this host; already enrolled is fine.
     pub(super) fn enrol_agent(&self, root: &SigningKey, now: Timestamp) -> Result<(), RepoError> {
         let public_key = self.signing.public();
-        let clear = ListedAgent { agent: public_key.agent_id(), public_key, enrolled: now };
+        let clear = ListedAgent { agent: public_key.agent_id(), public_key, enrolled: now, invitation: None };
         let signer = Signer::Root(root);
         let id = clear.agent;
-        let bytes = Document::encode(Kind::Agent, self.marker.suite, id, &signer, &clear, &[], Body::Empty)?;
+        let bytes = Document::encode(Kind::Agent, self.current.suite, id, &signer, &clear, &[], Body::Empty)?;
         match self.store.put_new(&layout::agent(id), &bytes) {
             Err(error) if error.kind == StoreErrorKind::AlreadyExists => Ok(()),
             other => Ok(other?),
@@ -87,8 +90,21 @@ impl Repository {
 
     pub(super) fn check_agent(&self, object: &str, bytes: Vec<u8>) -> Result<ListedAgent, RepoError> {
         let document = Document::decode(object, bytes, Kind::Agent)?;
-        let listed: ListedAgent = document.verify(&self.marker.root)?.clear_as(object)?;
-        let consistent = listed.public_key.agent_id() == listed.agent
+        let signer = document.header.agent;
+        let listed: ListedAgent = if signer == ObjectId::NONE {
+            document.verify(&self.marker.root)?.clear_as(object)?
+        } else {
+            let invitation = self.invited_by(object, &document, document.digest())?;
+            let listed: ListedAgent = document.verify(&invitation.public_key)?.clear_as(object)?;
+            if listed.enrolled > invitation.expires {
+                let why = "it was enrolled when its invitation had expired".to_owned();
+                return Err(RepoError::UnknownOrigin { object: object.to_owned(), why });
+            }
+            listed
+        };
+        let by = listed.invitation.unwrap_or(ObjectId::NONE);
+        let consistent = by == signer
+            && listed.public_key.agent_id() == listed.agent
             && document.header.id == listed.agent
             && object == layout::agent(listed.agent).as_str();
         if consistent { Ok(listed) } else { Err(RepoError::damaged(object, "its id is not that of its key")) }
@@ -125,7 +141,7 @@ impl Repository {
         body: Body<'_>,
     ) -> Result<u64, RepoError> {
         let signer = Signer::Agent(&self.signing);
-        let bytes = Document::encode(kind, self.marker.suite, id, &signer, clear, table, body)?;
+        let bytes = Document::encode(kind, self.current.suite, id, &signer, clear, table, body)?;
         self.store.put_new(key, &bytes)?;
         Ok(bytes.len() as u64)
     }
@@ -144,7 +160,7 @@ impl Repository {
             other => other?,
         };
         let document = Document::decode(key.as_str(), bytes, kind)?;
-        if document.header.suite != self.marker.suite {
+        if !self.allows(document.header.suite) {
             return Err(RepoError::damaged(key, "it is sealed otherwise than this repository"));
         }
         document.verify(&self.agent_key(document.header.agent, key.as_str())?)?;

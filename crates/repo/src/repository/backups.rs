@@ -129,16 +129,50 @@ impl Repository {
         key.map(|key| self.read_commit(&key)).transpose()
     }
 
+    /// How many backups were stored before encryption was turned on, and need something that is readable to everybody.
+    ///
+    /// # Errors
+    /// When the store cannot list.
+    pub fn unencrypted_backups(&self) -> Result<u64, RepoError> {
+        if !self.was_plain() {
+            return Ok(0);
+        }
+        let mut count = 0;
+        for source in self.list_sources()? {
+            let commits = self.list_commits(source.id, &mut |_, _| {})?;
+            let is_plain =
+                |record: &&CommitRecord| record.packs.iter().any(|pack| pack.key == ObjectId::NONE);
+            count += commits.iter().filter(is_plain).count() as u64;
+        }
+        Ok(count)
+    }
+
     /// Opens every key that the packs of a backup need.
     ///
     /// # Errors
     /// `NoKey` when this host cannot open one of them.
     pub fn pack_keys(&self, record: &CommitRecord) -> Result<PackKeys, RepoError> {
+        self.open_pack_keys(record, true)
+    }
+
+    /// The keys of a backup's packs, as far as this host needs them to build on it: where it cannot read, those of the page
+    /// maps that it has made itself.
+    ///
+    /// # Errors
+    /// `NoKey` when a host that can read cannot open one of them.
+    pub fn map_keys(&self, record: &CommitRecord) -> Result<PackKeys, RepoError> {
+        self.open_pack_keys(record, self.can_read())
+    }
+
+    fn open_pack_keys(&self, record: &CommitRecord, all: bool) -> Result<PackKeys, RepoError> {
         let mut keys = PackKeys::default();
         for pack in record.packs.iter() {
             keys.packs.insert(pack.id, pack.key);
             if pack.key != ObjectId::NONE && !keys.keys.contains_key(&pack.key) {
-                let opened: Arc<DataKey> = self.open_key(pack.key)?;
+                let opened: Arc<DataKey> = match self.open_key(pack.key) {
+                    Err(RepoError::NoKey { .. }) if !all => continue,
+                    other => other?,
+                };
                 keys.keys.insert(pack.key, opened);
             }
         }

@@ -36,12 +36,21 @@ pub struct Confirmation {
     pub shown: Shown,
     /// The host on which it was done.
     pub agent: ObjectId,
+    /// The generation of who can read that it is about.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub generation: u64,
+}
+
+/// Confirmations from before the first rotation say nothing about generations.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(generation: &u64) -> bool {
+    *generation == 0
 }
 
 impl Repository {
     /// Whether anybody has to keep something to be able to open this repository.
     pub fn needs_confirmation(&self) -> bool {
-        self.is_encrypted() && (self.marker.has_passphrase || self.can_read())
+        self.is_encrypted() && (self.current.has_passphrase || self.can_read())
     }
 
     /// Records that what opens the repository is kept.
@@ -50,13 +59,14 @@ impl Repository {
     /// When it cannot be stored.
     pub fn put_confirmation(&self, shown: Shown, now: Timestamp) -> Result<Confirmation, RepoError> {
         let number = 1 + self.highest_number(layout::CONFIRMATIONS)?;
-        let confirmation = Confirmation { number, at: now, shown, agent: self.agent() };
+        let generation = self.current.number;
+        let confirmation = Confirmation { number, at: now, shown, agent: self.agent(), generation };
         let key = layout::generation(layout::CONFIRMATIONS, number);
         self.put_signed(&key, Kind::Confirmation, random::object_id(), &confirmation, &[], Body::Empty)?;
         Ok(confirmation)
     }
 
-    /// The newest confirmation; `None` when nobody has shown anything yet.
+    /// The newest confirmation; `None` when nobody has shown anything yet, or not since the last rotation.
     ///
     /// # Errors
     /// When the store cannot list, or the confirmation cannot be believed.
@@ -65,7 +75,9 @@ impl Repository {
         if number == 0 {
             return Ok(None);
         }
-        self.read_confirmation(number).map(Some)
+        let confirmation = self.read_confirmation(number)?;
+        // What opened it before a rotation says nothing about what opens it now.
+        Ok((confirmation.generation >= self.current.number).then_some(confirmation))
     }
 
     pub(super) fn read_confirmation(&self, number: u64) -> Result<Confirmation, RepoError> {

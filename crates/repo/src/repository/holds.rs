@@ -158,7 +158,7 @@ impl Repository {
             let key = layout::hold(*id);
             let document = self.get_signed(&key, Kind::Hold, MAX_HOLD)?;
             let clear = clear_of(&key, &document)?;
-            let words = self.can_read().then(|| self.open_document(&key, &document)).transpose()?;
+            let words = self.open_where_possible(&key, &document)?;
             let HoldClear { source, backup, at, until, .. } = clear;
             out.push(Hold { id: *id, source, backup, at, until, words });
         }

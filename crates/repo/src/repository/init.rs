@@ -12,7 +12,7 @@ use refloat_types::{Timestamp, fault};
 use super::{LOCAL, Marker, MarkerBody, Repository, Secrets, state_name};
 use crate::crypt::identity::{self, Identity, Recipient};
 use crate::crypt::random;
-use crate::crypt::sign::SigningKey;
+use crate::crypt::sign::{PublicKey, SigningKey};
 use crate::error::RepoError;
 use crate::kind::{Kind, Suite};
 use crate::layout;
@@ -55,15 +55,7 @@ impl Repository {
     ) -> Result<Self, RepoError> {
         refuse_foreign(store.as_ref())?;
         let root = SigningKey::draw();
-        let (identity, recipients) = match &options.protection {
-            Protection::Passphrase(_) => {
-                let identity = Identity::draw();
-                let recipient = identity.recipient();
-                (Some(identity), vec![recipient])
-            }
-            Protection::Recipients { recipients, identity } => (identity.clone(), recipients.clone()),
-            Protection::None => (None, Vec::new()),
-        };
+        let (identity, recipients) = protected(&options.protection);
         let suite = if recipients.is_empty() { Suite::Plain } else { Suite::Standard };
         let marker = Marker {
             id: random::object_id(),
@@ -77,8 +69,10 @@ impl Repository {
             root_seed: (suite != Suite::Plain).then(|| refloat_types::hex::encode(root.expose_seed())),
             naming_key: random::bytes(),
             page_key: random::bytes(),
+            earlier: Vec::new(),
         };
-        let body = marker_body(&marker, &options.protection, identity.as_ref(), &secrets)?;
+        let body =
+            opening_body(&marker.recipients, marker.root, &options.protection, identity.as_ref(), &secrets)?;
         let bytes = Document::encode(
             Kind::Repository,
             suite,
@@ -92,6 +86,8 @@ impl Repository {
         let local = Local {
             root: root.public(),
             identity: identity.map(|i| i.expose()),
+            earlier: Vec::new(),
+            generation: 0,
             naming_key: secrets.naming_key,
             page_key: secrets.page_key,
             agent_seed: *agent.expose_seed(),
@@ -109,7 +105,7 @@ impl Repository {
         fault::point("init.before_repository").map_err(|e| RepoError::internal("make the repository", e))?;
         store.put_new(&layout::repository(), &bytes)?;
         fault::point("init.after_repository").map_err(|e| RepoError::internal("make the repository", e))?;
-        let repository = Self::assemble(store, state, marker, local)?;
+        let repository = Self::assemble(store, state, marker, local, None)?;
         repository.enrol_agent(&root, options.now)?;
         Ok(repository)
     }
@@ -130,19 +126,33 @@ fn refuse_foreign(store: &dyn Store) -> Result<(), RepoError> {
     }
 }
 
-fn marker_body(
-    marker: &Marker,
+/// The identity and the recipients of a protection; for a passphrase they are drawn.
+pub(super) fn protected(protection: &Protection) -> (Option<Identity>, Vec<Recipient>) {
+    match protection {
+        Protection::Passphrase(_) => {
+            let identity = Identity::draw();
+            let recipient = identity.recipient();
+            (Some(identity), vec![recipient])
+        }
+        Protection::Recipients { recipients, identity } => (identity.clone(), recipients.clone()),
+        Protection::None => (None, Vec::new()),
+    }
+}
+
+/// The body of the repository object, or of a later generation.
+pub(super) fn opening_body(
+    recipients: &[Recipient],
+    root: PublicKey,
     protection: &Protection,
     own: Option<&Identity>,
     secrets: &Secrets,
 ) -> Result<Vec<u8>, RepoError> {
     let secrets = serde_json::to_vec(secrets).map_err(|e| RepoError::internal("write the secrets", e))?;
-    let sealed =
-        if marker.recipients.is_empty() { secrets } else { identity::seal_to(&marker.recipients, &secrets)? };
+    let sealed = if recipients.is_empty() { secrets } else { identity::seal_to(recipients, &secrets)? };
     let identity = match (protection, own) {
         (Protection::Passphrase(passphrase), Some(own)) => {
             // The root key goes behind the passphrase too: whoever opens this knows which root to trust.
-            let text = format!("{}\nroot {}\n", own.expose(), refloat_types::hex::encode(&marker.root.0));
+            let text = format!("{}\nroot {}\n", own.expose(), refloat_types::hex::encode(&root.0));
             Some(BASE64.encode(&identity::seal_with_passphrase(passphrase, text.as_bytes())?))
         }
         _ => None,

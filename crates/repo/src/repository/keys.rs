@@ -1,8 +1,8 @@
 //! Data keys: drawn here, sealed into envelopes, opened again.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError};
 
+use refloat_store::Key;
 use refloat_types::{ObjectId, Timestamp, fault};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -19,28 +19,55 @@ use crate::state::WriterKey;
 /// Largest envelope accepted.
 pub(super) const MAX_ENVELOPE: u64 = 1 << 20;
 
+/// File in the state directory with the keys of page maps, on a host that cannot read.
+const MAP_KEYS: &str = "map-keys.json";
+
+/// So many are kept: the newest. A backup whose map's key is not among them is no parent any more.
+const MAX_MAP_KEYS: usize = 4096;
+
+/// The key of the page maps of one backup.
+#[derive(Serialize, Deserialize)]
+struct MapKey {
+    id: ObjectId,
+    #[serde(with = "refloat_types::hex::array")]
+    key: [u8; 32],
+}
+
 /// The clear section of an envelope.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct EnvelopeClear {
     /// The key's id.
     pub(super) key: ObjectId,
-    /// What it seals: `backup` or `writer`.
+    /// What it seals: `backup`, `map` or `writer`.
     pub(super) purpose: String,
     /// When it was drawn.
     pub(super) created: Timestamp,
     /// What only this key has.
     #[serde(with = "refloat_types::hex::array")]
     pub(super) commitment: [u8; 32],
+    /// The generation of recipients it is sealed to.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub(super) generation: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(generation: &u64) -> bool {
+    *generation == 0
 }
 
 /// The clear section of the envelope of key `id`.
-pub(super) fn envelope_clear(id: ObjectId, document: &Document) -> Result<EnvelopeClear, RepoError> {
-    let object = layout::envelope(id);
+pub(super) fn envelope_clear(
+    object: &Key,
+    id: ObjectId,
+    document: &Document,
+) -> Result<EnvelopeClear, RepoError> {
     let clear: EnvelopeClear = document.unverified().clear_as(object.as_str())?;
-    if clear.key == id && document.header.id == id {
+    // One that was sealed again is an object of its own.
+    let is_first = *object == layout::envelope(id);
+    if clear.key == id && (document.header.id == id || !is_first) {
         Ok(clear)
     } else {
-        Err(RepoError::damaged(&object, "it lies under another key's name"))
+        Err(RepoError::damaged(object, "it lies under another key's name"))
     }
 }
 
@@ -53,14 +80,17 @@ impl Repository {
         if !self.is_encrypted() {
             return Ok(None);
         }
+        let generation = self.generation_now()?;
         let key = DataKey::draw();
         let clear = EnvelopeClear {
             key: key.id(),
             purpose: purpose.to_owned(),
             created: now,
             commitment: key.commitment(),
+            generation: generation.number,
         };
-        let sealed = identity::seal_to(&self.current_recipients()?, key.expose())?;
+        let sealed = identity::seal_to(&generation.recipients, key.expose())?;
+        self.keep_generation(&generation)?;
         fault::point("key.before_envelope").map_err(|e| RepoError::internal("store an envelope", e))?;
         self.put_signed(
             &layout::envelope(key.id()),
@@ -73,25 +103,26 @@ impl Repository {
         Ok(Some(Arc::new(key)))
     }
 
-    /// A later release may have changed the recipients by a new generation; sealing to the old ones would lock the new
-    /// out, or let the old in.
-    fn current_recipients(&self) -> Result<Vec<identity::Recipient>, RepoError> {
-        let mut newer = None;
-        self.store.list(layout::RECIPIENTS, &mut |info| {
-            newer = Some(info.key);
-            ControlFlow::Break(())
-        })?;
-        match newer {
-            None => Ok(self.marker.recipients.clone()),
-            Some(key) => Err(RepoError::NewerFormat {
-                object: key.to_string(),
-                found: crate::kind::FORMAT + 1,
-                newest: crate::kind::FORMAT,
-            }),
-        }
+    /// Draws the key that seals the page maps of a backup on a host that cannot read, and keeps it there: so the next backup
+    /// can build on this one. It opens names, sizes and hashes of pages, and no data. `None` where nothing is encrypted.
+    ///
+    /// # Errors
+    /// When it cannot be stored or kept: the key must not be used.
+    pub fn draw_map_key(&self, now: Timestamp) -> Result<Option<Arc<DataKey>>, RepoError> {
+        let Some(key) = self.draw_key("map", now)? else { return Ok(None) };
+        let mut kept = self.kept_map_keys()?;
+        kept.push(MapKey { id: key.id(), key: *key.expose() });
+        let surplus = kept.len().saturating_sub(MAX_MAP_KEYS);
+        kept.drain(..surplus);
+        self.state.write(&self.state_name(MAP_KEYS), &kept)?;
+        Ok(Some(key))
     }
 
-    /// Opens a data key by its envelope.
+    fn kept_map_keys(&self) -> Result<Vec<MapKey>, RepoError> {
+        Ok(self.state.read(&self.state_name(MAP_KEYS))?.unwrap_or_default())
+    }
+
+    /// Opens a data key by its envelope, or by a later one of it (see `rewrap`).
     ///
     /// # Errors
     /// `NoKey` when no identity here opens it; `UnknownOrigin` or `Damaged` for an envelope that no agent made.
@@ -99,17 +130,53 @@ impl Repository {
         if let Some(own) = self.kept_writer_key()?.filter(|own| own.id == id) {
             return Ok(Arc::new(own.data_key()));
         }
-        let document = self.get_signed(&layout::envelope(id), Kind::Envelope, MAX_ENVELOPE)?;
-        self.open_envelope(id, &document)
+        if !self.can_read()
+            && let Some(own) = self.kept_map_keys()?.into_iter().find(|own| own.id == id)
+        {
+            return Ok(Arc::new(DataKey::from_parts(own.id, own.key)));
+        }
+        let first = match self.open_envelope_at(&layout::envelope(id), id) {
+            Err(error) if self.may_be_rewrapped(&error) => error,
+            other => return other,
+        };
+        for number in (1..=self.current.number).rev() {
+            match self.open_envelope_at(&layout::rewrapped(id, number), id) {
+                Err(RepoError::Missing { .. } | RepoError::NoKey { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(first)
+    }
+
+    /// Whether another envelope of the same key may help.
+    fn may_be_rewrapped(&self, error: &RepoError) -> bool {
+        let other = matches!(
+            error,
+            RepoError::Missing { .. }
+                | RepoError::Damaged { .. }
+                | RepoError::NoKey {
+                    source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. },
+                    ..
+                }
+        );
+        other && self.current.number > 0
+    }
+
+    pub(super) fn open_envelope_at(&self, key: &Key, id: ObjectId) -> Result<Arc<DataKey>, RepoError> {
+        self.open_envelope(key, id, &self.get_signed(key, Kind::Envelope, MAX_ENVELOPE)?)
     }
 
     /// Opens the data key in an envelope whose signature holds.
-    pub(super) fn open_envelope(&self, id: ObjectId, document: &Document) -> Result<Arc<DataKey>, RepoError> {
-        let fail = |source| RepoError::NoKey { key: id, source };
+    pub(super) fn open_envelope(
+        &self,
+        object: &Key,
+        id: ObjectId,
+        document: &Document,
+    ) -> Result<Arc<DataKey>, RepoError> {
+        let fail = |source| RepoError::NoKey { key: id, source: self.explained(source) };
         let sections = document.unverified();
-        let clear = envelope_clear(id, document)?;
-        let identity = self.identity().ok_or_else(|| fail(KeyError::NoIdentity))?;
-        let mut plain = identity.open(sections.body).map_err(fail)?;
+        let clear = envelope_clear(object, id, document)?;
+        let mut plain = identity::open_with(&self.identities(), sections.body).map_err(fail)?;
         let secret: Option<[u8; 32]> = plain.as_slice().try_into().ok();
         plain.zeroize();
         let key = DataKey::from_parts(id, secret.ok_or_else(|| fail(KeyError::Damaged))?);
@@ -137,11 +204,13 @@ impl Repository {
             return Ok(None);
         }
         let day = now.strftime("%Y-%m-%d").to_string();
-        if let Some(kept) = self.kept_writer_key()?.filter(|kept| kept.day == day) {
+        if let Some(kept) =
+            self.kept_writer_key()?.filter(|kept| kept.day == day && kept.generation == self.current.number)
+        {
             return Ok(Some(Arc::new(kept.data_key())));
         }
         let Some(key) = self.draw_key("writer", now)? else { return Ok(None) };
-        let kept = WriterKey { day, id: key.id(), key: *key.expose() };
+        let kept = WriterKey { day, generation: self.current.number, id: key.id(), key: *key.expose() };
         self.state.write(&self.state_name("writer-key.json"), &kept)?;
         *self.writer_key.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         Ok(Some(key))

@@ -7,13 +7,17 @@
 mod agents;
 mod backups;
 mod confirmation;
+mod generations;
 mod holds;
 mod init;
 mod inspect;
+mod invite;
 mod keys;
 mod open;
 mod operations;
 mod pins;
+mod rewrap;
+mod rotate;
 mod sources;
 mod tombstones;
 mod wal;
@@ -27,12 +31,15 @@ use serde::{Deserialize, Serialize};
 
 pub use agents::ListedAgent;
 pub use confirmation::{Confirmation, Shown};
+pub use generations::Generation;
 pub use holds::{Hold, HoldWords};
 pub use init::{InitOptions, Protection};
 pub use inspect::{Claim, Inspected};
+pub use invite::{Invitation, TOKEN_PREFIX, Token};
 pub use open::{CredentialSource, Credentials};
 pub use operations::{OperationClear, OperationRecord};
 pub use pins::{Pin, PinWriter, SeenPin, Uses};
+pub use rewrap::{KeyFacts, Rewrapped, StoredKey};
 pub use sources::{OwnerRecord, SourceDescription, SourceInfo};
 pub use tombstones::{Marked, StoredTombstone, Tombstone};
 pub use wal::StoredWal;
@@ -40,6 +47,7 @@ pub use wal::StoredWal;
 use crate::crypt::identity::{Identity, Recipient};
 use crate::crypt::page_hash::PageHasher;
 use crate::crypt::sign::{PublicKey, SigningKey};
+use crate::error::KeyError;
 use crate::kind::Suite;
 use crate::state::{Local, StateDirectory};
 
@@ -79,12 +87,19 @@ struct Secrets {
     naming_key: [u8; 32],
     #[serde(with = "refloat_types::hex::array")]
     page_key: [u8; 32],
+    /// Identities that earlier passphrases opened: they open what was sealed before a rotation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<String>,
 }
 
 /// A repository, opened and trusted.
 pub struct Repository {
     store: Arc<dyn Store>,
     marker: Marker,
+    /// The newest generation of who can read.
+    current: Generation,
+    /// The newest generation that this host has remembered.
+    remembered: u64,
     state: StateDirectory,
     local: Local,
     signing: SigningKey,
@@ -115,7 +130,7 @@ impl Repository {
     }
     /// Whether objects are encrypted.
     pub fn is_encrypted(&self) -> bool {
-        self.marker.suite != Suite::Plain
+        self.current.suite != Suite::Plain
     }
     /// Whether this host holds an identity, so that it can read what is encrypted.
     pub fn can_read(&self) -> bool {
@@ -137,8 +152,31 @@ impl Repository {
     fn state_name(&self, file: &str) -> String {
         state_name(self.marker.id, file)
     }
-    fn identity(&self) -> Option<Identity> {
-        Identity::parse(self.local.identity.as_deref()?)
+    /// Identities this host holds, the newest first.
+    fn identities(&self) -> Vec<Identity> {
+        let all = self.local.identity.iter().chain(&self.local.earlier);
+        all.filter_map(|text| Identity::parse(text)).collect()
+    }
+    /// Whether an object may be sealed so: as now, or as before encryption was turned on.
+    fn allows(&self, suite: Suite) -> bool {
+        suite == self.current.suite || suite == self.marker.suite
+    }
+    /// Why a key cannot be opened here, said in view of rotations.
+    fn explained(&self, error: KeyError) -> KeyError {
+        let turned_on = self.was_plain();
+        let rotated = match error {
+            KeyError::OtherRecipients { .. } => true,
+            KeyError::NoIdentity => turned_on,
+            _ => false,
+        };
+        if !rotated || !self.is_behind() {
+            return error;
+        }
+        KeyError::Rotated {
+            have: self.local.generation,
+            number: self.current.number,
+            created: self.current.created,
+        }
     }
 }
 

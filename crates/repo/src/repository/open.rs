@@ -7,7 +7,8 @@ use data_encoding::BASE64;
 use refloat_store::{Store, StoreErrorKind, read_whole};
 use refloat_types::{ObjectId, Timestamp, hex};
 
-use super::{LOCAL, Marker, MarkerBody, Repository, Secrets, state_name};
+use super::generations::{self, GENERATION, Generation, Opening};
+use super::{LOCAL, Marker, Repository, Secrets, state_name};
 use crate::crypt::identity::{self, Identity};
 use crate::crypt::random;
 use crate::crypt::sign::{PublicKey, SigningKey};
@@ -39,7 +40,7 @@ impl Repository {
     /// # Errors
     /// `NotARepository` when there is none.
     pub fn read_marker(store: &dyn Store) -> Result<Marker, RepoError> {
-        Ok(read_document(store)?.0)
+        Ok(first_opening(store)?.0)
     }
 
     /// Whether this host has opened the repository with this id before.
@@ -63,7 +64,7 @@ impl Repository {
         now: Timestamp,
         credentials: CredentialSource<'_>,
     ) -> Result<Self, RepoError> {
-        let (marker, body) = read_document(store.as_ref())?;
+        let (marker, first) = first_opening(store.as_ref())?;
         let expect = |expected: String| {
             let found = marker.root.fingerprint();
             if found == expected {
@@ -79,12 +80,19 @@ impl Repository {
             if local.root != marker.root {
                 return Err(forged("its root key is not the one this host trusts"));
             }
-            return Self::assemble(store, state, marker, local);
+            let kept = state.read::<Generation>(&state_name(marker.id, GENERATION))?;
+            return Self::assemble(store, state, marker, local, kept);
         }
+        let newest = generations::newest(store.as_ref(), &marker, None)?;
+        let opening = match newest.generation.number {
+            0 => first,
+            number => generations::read(store.as_ref(), &marker, number)?,
+        };
         let (local, root) =
-            unlock(&store, &state, &marker, &body, fingerprint.is_some(), now, &credentials()?)?;
+            unlock(&store, &state, &marker, &opening, fingerprint.is_some(), now, &credentials()?)?;
         state.write(&state_name(marker.id, LOCAL), &local)?;
-        let repository = Self::assemble(store, state, marker, local)?;
+        let repository = Self::assemble(store, state, marker, local, None)?;
+        repository.keep_generation(&repository.current)?;
         if let Some(root) = root {
             // A repository that cannot be written is still read; its host is enrolled when it first writes.
             match repository.enrol_agent(&root, now) {
@@ -104,39 +112,61 @@ impl Repository {
     /// # Errors
     /// `WrongPassphrase`, or what reading says.
     pub fn try_passphrase(&self, passphrase: &str) -> Result<(), RepoError> {
-        let (marker, body) = read_document(self.store.as_ref())?;
-        open_identity(self.store.describe(), &marker, &body, passphrase).map(|_| ())
+        open_identity(self.store.describe(), &self.marker, &self.opening()?, passphrase).map(|_| ())
     }
 
     /// Checks the repository object itself, and that this host's identity opens what is sealed in it.
     pub(super) fn inspect_marker(&self) -> Result<super::Inspected, RepoError> {
-        let (marker, body, digest) = read_digested(self.store.as_ref())?;
+        let (marker, opening) = first_opening(self.store.as_ref())?;
         if marker.root != self.marker.root || marker.id != self.marker.id {
             return Err(forged("its root key is not the one this host trusts"));
         }
-        let whole = super::Inspected::whole(ObjectId::NONE, ObjectId::NONE, digest);
-        if marker.suite == Suite::Plain {
-            parse_secrets(&decode_secrets(&body)?)?;
+        self.inspect_opening(&opening)
+    }
+
+    /// Checks generation `number`, and that this host's identities open what is sealed in the newest one.
+    pub(super) fn inspect_generation(&self, number: u64) -> Result<super::Inspected, RepoError> {
+        self.inspect_opening(&generations::read(self.store.as_ref(), &self.marker, number)?)
+    }
+
+    fn inspect_opening(&self, opening: &Opening) -> Result<super::Inspected, RepoError> {
+        let whole = super::Inspected::whole(ObjectId::NONE, ObjectId::NONE, opening.digest);
+        if opening.generation.suite == Suite::Plain {
+            parse_secrets(&opening.object, &decode_secrets(opening)?)?;
             return Ok(whole);
         }
-        let opened = match self.identity() {
-            None => Err(KeyError::NoIdentity),
-            Some(identity) => match open_secrets(&marker, &body, &identity) {
-                Ok(_) => Ok(()),
-                Err(RepoError::NoKey { source, .. }) => Err(source),
-                Err(error) => return Err(error),
-            },
+        let opened = match self.open_secrets(opening) {
+            Ok(_) => Ok(()),
+            // Nobody needs what an older generation holds: a later one holds it too.
+            Err(RepoError::NoKey {
+                source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. },
+                ..
+            }) if opening.generation.number < self.current.number => Ok(()),
+            Err(RepoError::NoKey { source, .. }) => Err(source),
+            Err(error) => return Err(error),
         };
         Ok(super::Inspected { opened, ..whole })
     }
 
+    /// Opens the secrets of a generation with what this host holds.
+    pub(super) fn open_secrets(&self, opening: &Opening) -> Result<Secrets, RepoError> {
+        open_secrets(&self.marker, opening, &self.identities()).map_err(|error| match error {
+            RepoError::NoKey { key, source } => RepoError::NoKey { key, source: self.explained(source) },
+            error => error,
+        })
+    }
+
     /// The root key, where this host can open it.
     pub(super) fn root_key(&self) -> Result<Option<SigningKey>, RepoError> {
-        let seed = match self.identity() {
-            Some(identity) => {
-                open_secrets(&self.marker, &read_document(self.store.as_ref())?.1, &identity)?.root_seed
+        let seed = if self.is_encrypted() {
+            // A host that only writes; unless encryption was turned on behind its back, which is said then.
+            let only_writes = !self.was_plain() || !self.is_behind();
+            if self.local.identity.is_none() && only_writes {
+                return Ok(None);
             }
-            None => self.state.read::<String>(&self.state_name("root.json"))?,
+            self.open_secrets(&self.opening()?)?.root_seed
+        } else {
+            self.state.read::<String>(&self.state_name("root.json"))?
         };
         let key = seed.as_deref().and_then(hex::decode).and_then(SigningKey::from_seed);
         Ok(key.filter(|key| key.public() == self.marker.root))
@@ -147,11 +177,16 @@ impl Repository {
         state: StateDirectory,
         marker: Marker,
         local: Local,
+        kept: Option<Generation>,
     ) -> Result<Self, RepoError> {
         let signing = local.signing()?;
+        let remembered = kept.as_ref().map_or(0, |kept| kept.number);
+        let newest = generations::newest(store.as_ref(), &marker, kept)?;
         Ok(Self {
             store,
             marker,
+            current: newest.generation,
+            remembered,
             state,
             local,
             signing,
@@ -165,12 +200,8 @@ fn forged(why: &str) -> RepoError {
     RepoError::UnknownOrigin { object: layout::REPOSITORY.to_owned(), why: why.to_owned() }
 }
 
-fn read_document(store: &dyn Store) -> Result<(Marker, MarkerBody), RepoError> {
-    read_digested(store).map(|(marker, body, _)| (marker, body))
-}
-
-/// The repository object with the digest of its bytes.
-fn read_digested(store: &dyn Store) -> Result<(Marker, MarkerBody, [u8; 32]), RepoError> {
+/// The repository object, and what it is as a generation.
+pub(super) fn first_opening(store: &dyn Store) -> Result<(Marker, Opening), RepoError> {
     let object = layout::REPOSITORY;
     let bytes = match read_whole(store, &layout::repository(), MAX_MARKER) {
         Err(error) if error.kind == StoreErrorKind::NotFound => {
@@ -188,21 +219,24 @@ fn read_digested(store: &dyn Store) -> Result<(Marker, MarkerBody, [u8; 32]), Re
     if document.header.id != marker.id || document.header.suite != marker.suite {
         return Err(RepoError::damaged(object, "its header and its contents differ"));
     }
-    Ok((marker, body, document.digest()))
+    let generation = Generation::first(&marker);
+    Ok((marker, Opening { object: object.to_owned(), generation, body, digest: document.digest() }))
 }
 
 fn open_identity(
     store: &str,
     marker: &Marker,
-    body: &MarkerBody,
+    opening: &Opening,
     passphrase: &str,
 ) -> Result<Identity, RepoError> {
-    let damaged = |what: &str| RepoError::damaged(layout::REPOSITORY, what);
-    let sealed = body.identity.as_deref().and_then(|text| BASE64.decode(text.as_bytes()).ok());
+    let damaged = |what: &str| RepoError::damaged(&opening.object, what);
+    let generation = &opening.generation;
+    let changed = (generation.number > 0).then_some(generation.created);
+    let sealed = opening.body.identity.as_deref().and_then(|text| BASE64.decode(text.as_bytes()).ok());
     let sealed = sealed.ok_or_else(|| damaged("it holds no identity that a passphrase could open"))?;
     let plain = identity::open_with_passphrase(passphrase, &sealed)
         .map_err(|_| damaged("its identity is no age file"))?
-        .ok_or_else(|| RepoError::WrongPassphrase { store: store.to_owned() })?;
+        .ok_or_else(|| RepoError::WrongPassphrase { store: store.to_owned(), changed })?;
     let text = String::from_utf8(plain).map_err(|_| damaged("its identity is no text"))?;
     let root = text.lines().find_map(|line| line.strip_prefix("root ")).and_then(hex::decode).map(PublicKey);
     if root != Some(marker.root) {
@@ -211,29 +245,30 @@ fn open_identity(
     Identity::parse(&text).ok_or_else(|| damaged("its identity cannot be read"))
 }
 
-fn decode_secrets(body: &MarkerBody) -> Result<Vec<u8>, RepoError> {
-    let decoded = BASE64.decode(body.secrets.as_bytes());
-    decoded.map_err(|_| RepoError::damaged(layout::REPOSITORY, "its secrets cannot be read"))
+fn decode_secrets(opening: &Opening) -> Result<Vec<u8>, RepoError> {
+    let decoded = BASE64.decode(opening.body.secrets.as_bytes());
+    decoded.map_err(|_| RepoError::damaged(&opening.object, "its secrets cannot be read"))
 }
 
-fn parse_secrets(json: &[u8]) -> Result<Secrets, RepoError> {
-    crate::object::document::parse(layout::REPOSITORY, json)
+fn parse_secrets(object: &str, json: &[u8]) -> Result<Secrets, RepoError> {
+    crate::object::document::parse(object, json)
 }
 
-fn open_secrets(marker: &Marker, body: &MarkerBody, identity: &Identity) -> Result<Secrets, RepoError> {
-    let plain = identity.open(&decode_secrets(body)?).map_err(|source| match source {
-        KeyError::Damaged => RepoError::damaged(layout::REPOSITORY, "its secrets are no age file"),
-        source => RepoError::NoKey { key: marker.id, source },
-    })?;
-    parse_secrets(&plain)
+fn open_secrets(marker: &Marker, opening: &Opening, identities: &[Identity]) -> Result<Secrets, RepoError> {
+    let plain =
+        identity::open_with(identities, &decode_secrets(opening)?).map_err(|source| match source {
+            KeyError::Damaged => RepoError::damaged(&opening.object, "its secrets are no age file"),
+            source => RepoError::NoKey { key: marker.id, source },
+        })?;
+    parse_secrets(&opening.object, &plain)
 }
 
 /// Opens everything a new host needs. The root key is answered where this host may enrol itself.
-fn unlock(
+pub(super) fn unlock(
     store: &Arc<dyn Store>,
     state: &StateDirectory,
     marker: &Marker,
-    body: &MarkerBody,
+    opening: &Opening,
     root_is_pinned: bool,
     now: Timestamp,
     credentials: &Credentials,
@@ -241,16 +276,16 @@ fn unlock(
     let describe = store.describe();
     let differs =
         |found, configured| RepoError::EncryptionDiffers { store: describe.to_owned(), found, configured };
-    let identity = match (credentials, marker.suite) {
+    let identity = match (credentials, opening.generation.suite) {
         (Credentials::Unencrypted, Suite::Plain) => None,
         (Credentials::Unencrypted, _) => return Err(differs("encrypted", "that it is not encrypted")),
         (_, Suite::Plain) => return Err(differs("not encrypted", "that it is encrypted")),
-        (Credentials::Passphrase(text), _) => Some(open_identity(describe, marker, body, text)?),
+        (Credentials::Passphrase(text), _) => Some(open_identity(describe, marker, opening, text)?),
         (Credentials::Identity(identity), _) => Some(identity.clone()),
     };
     let secrets = match &identity {
-        None => parse_secrets(&decode_secrets(body)?)?,
-        Some(identity) => open_secrets(marker, body, identity)?,
+        None => parse_secrets(&opening.object, &decode_secrets(opening)?)?,
+        Some(identity) => open_secrets(marker, opening, std::slice::from_ref(identity))?,
     };
     let seed = match secrets.root_seed {
         Some(seed) => Some(seed),
@@ -266,6 +301,8 @@ fn unlock(
     let local = Local {
         root: marker.root,
         identity: identity.map(|i| i.expose()),
+        earlier: secrets.earlier,
+        generation: opening.generation.number,
         naming_key: secrets.naming_key,
         page_key: secrets.page_key,
         agent_seed: random::bytes(),

@@ -34,7 +34,8 @@ pub struct OperationClear {
 /// The sealed part of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationRecord {
-    /// What: `backup`, `restore`, `init`, `takeover`, `verify`, `check`, `key confirm`, `expire`, `hold add`, `hold remove`.
+    /// What: `backup`, `restore`, `init`, `takeover`, `verify`, `check`, `key confirm`, `key sheet`,
+    /// `key rotate`, `key rewrap`, `key invite`, `expire`, `hold add`, `hold remove`.
     pub operation: String,
     /// On which source, where that makes sense.
     pub source: Option<String>,
@@ -94,6 +95,17 @@ impl Repository {
         Ok(last.and_then(|key| Some((layout::number_of(&key)?, key))))
     }
 
+    /// What an agent did last, where this host can read it.
+    ///
+    /// # Errors
+    /// As for [`Repository::read_operation`].
+    pub fn newest_operation(&self, agent: ObjectId) -> Result<Option<OperationRecord>, RepoError> {
+        match self.last_operation(agent)? {
+            Some((_, key)) => Ok(self.read_operation(&key)?.1),
+            None => Ok(None),
+        }
+    }
+
     /// Reads and verifies one record; its sealed part is opened where this host can.
     ///
     /// # Errors
@@ -101,7 +113,7 @@ impl Repository {
     pub fn read_operation(&self, key: &Key) -> Result<(OperationClear, Option<OperationRecord>), RepoError> {
         let document = self.get_signed(key, Kind::Operation, MAX_RECORD)?;
         let clear = operation_clear(key, &document)?;
-        let record = if self.can_read() { Some(self.open_document(key, &document)?) } else { None };
+        let record = self.open_where_possible(key, &document)?;
         Ok((clear, record))
     }
 }

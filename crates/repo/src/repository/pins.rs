@@ -228,7 +228,7 @@ impl Repository {
         Ok(PinWriter {
             store: Arc::clone(&self.store),
             signing,
-            suite: self.marker.suite,
+            suite: self.current.suite,
             key: self.writer_key(now)?,
             host: host_text.map_err(|e| RepoError::internal("write a pin", e))?,
             pin,

@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use crate::crypt::random;
-use crate::error::RepoError;
+use crate::error::{KeyError, RepoError};
 use crate::kind::Kind;
 use crate::layout;
 use crate::object::{Body, Document};
 
 /// Largest description or owner record accepted.
 const MAX_RECORD: u64 = 1 << 20;
+
+/// File in the state directory with the descriptions that this host has written.
+const DESCRIBED: &str = "described.json";
 
 /// The clear section of a description: says only which cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -133,8 +136,28 @@ impl Repository {
         if clear.source != id || layout::number_of(key) != Some(clear.number) {
             return Err(RepoError::damaged(key, "it describes another source"));
         }
-        let description = if self.can_read() { Some(self.open_document(key, document)?) } else { None };
+        let description = match self.open_where_possible(key, document)? {
+            Some(description) => Some(description),
+            None => self.described()?.remove(&id),
+        };
         Ok(SourceInfo { id, system: clear.system, description })
+    }
+
+    /// What this host has called sources: it need not open what it has sealed for others.
+    fn described(&self) -> Result<BTreeMap<SourceId, SourceDescription>, RepoError> {
+        Ok(self.state.read(&self.state_name(DESCRIBED))?.unwrap_or_default())
+    }
+
+    /// A JSON body, or `None` where it is sealed for others than this host.
+    pub(super) fn open_where_possible<T: serde::de::DeserializeOwned>(
+        &self,
+        key: &Key,
+        document: &Document,
+    ) -> Result<Option<T>, RepoError> {
+        match self.open_document(key, document) {
+            Err(RepoError::NoKey { source: KeyError::NoIdentity | KeyError::Rotated { .. }, .. }) => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// Opens a JSON body that one of our data keys seals.
@@ -157,6 +180,20 @@ impl Repository {
     pub fn find_source(&self, name: &SourceName) -> Result<Option<SourceInfo>, RepoError> {
         let named = |s: &SourceInfo| s.description.as_ref().is_some_and(|d| d.name == *name);
         Ok(self.list_sources()?.into_iter().find(named))
+    }
+
+    /// The source of a cluster, on a host that cannot read what sources are called and has not called it itself: the only one
+    /// of that cluster, if there is one.
+    ///
+    /// # Errors
+    /// As for [`Repository::list_sources`].
+    pub fn unreadable_source(&self, system: SystemIdentifier) -> Result<Option<SourceInfo>, RepoError> {
+        if self.can_read() && !self.is_behind() {
+            return Ok(None);
+        }
+        let of_cluster = |s: &SourceInfo| s.description.is_none() && s.system == Some(system);
+        let mut found = self.list_sources()?.into_iter().filter(of_cluster);
+        Ok(found.next().filter(|_| found.next().is_none()))
     }
 
     /// Describes a source: a new one, or a new generation of the one with this id.
@@ -186,6 +223,10 @@ impl Repository {
             &[],
             body,
         )?;
+        let mut described = self.described()?;
+        if described.insert(id, description.clone()).as_ref() != Some(description) {
+            self.state.write(&self.state_name(DESCRIBED), &described)?;
+        }
         Ok(SourceInfo { id, system: Some(system), description: Some(description.clone()) })
     }
 

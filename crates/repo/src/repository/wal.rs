@@ -101,9 +101,8 @@ impl Repository {
     pub fn read_wal_head(&self, stored: &StoredWal) -> Result<WalHead, RepoError> {
         let agent = |id: ObjectId| self.agent_key(id, stored.key.as_str());
         let head = wal_object::read_head(self.store.as_ref(), &stored.key, stored.size, &agent)?;
-        if head.header.suite != self.marker.suite
-            || (self.is_encrypted() && head.header.key == ObjectId::NONE)
-        {
+        let names_key = head.header.key != ObjectId::NONE;
+        if !self.allows(head.header.suite) || names_key != (head.header.suite != Suite::Plain) {
             return Err(RepoError::damaged(&stored.key, "it is sealed otherwise than this repository"));
         }
         Ok(head)
@@ -121,9 +120,9 @@ impl Repository {
         &self,
         head: &WalHead,
     ) -> Result<Option<std::sync::Arc<crate::crypt::seal::DataKey>>, RepoError> {
-        match (head.header.key, self.marker.suite) {
-            (_, Suite::Plain) => Ok(None),
-            (id, _) => self.open_key(id).map(Some),
+        match head.header.key {
+            ObjectId::NONE => Ok(None),
+            id => self.open_key(id).map(Some),
         }
     }
 

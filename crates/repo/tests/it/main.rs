@@ -4,7 +4,9 @@
 
 mod fixture;
 mod forged;
+mod inviting;
 mod numbers;
 mod once;
 mod opening;
+mod rotation;
 mod sample;

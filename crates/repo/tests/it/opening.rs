@@ -43,12 +43,12 @@ pub(crate) fn passphrase(text: &str) -> impl Fn() -> Credentials + use<> {
     move || Credentials::Passphrase(text.clone())
 }
 
-fn never() -> Credentials {
+pub(crate) fn never() -> Credentials {
     panic!("this host has opened it before")
 }
 
 /// An error of an open that must fail.
-fn refused(opened: Result<Repository, RepoError>) -> RepoError {
+pub(crate) fn refused(opened: Result<Repository, RepoError>) -> RepoError {
     match opened {
         Ok(_) => panic!("it was opened"),
         Err(error) => error,
@@ -177,7 +177,12 @@ fn a_later_generation_of_recipients_stops_writing_and_not_reading() {
     let home = Home::new();
     let first = home.init(Protection::Passphrase("x".to_owned())).unwrap();
     let made = fill(&first);
-    home.store.put_new(&"keys/recipients/0000000002".parse().unwrap(), b"of a later release").unwrap();
+    let (_, mut later) = sample::objects(&home.store)
+        .into_iter()
+        .find(|(key, _)| *key == refloat_repo::layout::repository())
+        .unwrap();
+    later[8] = 2;
+    home.store.put_new(&"keys/recipients/0000000002".parse().unwrap(), &later).unwrap();
     assert!(matches!(first.draw_key("backup", now()), Err(RepoError::NewerFormat { .. })));
     assert_eq!(read_files(&first, made.source, made.backup).unwrap(), expected_files());
 }

@@ -8,7 +8,7 @@ use refloat_repo::commit::{BackupType, CommitRecord};
 use refloat_repo::manifest::{Reading, Root};
 use refloat_repo::pack::FrameOpener;
 use refloat_repo::{RepoError, Repository, layout};
-use refloat_types::Timestamp;
+use refloat_types::{ObjectId, Timestamp};
 
 use super::{Parent, Situation, Trust, Wanted, kind_of, lacking, may_pass};
 use crate::backup::{BackupError, BackupRequest};
@@ -51,7 +51,7 @@ pub(in crate::backup) fn choose(
     let asked = request.wanted != Wanted::Suitable;
     let mut passed_over = None;
     for record in commits.iter().rev() {
-        let why = match situation.refuses(record) {
+        let why = match plain_before(request, record).or_else(|| situation.refuses(record)) {
             Some(why) => why,
             None => match open(request, situation, record) {
                 Ok(parent) => {
@@ -89,7 +89,7 @@ fn open(
     if let Some(pack) = lacking(repository, &record.packs)? {
         return Err(RepoError::Missing { object: layout::pack(pack).to_string() });
     }
-    let keys = Arc::new(repository.pack_keys(record)?);
+    let keys = Arc::new(repository.map_keys(record)?);
     let mut opener = FrameOpener::new(Arc::clone(&keys))?;
     let root = Root::read(repository.store().as_ref(), &mut opener, &record.commit.root)?;
     let bad = match record.commit.bad_pages {
@@ -102,6 +102,13 @@ fn open(
     };
     let bad = bad.unwrap_or_default();
     Ok(Parent { record: record.clone(), keys, root, bad, trust })
+}
+
+/// What was stored before encryption was turned on is not carried on: it would stay readable as long as backups are made.
+fn plain_before(request: &BackupRequest<'_>, record: &CommitRecord) -> Option<String> {
+    let is_plain = record.packs.iter().any(|pack| pack.key == ObjectId::NONE);
+    (request.repository.is_encrypted() && is_plain)
+        .then(|| "it was stored before encryption was turned on".to_owned())
 }
 
 /// The files with damaged pages; `None` when there are more than are named.

@@ -18,6 +18,12 @@ pub struct Unanswered {
     pub source: RepoError,
 }
 
+impl Unanswered {
+    fn lacks_key(&self) -> bool {
+        matches!(self.source, RepoError::NoKey { .. })
+    }
+}
+
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.repository, self.source)
@@ -124,7 +130,9 @@ impl FetchError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::NotFound { .. } | Self::Conflict { .. } => false,
-            Self::Hole { .. } | Self::Unanswered { .. } | Self::Write { .. } => true,
+            // A key that this host does not have does not come by waiting.
+            Self::Unanswered { unanswered, .. } => !unanswered.iter().all(Unanswered::lacks_key),
+            Self::Hole { .. } | Self::Write { .. } => true,
         }
     }
 

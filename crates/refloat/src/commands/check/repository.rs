@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use refloat_config::{RepositoryConfig, SourceConfig};
+use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
 use refloat_repo::crypt::random;
 use refloat_store::{Key, Store, StoreError, StoreErrorKind, read_whole};
 use refloat_types::ByteSize;
 
 use super::Lines;
-use crate::commands::key::unconfirmed;
+use crate::commands::key::{unconfirmed, unencrypted};
 use crate::context::{Access, Opened};
 use crate::error::Failure;
 
@@ -77,8 +77,27 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
         Err(error) => lines.failure(format!("host in {name}"), &Failure::from(error)),
     }
     if !opened.repository.is_encrypted() {
-        lines.warn(format!("key {name}"), "the repository is not encrypted", "");
+        let key = format!("key {name}");
+        if matches!(config.encryption, Encryption::None) {
+            lines.warn(key, "the repository is not encrypted", "");
+        } else {
+            let turn_on = format!("{} -r {name} key rotate", lines.context().command());
+            lines.fault(
+                key,
+                "the configuration says that the repository is encrypted, and it is not",
+                turn_on,
+            );
+        }
         return;
+    }
+    if opened.repository.is_left_behind() {
+        let what = "who can read was changed elsewhere: this host writes on, and cannot read what is newer";
+        lines.warn(format!("key {name}"), what, format!("{} init", lines.context().command()));
+    }
+    match unencrypted(opened) {
+        Ok(None) => {}
+        Ok(Some(what)) => lines.warn(format!("key {name}"), what, ""),
+        Err(failure) => lines.failure(format!("key {name}"), &failure),
     }
     match unconfirmed(opened) {
         Ok(false) => lines.ok(

@@ -157,7 +157,7 @@ impl Place {
             if context.is_ad_hoc()? { own.join("refloat-state") } else { context.state().path().to_owned() };
         let passphrase = own.join("passphrase");
         let marker = opened.repository.marker();
-        let encryption = if marker.recipients.is_empty() {
+        let encryption = if opened.repository.generation().recipients.is_empty() {
             "\"none\"".to_owned()
         } else {
             format!("{{ passphrase = {{ file = {} }} }}", quoted(&passphrase))

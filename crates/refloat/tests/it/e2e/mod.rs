@@ -5,6 +5,7 @@ mod completions;
 mod debian;
 mod delta;
 mod expire;
+mod keys;
 mod kills;
 mod limits;
 mod pitr;

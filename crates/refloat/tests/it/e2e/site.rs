@@ -53,6 +53,15 @@ impl Site {
 
     /// The same with more lines for the source, and with or without archiving.
     pub(crate) fn with(builder: ClusterBuilder, archiving: bool, source: &str) -> Self {
+        Self::made(builder, archiving, source, None)
+    }
+
+    /// The same whose repository is encrypted otherwise.
+    pub(crate) fn encrypted(builder: ClusterBuilder, encryption: &str) -> Self {
+        Self::made(builder, true, "", Some(encryption))
+    }
+
+    fn made(builder: ClusterBuilder, archiving: bool, source: &str, encryption: Option<&str>) -> Self {
         let cluster = builder.build_stopped();
         let home = cluster.make_dir("refloat");
         let config = home.join("refloat.toml");
@@ -60,11 +69,14 @@ impl Site {
         let mut text = String::new();
         let _ = write!(
             text,
-            "[repository.local]\nurl = \"file://{home}/repo\"\nencryption = {{ passphrase = {{ file = \"{secret}\" }} }}\n\n\
+            "[repository.local]\nurl = \"file://{home}/repo\"\nencryption = {encryption}\n\n\
              [source.prod]\nkind = \"postgres\"\ndata_directory = \"{data}\"\nrepositories = [\"local\"]\nwal = \"push\"\n\
              connection = \"user=postgres\"\n{source}\n",
             home = home.display(),
-            secret = secret.display(),
+            encryption = encryption.map_or_else(
+                || format!("{{ passphrase = {{ file = \"{}\" }} }}", secret.display()),
+                str::to_owned,
+            ),
             data = cluster.data_directory().display(),
         );
         let owner = cluster.owner();
