@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use refloat_pg::control::{self, ControlFile};
 use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
-use refloat_repo::RepoError;
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
-use refloat_types::{BackupId, SourceId, Timestamp, WalSegmentName, fault};
+use refloat_repo::{RepoError, layout};
+use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, FileLeaves, collect};
 use super::commit::commit;
 use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
 use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
-use super::leftovers::{self, Note, SourceLock};
+use super::leftovers::{self, Crashed, Note, SourceLock};
 use super::own_wal::{self, WalRange};
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::throttle::Throttle;
@@ -44,6 +44,8 @@ pub(super) struct Prepared<'a> {
     pub(super) started: Timestamp,
     pub(super) key: Option<Arc<DataKey>>,
     pub(super) note: Arc<Note>,
+    /// What backups that died have left.
+    pub(super) crashed: Crashed,
     pub(super) control: ControlFile,
     pub(super) notes: Vec<String>,
     pub(super) cleared_packs: u64,
@@ -122,14 +124,37 @@ pub fn run(request: &BackupRequest<'_>) -> Result<BackupReport, BackupError> {
     }
     let prepared = prepare(request, &lock)?;
     let finished = copy_and_commit(request, session, &prepared, began);
-    if finished.is_err() {
-        // Failed cleanly: what is stored is of no use to anybody now.
-        let id = prepared.id;
-        if let Err(error) = leftovers::clear(repository, prepared.source, &lock, &prepared.guard) {
-            tracing::warn!(%id, %error, "the packs of the failed backup stay until the next backup");
+    settle(request, &prepared, &lock, finished)
+}
+
+/// Clears what is of no more use. What a failed backup has stored may be of use to the next one; but where there is no space
+/// left, WAL has none either, and comes first.
+fn settle(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared<'_>,
+    lock: &SourceLock,
+    finished: Result<BackupReport, BackupError>,
+) -> Result<BackupReport, BackupError> {
+    let (repository, source, guard) = (request.repository, prepared.source, &prepared.guard);
+    let cleared = match &finished {
+        Ok(report) => {
+            let own = layout::commit(source, report.number, report.backup);
+            leftovers::clear(repository, source, lock, guard, Some(&own))
         }
-    }
-    finished
+        Err(error) if error.is_out_of_space() => leftovers::clear(repository, source, lock, guard, None),
+        Err(_) => {
+            let expected = leftovers::header(request, prepared.control.system_identifier);
+            leftovers::survey(repository, source, lock, guard, &expected).map(|(_, cleared)| cleared)
+        }
+    };
+    let cleared = cleared.unwrap_or_else(|error| {
+        tracing::warn!(id = %prepared.id, %error, "packs of no more use stay until the next backup");
+        0
+    });
+    finished.map(|mut report| {
+        report.cleared_packs += cleared;
+        report
+    })
 }
 
 fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
@@ -154,7 +179,8 @@ fn prepare<'a>(request: &BackupRequest<'a>, lock: &SourceLock) -> Result<Prepare
     let source = find_or_describe(request, &control, now)?;
     let id = random::backup_id();
     let guard = guarded(request, source, id, now)?;
-    let cleared_packs = leftovers::clear(repository, source, lock, &guard)?;
+    let mut header = leftovers::header(request, control.system_identifier);
+    let (crashed, cleared_packs) = leftovers::survey(repository, source, lock, &guard, &header)?;
     let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
     let mut notes = Vec::new();
     if cleared_packs + abandoned > 0 {
@@ -162,9 +188,10 @@ fn prepare<'a>(request: &BackupRequest<'a>, lock: &SourceLock) -> Result<Prepare
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
     }
     warn_about_clock(request, source, now, &mut notes)?;
-    let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
-    Ok(Prepared { guard, id, source, started: now, key, note, control, notes, cleared_packs })
+    header.key = key.as_ref().map_or(ObjectId::NONE, |key| key.id());
+    let note = Arc::new(Note::begin(repository, source, id, &header)?);
+    Ok(Prepared { guard, id, source, started: now, key, note, crashed, control, notes, cleared_packs })
 }
 
 /// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
@@ -280,8 +307,9 @@ fn copy_and_commit(
         forbidden: prepared.guard.look_again()?,
     };
     let choice = parent::choose(request, &situation)?;
-    let parent: Vec<BackupId> = choice.parent.iter().map(Parent::id).collect();
-    prepared.guard.uses(&parent)?;
+    let parent = choice.parent.iter().map(Parent::id);
+    let used: Vec<BackupId> = parent.chain(prepared.crashed.backups().iter().copied()).collect();
+    prepared.guard.uses(&used)?;
     let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
     let mut report = commit(request, prepared, &start, choice, copied, began)?;
     report.notes.extend(history_notes);
@@ -309,12 +337,14 @@ fn copy(
     if let Some(parent) = parent {
         parent::attach(&mut listing, parent, request.repository.store().as_ref(), &request.data_directory)?;
     }
-    preflight::check_space(request, &listing)?;
+    preflight::check_space(request, &listing, prepared.crashed.bytes())?;
     let range_end = listing.files.len();
     let start = mode.start().clone();
     let shared = Shared {
         data_directory: &request.data_directory,
         parent,
+        crashed: &prepared.crashed,
+        note: &prepared.note,
         block_size: prepared.control.block_size,
         checksums: prepared.control.checksum_version != 0,
         throttle: Throttle::new(request.max_read_rate),

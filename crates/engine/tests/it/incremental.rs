@@ -32,7 +32,7 @@ fn make(cluster: &TestCluster, home: &Home, clock: &ManualClock, wanted: Wanted,
 }
 
 /// Everything that replay does not change again is in the repository as it is on the disk.
-fn compare(cluster: &TestCluster, home: &Home, report: &BackupReport) {
+pub(crate) fn compare(cluster: &TestCluster, home: &Home, report: &BackupReport) {
     let record = record(home, report);
     let files = contents(home, &record);
     let mut compared = 0;
@@ -48,7 +48,7 @@ fn compare(cluster: &TestCluster, home: &Home, report: &BackupReport) {
 }
 
 /// Nothing is written any more behind our back.
-fn quiet(cluster: &TestCluster) {
+pub(crate) fn quiet(cluster: &TestCluster) {
     cluster.psql("postgres", "vacuum; checkpoint");
 }
 
@@ -197,7 +197,7 @@ fn a_damaged_page_is_reported_until_it_is_mended() {
     }
 }
 
-fn packs(home: &Home) -> BTreeMap<refloat_store::Key, u64> {
+pub(crate) fn packs(home: &Home) -> BTreeMap<refloat_store::Key, u64> {
     let mut packs = BTreeMap::new();
     let listed = home.repository.store().list("packs/", &mut |info| {
         packs.insert(info.key, info.size);

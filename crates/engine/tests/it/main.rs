@@ -1,6 +1,7 @@
 //! Work on real clusters.
 
 mod backup;
+mod crashed;
 mod expire;
 mod incremental;
 mod restore;
