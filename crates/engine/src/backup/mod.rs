@@ -11,6 +11,7 @@ mod draft;
 mod error;
 pub mod facts;
 mod files;
+mod handout;
 mod histories;
 mod leftovers;
 mod own_wal;

@@ -1,7 +1,7 @@
 //! The story of a backup.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use super::commit::commit;
 use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
 use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
+use super::handout::Handout;
 use super::leftovers::{self, Crashed, Note, SourceLock};
 use super::own_wal::{self, WalRange};
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
@@ -416,7 +417,7 @@ fn copy_files<'scope, 'env: 'scope>(
     mode: &BackupMode,
 ) -> Result<Gathered, BackupError> {
     let spans: Arc<Vec<(u32, u32)>> = Arc::new(spans(files));
-    let next = Arc::new(AtomicUsize::new(0));
+    let handout = Arc::new(Handout::new(spans.len(), request.jobs, shared.parent.is_some()));
     let (done, finished) = channel::<()>();
     let mut workers = Vec::new();
     // All of them before the first begins: nobody copies when one cannot be made.
@@ -429,9 +430,9 @@ fn copy_files<'scope, 'env: 'scope>(
         })
         .collect::<Result<_, BackupError>>()?;
     for copier in copiers {
-        let (next, spans, done) = (Arc::clone(&next), Arc::clone(&spans), done.clone());
+        let (handout, spans, done) = (Arc::clone(&handout), Arc::clone(&spans), done.clone());
         workers.push(scope.spawn(move || {
-            let result = work(copier, files, &spans, &next);
+            let result = work(copier, files, &spans, &handout);
             if result.is_err() {
                 shared.abort.store(true, Ordering::Relaxed);
             }
@@ -468,7 +469,7 @@ fn copy_files<'scope, 'env: 'scope>(
     }
 }
 
-/// Every span of every file, in order: threads take them from the front, so packs hold neighbours.
+/// Every span of every file, in order: threads take runs of them from the front, so packs hold neighbours.
 fn spans(files: &[FileToCopy]) -> Vec<(u32, u32)> {
     let spans_of = |file: &FileToCopy| file.size.div_ceil(LEAF_SPAN).max(1) as u32;
     (0_u32..)
@@ -481,10 +482,12 @@ fn work(
     mut copier: Copier<'_>,
     files: &[FileToCopy],
     spans: &[(u32, u32)],
-    next: &AtomicUsize,
+    handout: &Handout,
 ) -> Result<Copies, BackupError> {
-    while let Some((index, span)) = spans.get(next.fetch_add(1, Ordering::Relaxed)) {
-        copier.range(*index as usize, &files[*index as usize], *span as usize)?;
+    while let Some(run) = handout.take() {
+        for (index, span) in &spans[run] {
+            copier.range(*index as usize, &files[*index as usize], *span as usize)?;
+        }
     }
     copier.finish()
 }
