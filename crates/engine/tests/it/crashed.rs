@@ -43,14 +43,14 @@ impl<F: FnOnce() + Send> Progress for At<F> {
 
 /// The server crashes when copying begins, and is started again behind the backup. What was read until then is stored.
 fn crash(cluster: &mut TestCluster, home: &Home, wanted: Wanted) {
-    let mut asked = request(cluster, home);
-    asked.wanted = wanted;
-    let crash = At::new("copy", || cluster.crash());
-    asked.progress = &crash;
-    let error = backup::run(&asked).expect_err("the server is gone");
-    assert!(matches!(error, BackupError::Server(_)), "{error:?}");
-    drop(asked);
-    drop(crash);
+    {
+        let mut asked = request(cluster, home);
+        asked.wanted = wanted;
+        let crash = At::new("copy", || cluster.crash());
+        asked.progress = &crash;
+        let error = backup::run(&asked).expect_err("the server is gone");
+        assert!(matches!(error, BackupError::Server(_)), "{error:?}");
+    }
     cluster.start();
     quiet(cluster);
 }

@@ -131,11 +131,12 @@ fn a_write_that_hides_its_mtime_is_seen() {
 /// A file that was written to while its backup began is read again: the write may have been on its way.
 #[test]
 fn a_file_that_was_not_settled_is_read_again() {
+    // However long the cluster takes to be made.
+    let clock = ManualClock::new(SystemClock.now());
     let cluster = TestCluster::builder().setting("autovacuum", "off").build();
     cluster.pgbench_init(3);
     quiet(&cluster);
     let home = home(encrypted());
-    let clock = ManualClock::new(SystemClock.now());
     let first = make_at(&cluster, &home, &clock);
     let second = make_at(&cluster, &home, &clock);
     assert_eq!(second.read_bytes, first.read_bytes, "by that clock everything was written just now");

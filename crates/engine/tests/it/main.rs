@@ -4,6 +4,8 @@ mod backup;
 mod crashed;
 mod expire;
 mod incremental;
+mod leaf_reads;
+mod pins;
 mod restore;
 mod takeover;
 mod verify;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::TestCluster;
+use refloat_testkit::failpoints::arm;
 
 use super::site::{Site, prove, run, start_restored};
 
@@ -71,7 +72,7 @@ fn a_large_backup_killed_twice_stores_little_again() {
     let mut begun = Vec::new();
     for round in 1..=2 {
         let mut command = site.command(&["backup", "prod", "--type", "full"]);
-        let killed = run(command.env("REFLOAT_FAILPOINTS", "pack.create=kill@4"));
+        let killed = run(arm(&mut command, "pack.create=kill@4"));
         assert_eq!(killed.code, None, "killed by a signal: {}", killed.stderr);
         seen.look(&site);
         site.run(&["verify", "prod"]).ends(0);
