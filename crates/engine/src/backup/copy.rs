@@ -32,6 +32,9 @@ pub(super) const FRAME: usize = 256 << 10;
 /// Files below this share frames.
 const BUNDLED: usize = 128 << 10;
 
+/// So many files wait for a frame at most: empty ones would never fill it.
+const MOST_BUNDLED: usize = 4096;
+
 /// What a copier tells the collector.
 pub(super) enum Message {
     /// A leaf is complete.
@@ -245,7 +248,7 @@ impl<'a> Copier<'a> {
         if let Some(remains) = remains.iter().find(same) {
             return self.finish_leaf(name, Some(&file.entry.path), &remains.leaf);
         }
-        if self.bundle.len() + got > FRAME {
+        if self.bundle.len() + got > FRAME || self.bundled.len() >= MOST_BUNDLED {
             self.flush_bundle()?;
         }
         let offset = self.bundle.len() as u32;
