@@ -1,11 +1,12 @@
 //! Taking over: a restored server becomes the source's server, and may archive.
 //!
 //! The order matters. Recovery ends first, because only then the new timeline is known; the new owner is recorded in every
-//! repository next; the lock goes last, when all of them have it. A crash or an error before the end leaves the directory
+//! repository next; what only the recovery needed goes out of the settings; the lock goes last. A crash or an error before the end leaves the directory
 //! locked, and the same call goes on.
 
 mod error;
 mod replay;
+mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -113,18 +114,21 @@ pub fn takeover(
     let owner_generations = own_all(repositories, &record)?;
     let lift = |source| TakeoverError::Io { action: "remove", path: directory.join(LOCK_FILE), source };
     fault::point("takeover.after_owner").map_err(lift)?;
-    Locked::remove(directory).map_err(lift)?;
-    fault::point("takeover.after_unlock").map_err(lift)?;
-    Ok(TakeoverReport {
+    let mut report = TakeoverReport {
         timeline,
         fork_lsn,
         promoted,
         was_locked: lock.is_some(),
         running,
-        waiting_wal: waiting(directory),
+        waiting_wal: 0,
         owner_generations,
         notes,
-    })
+    };
+    settings::settle(directory, &mut report)?;
+    Locked::remove(directory).map_err(lift)?;
+    fault::point("takeover.after_unlock").map_err(lift)?;
+    report.waiting_wal = waiting(directory);
+    Ok(report)
 }
 
 /// Every repository must know the source, and know it as this cluster.

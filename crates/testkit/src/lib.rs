@@ -1,6 +1,7 @@
 //! For tests only: real PostgreSQL clusters, the contract every store must keep, fault plans.
 
 pub mod cluster;
+pub mod failpoints;
 pub mod fault_plan;
 pub mod memory_store;
 pub mod store_contract;

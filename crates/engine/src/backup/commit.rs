@@ -9,12 +9,13 @@ use refloat_repo::manifest::root::RootRef;
 use refloat_repo::manifest::{Entry, ManifestWriter, Reading, What};
 use refloat_repo::pack::PackSummary;
 use refloat_repo::{Repository, layout};
-use refloat_types::{ObjectId, Timestamp};
+use refloat_types::{ByteSize, ObjectId, Timestamp};
 
 use super::files::Listing;
 use super::parent::{self, Choice, Parent, Trust, Uses};
 use super::run::{Copied, Prepared};
 use super::{BackupError, BackupReport, BackupRequest};
+use crate::guard::GuardError;
 
 /// Writes the manifest and the commit.
 pub(super) fn commit(
@@ -48,14 +49,19 @@ pub(super) fn commit(
     let reading = reading_of(request, prepared, parent, copied.read_from);
     let written = write_manifest(request, copied, reading)?;
     let own: u64 = written.summaries.iter().flat_map(|summary| &summary.packs).map(|pack| pack.size).sum();
-    let packs = pack_uses(&written.summaries, &uses, parent.map_or(&[], |parent| &parent.record.packs));
+    let older = parent.map_or(&[][..], |parent| &parent.record.packs).iter().chain(prepared.crashed.packs());
+    let packs = pack_uses(&written.summaries, &uses, older);
+    let reused: u64 = prepared.crashed.packs().filter_map(|pack| uses.get(&pack.id)).sum();
+    if reused > 0 {
+        notes.push(format!("{} of a backup that did not finish were not stored again", ByteSize(reused)));
+    }
     let sizes = Sizes { entries: written.entries, source: written.bytes, read, stored: own };
     let mut keys: Vec<ObjectId> = prepared.key.iter().map(|key| key.id()).collect();
     keys.extend(packs.iter().map(|pack| pack.key).filter(|key| *key != ObjectId::NONE));
     keys.sort_unstable();
     keys.dedup();
-    if parent.is_some() {
-        present(repository, &packs, &written.summaries)?;
+    if !uses.is_empty() {
+        present(repository, prepared, &packs, &written.summaries)?;
     }
     let control = &prepared.control;
     let commit = Commit {
@@ -102,6 +108,7 @@ pub(super) fn commit(
         source_bytes: sizes.source,
         read_bytes: sizes.read,
         stored_bytes: sizes.stored,
+        reused_bytes: reused,
         seconds: began.elapsed().as_secs_f64(),
         own_wal,
         archiver_failing,
@@ -184,8 +191,12 @@ fn merge(listing: Listing, leaves: Vec<super::collect::FileLeaves>) -> Vec<Entry
     entries
 }
 
-/// Every pack that the backup needs: its own, and those of older backups that it uses.
-fn pack_uses(summaries: &[PackSummary], uses: &Uses, older: &[PackUse]) -> Vec<PackUse> {
+/// Every pack that the backup needs: its own, and those that were there already.
+fn pack_uses<'a>(
+    summaries: &[PackSummary],
+    uses: &Uses,
+    older: impl Iterator<Item = &'a PackUse>,
+) -> Vec<PackUse> {
     let mut live: BTreeMap<ObjectId, u64> = BTreeMap::new();
     for summary in summaries {
         live.extend(&summary.live);
@@ -197,7 +208,7 @@ fn pack_uses(summaries: &[PackSummary], uses: &Uses, older: &[PackUse]) -> Vec<P
         size: p.size,
         live: live.get(&p.id).copied().unwrap_or(0),
     });
-    let used = older.iter().filter_map(|pack| {
+    let used = older.filter_map(|pack| {
         let live = uses.get(&pack.id)?;
         Some(PackUse { live: (*live).min(pack.size), ..*pack })
     });
@@ -206,12 +217,20 @@ fn pack_uses(summaries: &[PackSummary], uses: &Uses, older: &[PackUse]) -> Vec<P
     packs
 }
 
-/// The packs of older backups are still there, and whole: nobody else looks before this backup is needed.
-fn present(repository: &Repository, packs: &[PackUse], own: &[PackSummary]) -> Result<(), BackupError> {
+/// The packs that were there before are still there, and whole: nobody else looks before this backup is needed.
+fn present(
+    repository: &Repository,
+    prepared: &Prepared<'_>,
+    packs: &[PackUse],
+    own: &[PackSummary],
+) -> Result<(), BackupError> {
     let own: BTreeSet<ObjectId> = own.iter().flat_map(|summary| &summary.packs).map(|pack| pack.id).collect();
     let older: Vec<PackUse> = packs.iter().filter(|pack| !own.contains(&pack.id)).copied().collect();
     match parent::lacking(repository, &older)? {
         None => Ok(()),
+        Some(pack) if prepared.crashed.packs().any(|crashed| crashed.id == pack) => {
+            Err(GuardError::Gone { object: layout::pack(pack).to_string(), count: 1 }.into())
+        }
         Some(pack) => Err(BackupError::ParentPack { pack: layout::pack(pack).to_string() }),
     }
 }

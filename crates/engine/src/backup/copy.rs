@@ -20,6 +20,7 @@ use refloat_types::fault;
 use super::BackupError;
 use super::draft::{Draft, Old};
 use super::files::FileToCopy;
+use super::leftovers::{Crashed, CrashedReader, Note, Remains};
 use super::pages::Suspect;
 use super::parent::{Parent, ParentReader, Uses};
 use super::throttle::Throttle;
@@ -30,6 +31,9 @@ pub(super) const FRAME: usize = 256 << 10;
 
 /// Files below this share frames.
 const BUNDLED: usize = 128 << 10;
+
+/// So many files wait for a frame at most: empty ones would never fill it.
+const MOST_BUNDLED: usize = 4096;
 
 /// What a copier tells the collector.
 pub(super) enum Message {
@@ -61,6 +65,10 @@ pub(super) enum Message {
 pub(super) struct Shared<'a> {
     pub(super) data_directory: &'a Path,
     pub(super) parent: Option<&'a Parent>,
+    /// What backups that died have left.
+    pub(super) crashed: &'a Crashed,
+    /// Where this one notes what it stores.
+    pub(super) note: &'a Note,
     pub(super) block_size: u32,
     pub(super) checksums: bool,
     pub(super) throttle: Throttle,
@@ -78,18 +86,27 @@ impl Shared<'_> {
     }
 }
 
+/// A small file that waits for its frame.
+struct Bundled {
+    name: LeafName,
+    path: Vec<u8>,
+    leaf: Leaf,
+    offset: u32,
+}
+
 /// Copies ranges into packs of its own. One a thread.
 pub(super) struct Copier<'a> {
     shared: &'a Shared<'a>,
     hasher: PageHasher,
     packer: Packer,
     parent: Option<ParentReader<'a>>,
+    crashed: CrashedReader<'a>,
     out: SyncSender<Message>,
     buffer: Vec<u8>,
     open: Option<(usize, File)>,
     /// Small files waiting for their common frame.
     bundle: Vec<u8>,
-    bundled: Vec<(LeafName, Leaf, u32)>,
+    bundled: Vec<Bundled>,
 }
 
 impl<'a> Copier<'a> {
@@ -105,6 +122,7 @@ impl<'a> Copier<'a> {
             hasher,
             packer,
             parent,
+            crashed: CrashedReader::new(shared.crashed),
             out,
             buffer: vec![0; FRAME],
             open: None,
@@ -142,14 +160,16 @@ impl<'a> Copier<'a> {
             return self.small(name, file, wanted as usize, old);
         }
         let mut draft = Draft::new(self.shared.block_size);
-        let mut former = old.as_ref().map(|(_, leaf)| Old::new(leaf));
+        let remains = self.crashed.read(&file.entry.path, span);
+        let parents = old.iter().map(|(_, leaf)| Old::new(leaf));
+        let mut olds: Vec<Old<'_>> = parents.chain(remains.iter().map(Remains::old)).collect();
         let mut at = 0;
         while at < wanted {
             let length = (wanted - at).min(FRAME as u64) as usize;
             let got = self.read(file, start + at, length)?;
             if got > 0 {
                 self.take(file, start + at, got, &mut draft.leaf)?;
-                draft.slice(&self.buffer[..got], former.as_mut(), &mut self.packer)?;
+                draft.slice(&self.buffer[..got], &mut olds, &mut self.packer)?;
             }
             at += got as u64;
             if got < length {
@@ -161,7 +181,7 @@ impl<'a> Copier<'a> {
             self.pad(wanted - at, &mut draft);
         }
         match (draft.finish(old.as_ref().map(|(_, leaf)| leaf), &mut self.packer)?, old) {
-            (Some(leaf), _) => self.finish_leaf(name, &leaf),
+            (Some(leaf), _) => self.finish_leaf(name, Some(&file.entry.path), &leaf),
             (None, Some((place, leaf))) => self.keep(name, &place, &leaf),
             (None, None) => Err(BackupError::Internal("a range is the same as none")),
         }
@@ -199,7 +219,7 @@ impl<'a> Copier<'a> {
             for piece in range.chunks(FRAME) {
                 self.store(piece, &mut leaf)?;
             }
-            self.finish_leaf((index, span), &leaf)?;
+            self.finish_leaf((index, span), None, &leaf)?;
         }
         Ok(())
     }
@@ -221,13 +241,20 @@ impl<'a> Copier<'a> {
         {
             return self.keep(name, place, old);
         }
-        if self.bundle.len() + got > FRAME {
+        let remains = self.crashed.read(&file.entry.path, 0);
+        let same = |remains: &&Remains| {
+            remains.is_whole() && remains.leaf.length == got as u64 && is_same(&remains.leaf, &leaf)
+        };
+        if let Some(remains) = remains.iter().find(same) {
+            return self.finish_leaf(name, Some(&file.entry.path), &remains.leaf);
+        }
+        if self.bundle.len() + got > FRAME || self.bundled.len() >= MOST_BUNDLED {
             self.flush_bundle()?;
         }
         let offset = self.bundle.len() as u32;
         self.bundle.extend_from_slice(&self.buffer[..got]);
         leaf.length = got as u64;
-        self.bundled.push((name, leaf, offset));
+        self.bundled.push(Bundled { name, path: file.entry.path.clone(), leaf, offset });
         Ok(())
     }
 
@@ -236,23 +263,30 @@ impl<'a> Copier<'a> {
             0 => None,
             _ => Some(self.packer.add(Content::Data, &self.bundle)?),
         };
-        for (name, mut leaf, offset) in std::mem::take(&mut self.bundled) {
+        for Bundled { name, path, mut leaf, offset } in std::mem::take(&mut self.bundled) {
             let length = std::mem::take(&mut leaf.length);
             if let (Some(frame), true) = (&frame, length > 0) {
                 leaf.push_frame(length, frame, offset);
             }
-            self.finish_leaf(name, &leaf)?;
+            self.finish_leaf(name, Some(&path), &leaf)?;
         }
         self.bundle.clear();
         Ok(())
     }
 
-    fn finish_leaf(&mut self, name: LeafName, leaf: &Leaf) -> Result<(), BackupError> {
+    /// Tells the collector, and for files that another backup may find as they are the journal.
+    fn finish_leaf(&mut self, name: LeafName, path: Option<&[u8]>, leaf: &Leaf) -> Result<(), BackupError> {
         if let Some(parent) = &mut self.parent {
             parent.takes_frames(leaf);
         }
+        self.crashed.takes_frames(leaf);
         let mut encoded = Vec::new();
         leaf.encode(&mut encoded);
+        if let Some(path) = path
+            && !leaf.frames.frames().is_empty()
+        {
+            self.shared.note.leaf(path, name.1, &encoded);
+        }
         self.send(Message::Leaf { name, encoded, length: leaf.length })
     }
 
@@ -357,7 +391,9 @@ impl<'a> Copier<'a> {
     pub(super) fn finish(mut self) -> Result<Copies, BackupError> {
         self.flush_bundle()?;
         let packs = self.packer.finish()?;
-        let (uses, lost) = self.parent.map(ParentReader::finish).unwrap_or_default();
+        let (mut uses, lost) = self.parent.map(ParentReader::finish).unwrap_or_default();
+        // No pack is the parent's and one of a backup that died.
+        uses.extend(self.crashed.finish());
         Ok(Copies { packs, uses, lost })
     }
 }
@@ -366,7 +402,7 @@ impl<'a> Copier<'a> {
 pub(super) struct Copies {
     /// Its packs.
     pub(super) packs: PackSummary,
-    /// What it uses of the parent's packs.
+    /// What it uses of packs that are there already.
     pub(super) uses: Uses,
     /// How many of the parent's leaves could not be read, and why the first could not.
     pub(super) lost: (u64, Option<String>),

@@ -40,6 +40,8 @@ pub(super) struct Draft {
 /// The same range as an older backup has it.
 pub(super) struct Old<'a> {
     leaf: &'a Leaf,
+    /// By block: it is not there any more. Those beyond the end are.
+    lost: &'a [bool],
     /// The run at hand, and how far it is used.
     run: usize,
     used: u64,
@@ -47,12 +49,18 @@ pub(super) struct Old<'a> {
 
 impl<'a> Old<'a> {
     pub(super) fn new(leaf: &'a Leaf) -> Self {
-        Self { leaf, run: 0, used: 0 }
+        Self::with_losses(leaf, &[])
     }
 
-    /// The hash of block `number` of the range, if it was taken of blocks of this size.
+    /// A range of which not every block is there.
+    pub(super) fn with_losses(leaf: &'a Leaf, lost: &'a [bool]) -> Self {
+        Self { leaf, lost, run: 0, used: 0 }
+    }
+
+    /// The hash of block `number` of the range, if it is there and was taken of blocks of this size.
     fn hash(&self, number: usize, block_size: u32) -> Option<u64> {
-        (self.leaf.block_size == block_size).then(|| self.leaf.hashes.get(number).copied()).flatten()
+        let is_there = self.leaf.block_size == block_size && self.lost.get(number) != Some(&true);
+        is_there.then(|| self.leaf.hashes.get(number).copied()).flatten()
     }
 
     /// Places of the next `length` bytes; fewer where the older range is shorter.
@@ -95,32 +103,34 @@ impl Draft {
         self.pieces.push((length, Place::Zeros));
     }
 
-    /// Appends a slice of the file, at most a frame of it, whose hashes `leaf` has already as its last ones.
+    /// Appends a slice of the file, at most a frame of it, whose hashes `leaf` has already as its last ones. A page that
+    /// several of `olds` have is taken from the first of them.
     pub(super) fn slice(
         &mut self,
         bytes: &[u8],
-        old: Option<&mut Old<'_>>,
+        olds: &mut [Old<'_>],
         packer: &mut Packer,
     ) -> Result<(), RepoError> {
-        let Some(old) = old else { return self.whole(bytes, packer) };
-        let block = self.leaf.block_size.max(1) as usize;
-        let blocks = bytes.len().div_ceil(block);
-        let first = self.leaf.hashes.len() - blocks.min(self.leaf.hashes.len());
-        let hashes = &self.leaf.hashes[first..];
-        let same: Vec<bool> =
-            (0..blocks).map(|at| old.hash(first + at, block as u32) == hashes.get(at).copied()).collect();
-        let kept = same.iter().filter(|same| **same).count();
+        if olds.is_empty() {
+            return self.whole(bytes, packer);
+        }
+        let from = self.origins(bytes, olds);
+        let (blocks, kept) = (from.len(), from.iter().flatten().count());
         if kept == 0 || (kept < blocks && kept <= blocks / 2) {
-            old.skip(bytes.len() as u64);
+            olds.iter_mut().for_each(|old| old.skip(bytes.len() as u64));
             return self.whole(bytes, packer);
         }
         let mut places = Vec::new();
-        for (page, same) in bytes.chunks(block).zip(&same) {
+        for (page, from) in bytes.chunks(self.block()).zip(from) {
             let length = page.len() as u64;
-            if *same {
-                old.places(length, |length, place| places.push((length, Some(place))));
-            } else {
-                old.skip(length);
+            for (number, old) in olds.iter_mut().enumerate() {
+                if from == Some(number) {
+                    old.places(length, |length, place| places.push((length, Some(place))));
+                } else {
+                    old.skip(length);
+                }
+            }
+            if from.is_none() {
                 places.push((length, None));
             }
         }
@@ -137,6 +147,21 @@ impl Draft {
             }
         }
         Ok(())
+    }
+
+    fn block(&self) -> usize {
+        self.leaf.block_size.max(1) as usize
+    }
+
+    /// Which of `olds` has each page of the slice.
+    fn origins(&self, bytes: &[u8], olds: &[Old<'_>]) -> Vec<Option<usize>> {
+        let block = self.block();
+        let blocks = bytes.len().div_ceil(block);
+        let first = self.leaf.hashes.len() - blocks.min(self.leaf.hashes.len());
+        let hashes = self.leaf.hashes[first..].iter().zip(first..);
+        hashes
+            .map(|(hash, at)| olds.iter().position(|old| old.hash(at, block as u32) == Some(*hash)))
+            .collect()
     }
 
     /// Stores all of a slice.

@@ -7,6 +7,7 @@ use refloat_pg::control::ReadControlError;
 use refloat_pg::layout::WalkError;
 use refloat_pg::sql::SqlError;
 use refloat_repo::RepoError;
+use refloat_store::StoreErrorKind;
 use refloat_types::{Advice, ByteSize, Explain, Lsn, SystemIdentifier};
 
 use crate::guard::GuardError;
@@ -179,6 +180,20 @@ pub enum BackupError {
     /// Something that should not happen did.
     #[error("could not finish the backup: {0}")]
     Internal(&'static str),
+}
+
+impl BackupError {
+    /// Whether the repository has no space left.
+    pub(super) fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Repository(RepoError::Store(error))
+            | Self::Guard(GuardError::Repository(RepoError::Store(error))) => {
+                error.kind == StoreErrorKind::NoSpace
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Explain for BackupError {

@@ -1,22 +1,31 @@
 //! What a crashed backup leaves behind, and one backup of a source at a time on a host.
 //!
-//! Every pack is noted in the state directory before it is begun. A backup that ends well, or fails cleanly, removes its
-//! note; the next backup deletes the packs of notes that are left, after it has made sure that no commit names them and nobody
-//! is still making that backup elsewhere.
+//! Every pack is noted in the state directory before it is begun, and beside that note a journal tells what is in it. A backup
+//! that ends well removes both. What is left of one that died or failed serves the next backup of the source as a second
+//! source of pages ([`Crashed`]); when that one has committed, it deletes the packs that it has not used, after it has made sure
+//! that no commit names them and nobody is still making that backup elsewhere. What cannot serve is deleted before.
 
-use std::collections::BTreeSet;
+mod crashed;
+mod journal;
+mod survey;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use refloat_repo::{RepoError, Repository, layout};
-use refloat_types::{BackupId, ObjectId, SourceId, SourceName, Timestamp};
+use refloat_repo::{RepoError, Repository};
+use refloat_types::{BackupId, ObjectId, SourceId, SourceName, SystemIdentifier, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::BackupError;
-use crate::guard::{Guard, living};
+use super::{BackupError, BackupRequest};
+
+pub(super) use crashed::{Crashed, CrashedReader, Remains};
+pub(super) use journal::Header;
+pub(super) use survey::{clear, survey};
+
+use journal::{Journal, VERSION};
 
 /// Held while a backup of a source runs; the kernel lets go of it when the process dies.
 #[derive(Debug)]
@@ -30,7 +39,7 @@ struct Holder {
     since: Timestamp,
 }
 
-fn state_error(action: &'static str, path: &std::path::Path, source: io::Error) -> BackupError {
+fn state_error(action: &'static str, path: &Path, source: io::Error) -> BackupError {
     BackupError::State { action, path: path.to_owned(), source }
 }
 
@@ -69,14 +78,33 @@ impl SourceLock {
     }
 }
 
-/// The note of a backup that runs.
+/// The note of a backup that runs, and its journal.
 pub(super) struct Note {
     path: PathBuf,
     file: Mutex<File>,
+    journal: Journal,
+}
+
+/// How the name of a journal ends; before that stands the name of its note.
+const JOURNAL: &str = ".journal";
+
+fn journal_of(note: &Path) -> PathBuf {
+    note.with_extension(&JOURNAL[1..])
 }
 
 fn directory(repository: &Repository, source: SourceId) -> Result<PathBuf, RepoError> {
     repository.state().directory(&format!("repositories/{}/running/{source}", repository.marker().id))
+}
+
+/// What must agree between a backup and the journal of one that died, their keys apart.
+pub(super) fn header(request: &BackupRequest<'_>, system: SystemIdentifier) -> Header {
+    Header {
+        version: VERSION,
+        host: request.host.clone(),
+        data_directory: request.data_directory.display().to_string(),
+        system,
+        key: ObjectId::NONE,
+    }
 }
 
 impl Note {
@@ -85,11 +113,13 @@ impl Note {
         repository: &Repository,
         source: SourceId,
         backup: BackupId,
+        header: &Header,
     ) -> Result<Self, BackupError> {
         let path = directory(repository, source)?.join(backup.as_str());
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|e| state_error("create", &path, e))?;
-        Ok(Self { path, file: Mutex::new(file) })
+        let journal = Journal::begin(journal_of(&path), header);
+        Ok(Self { path, file: Mutex::new(file), journal })
     }
     /// Notes a pack that will be begun now.
     pub(super) fn announce(&self, pack: ObjectId) -> Result<(), RepoError> {
@@ -100,78 +130,20 @@ impl Note {
             source,
         })
     }
+    /// Notes where the bytes of a range are put.
+    pub(super) fn leaf(&self, path: &[u8], span: usize, encoded: &[u8]) {
+        self.journal.leaf(path, span as u64, encoded);
+    }
     /// The backup is committed.
     pub(super) fn done(&self) -> Result<(), BackupError> {
+        let journal = journal_of(&self.path);
+        match fs::remove_file(&journal) {
+            // Where it could not be made there is none.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(state_error("remove", &journal, error));
+            }
+            _ => {}
+        }
         fs::remove_file(&self.path).map_err(|e| state_error("remove", &self.path, e))
     }
-}
-
-/// Clears what backups of this source that died on this host left in the repository. The source's lock must be held.
-/// Answers how many packs were deleted.
-///
-/// A note alone proves nothing: a state directory may be a copy of one whose backup still runs elsewhere, or have come
-/// back from the past, when the backup was committed, expired, and others were built on its packs. So what another holder
-/// may still be making stays, and so does every pack that any commit of the source names.
-pub(super) fn clear(
-    repository: &Repository,
-    source: SourceId,
-    _held: &SourceLock,
-    guard: &Guard<'_>,
-) -> Result<u64, BackupError> {
-    let directory = directory(repository, source)?;
-    let fail = |action, source| state_error(action, &directory, source);
-    let mut notes = Vec::new();
-    for note in fs::read_dir(&directory).map_err(|e| fail("list", e))? {
-        let path = note.map_err(|e| fail("list", e))?.path();
-        let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<BackupId>().ok());
-        notes.extend(id.map(|id| (id, path)));
-    }
-    if notes.is_empty() {
-        return Ok(0);
-    }
-    let living = living(repository, guard.pin(), guard.store_now())?;
-    let holder = guard.holder();
-    // Somebody else may be making it, or building on it: it was committed for a moment, then withdrawn.
-    notes.retain(|(id, _)| !living.elsewhere(*id, &holder) && !living.uses_elsewhere(source, *id, &holder));
-    let named = match named_packs(repository, source) {
-        Ok(named) => named,
-        Err(RepoError::Store(error)) if error.is_retryable() => return Err(RepoError::Store(error).into()),
-        Err(error) => {
-            tracing::warn!(%error, "what backups that died left stays, because a commit cannot be read");
-            return Ok(0);
-        }
-    };
-    let mut cleared = 0;
-    for (id, path) in notes {
-        let text = fs::read_to_string(&path).map_err(|e| state_error("read", &path, e))?;
-        let packs = text.lines().filter_map(|line| line.parse::<ObjectId>().ok());
-        for pack in packs.filter(|pack| !named.contains(pack)) {
-            let key = layout::pack(pack);
-            if repository.store().head(&key).map_err(RepoError::from)?.is_some() {
-                repository.store().delete(&key).map_err(RepoError::from)?;
-                cleared += 1;
-            }
-        }
-        if let Some(pin) = living.pin_of(id) {
-            for key in &pin.keys {
-                repository.store().delete(key).map_err(RepoError::from)?;
-            }
-        }
-        fs::remove_file(&path).map_err(|e| state_error("remove", &path, e))?;
-    }
-    Ok(cleared)
-}
-
-/// Every pack that a commit of the source names.
-fn named_packs(repository: &Repository, source: SourceId) -> Result<BTreeSet<ObjectId>, RepoError> {
-    let mut named = BTreeSet::new();
-    for key in repository.commit_keys(source)? {
-        match repository.read_commit(&key) {
-            Ok(record) => named.extend(record.packs.iter().map(|pack| pack.id)),
-            // Expired between the list and the look.
-            Err(RepoError::Missing { object }) if object == key.as_str() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(named)
 }

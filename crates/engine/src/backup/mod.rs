@@ -2,7 +2,7 @@
 //!
 //! `run` is the whole story: prepare, put the server into backup mode, choose the parent, copy ranges of files on several threads, read the
 //! control file last, end the backup mode, make sure of the WAL, write the manifest, commit. Nothing is visible before
-//! the commit; whatever a crash leaves behind is known to `leftovers` and cleared by the next backup.
+//! the commit; whatever a crash leaves behind is known to `leftovers`, and the next backup uses or clears it.
 
 mod collect;
 mod commit;
@@ -11,6 +11,7 @@ mod draft;
 mod error;
 pub mod facts;
 mod files;
+mod handout;
 mod histories;
 mod leftovers;
 mod own_wal;
@@ -171,6 +172,8 @@ pub struct BackupReport {
     pub read_bytes: u64,
     /// Bytes added to the repository.
     pub stored_bytes: u64,
+    /// Bytes that a backup had stored which did not finish, and that this one uses.
+    pub reused_bytes: u64,
     /// Seconds of the whole.
     pub seconds: f64,
     /// The WAL that makes it consistent is inside the backup.

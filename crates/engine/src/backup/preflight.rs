@@ -13,13 +13,17 @@ use super::{BackupError, BackupRequest};
 /// Frames compressed to learn how well this cluster compresses: a hundredth of a second.
 const SAMPLES: u64 = 48;
 
-/// Refuses a backup that would not fit into the repository.
-pub(super) fn check_space(request: &BackupRequest<'_>, listing: &Listing) -> Result<(), BackupError> {
+/// Refuses a backup that would not fit into the repository. `reusable` bytes of it may be there already.
+pub(super) fn check_space(
+    request: &BackupRequest<'_>,
+    listing: &Listing,
+    reusable: u64,
+) -> Result<(), BackupError> {
     let store = request.repository.store();
     let Some(space) = store.space().map_err(refloat_repo::RepoError::from)? else { return Ok(()) };
     let needed = estimate(request, listing)?;
     // The sample may mislead by a few percent; only what cannot fit is refused.
-    if needed - needed / 10 > space.free {
+    if needed - needed / 10 > space.free.saturating_add(reusable) {
         return Err(BackupError::NoSpace {
             repository: request.repository_name.clone(),
             free: ByteSize(space.free),

@@ -1,28 +1,29 @@
 //! The story of a backup.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use refloat_pg::control::{self, ControlFile};
 use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
-use refloat_repo::RepoError;
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
-use refloat_types::{BackupId, SourceId, Timestamp, WalSegmentName, fault};
+use refloat_repo::{RepoError, layout};
+use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, FileLeaves, collect};
 use super::commit::commit;
 use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
 use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
-use super::leftovers::{self, Note, SourceLock};
+use super::handout::Handout;
+use super::leftovers::{self, Crashed, Note, SourceLock};
 use super::own_wal::{self, WalRange};
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::throttle::Throttle;
@@ -48,6 +49,8 @@ pub(super) struct Prepared<'a> {
     /// Seals page maps and the manifest: a key of its own where this host cannot read its data again.
     pub(super) map_key: Option<Arc<DataKey>>,
     pub(super) note: Arc<Note>,
+    /// What backups that died have left.
+    pub(super) crashed: Crashed,
     pub(super) control: ControlFile,
     /// The server is a standby.
     pub(super) is_standby: bool,
@@ -127,14 +130,37 @@ pub fn run(request: &BackupRequest<'_>) -> Result<BackupReport, BackupError> {
     let session = Session::connect_to(&request.data_directory, &request.connection)?;
     let prepared = prepare(request, &session, &lock)?;
     let finished = copy_and_commit(request, session, &prepared, began);
-    if finished.is_err() {
-        // Failed cleanly: what is stored is of no use to anybody now.
-        let id = prepared.id;
-        if let Err(error) = leftovers::clear(repository, prepared.source, &lock, &prepared.guard) {
-            tracing::warn!(%id, %error, "the packs of the failed backup stay until the next backup");
+    settle(request, &prepared, &lock, finished)
+}
+
+/// Clears what is of no more use. What a failed backup has stored may be of use to the next one; but where there is no space
+/// left, WAL has none either, and comes first.
+fn settle(
+    request: &BackupRequest<'_>,
+    prepared: &Prepared<'_>,
+    lock: &SourceLock,
+    finished: Result<BackupReport, BackupError>,
+) -> Result<BackupReport, BackupError> {
+    let (repository, source, guard) = (request.repository, prepared.source, &prepared.guard);
+    let cleared = match &finished {
+        Ok(report) => {
+            let own = layout::commit(source, report.number, report.backup);
+            leftovers::clear(repository, source, lock, guard, Some(&own))
         }
-    }
-    finished
+        Err(error) if error.is_out_of_space() => leftovers::clear(repository, source, lock, guard, None),
+        Err(_) => {
+            let expected = leftovers::header(request, prepared.control.system_identifier);
+            leftovers::survey(repository, source, lock, guard, &expected).map(|(_, cleared)| cleared)
+        }
+    };
+    let cleared = cleared.unwrap_or_else(|error| {
+        tracing::warn!(id = %prepared.id, %error, "packs of no more use stay until the next backup");
+        0
+    });
+    finished.map(|mut report| {
+        report.cleared_packs += cleared;
+        report
+    })
 }
 
 fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
@@ -169,16 +195,18 @@ fn prepare<'a>(
     let id = random::backup_id();
     let guard = guarded(request, source, id, now)?;
     turn::by_others(request, &guard, source, now)?;
-    let cleared_packs = leftovers::clear(repository, source, lock, &guard)?;
+    let mut header = leftovers::header(request, control.system_identifier);
+    let (crashed, cleared_packs) = leftovers::survey(repository, source, lock, &guard, &header)?;
     let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
     if cleared_packs + abandoned > 0 {
         let cleared_packs = cleared_packs + abandoned;
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
     }
     warn_about_clock(request, source, now, &mut notes)?;
-    let note = Arc::new(Note::begin(repository, source, id)?);
     let key = repository.draw_key("backup", now)?;
     let map_key = if repository.can_read() { key.clone() } else { repository.draw_map_key(now)? };
+    header.key = key.as_ref().map_or(ObjectId::NONE, |key| key.id());
+    let note = Arc::new(Note::begin(repository, source, id, &header)?);
     Ok(Prepared {
         guard,
         id,
@@ -187,6 +215,7 @@ fn prepare<'a>(
         key,
         map_key,
         note,
+        crashed,
         control,
         is_standby,
         generation,
@@ -324,8 +353,9 @@ fn copy_and_commit(
         forbidden: prepared.guard.look_again()?,
     };
     let choice = parent::choose(request, &situation)?;
-    let parent: Vec<BackupId> = choice.parent.iter().map(Parent::id).collect();
-    prepared.guard.uses(&parent)?;
+    let parent = choice.parent.iter().map(Parent::id);
+    let used: Vec<BackupId> = parent.chain(prepared.crashed.backups().iter().copied()).collect();
+    prepared.guard.uses(&used)?;
     let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
     let mut report = commit(request, prepared, &start, choice, copied, began)?;
     report.notes.extend(history_notes);
@@ -357,12 +387,14 @@ fn copy(
     if let Some(parent) = parent {
         parent::attach(&mut listing, parent, request.repository.store().as_ref(), &request.data_directory)?;
     }
-    preflight::check_space(request, &listing)?;
+    preflight::check_space(request, &listing, prepared.crashed.bytes())?;
     let range_end = listing.files.len();
     let start = mode.start().clone();
     let shared = Shared {
         data_directory: &request.data_directory,
         parent,
+        crashed: &prepared.crashed,
+        note: &prepared.note,
         block_size: prepared.control.block_size,
         checksums: prepared.control.checksum_version != 0,
         throttle: Throttle::new(request.max_read_rate),
@@ -434,7 +466,7 @@ fn copy_files<'scope, 'env: 'scope>(
     mode: &BackupMode,
 ) -> Result<Gathered, BackupError> {
     let spans: Arc<Vec<(u32, u32)>> = Arc::new(spans(files));
-    let next = Arc::new(AtomicUsize::new(0));
+    let handout = Arc::new(Handout::new(spans.len(), request.jobs, shared.parent.is_some()));
     let (done, finished) = channel::<()>();
     let mut workers = Vec::new();
     // All of them before the first begins: nobody copies when one cannot be made.
@@ -447,9 +479,9 @@ fn copy_files<'scope, 'env: 'scope>(
         })
         .collect::<Result<_, BackupError>>()?;
     for copier in copiers {
-        let (next, spans, done) = (Arc::clone(&next), Arc::clone(&spans), done.clone());
+        let (handout, spans, done) = (Arc::clone(&handout), Arc::clone(&spans), done.clone());
         workers.push(scope.spawn(move || {
-            let result = work(copier, files, &spans, &next);
+            let result = work(copier, files, &spans, &handout);
             if result.is_err() {
                 shared.abort.store(true, Ordering::Relaxed);
             }
@@ -486,7 +518,7 @@ fn copy_files<'scope, 'env: 'scope>(
     }
 }
 
-/// Every span of every file, in order: threads take them from the front, so packs hold neighbours.
+/// Every span of every file, in order: threads take runs of them from the front, so packs hold neighbours.
 fn spans(files: &[FileToCopy]) -> Vec<(u32, u32)> {
     let spans_of = |file: &FileToCopy| file.size.div_ceil(LEAF_SPAN).max(1) as u32;
     (0_u32..)
@@ -499,10 +531,12 @@ fn work(
     mut copier: Copier<'_>,
     files: &[FileToCopy],
     spans: &[(u32, u32)],
-    next: &AtomicUsize,
+    handout: &Handout,
 ) -> Result<Copies, BackupError> {
-    while let Some((index, span)) = spans.get(next.fetch_add(1, Ordering::Relaxed)) {
-        copier.range(*index as usize, &files[*index as usize], *span as usize)?;
+    while let Some(run) = handout.take() {
+        for (index, span) in &spans[run] {
+            copier.range(*index as usize, &files[*index as usize], *span as usize)?;
+        }
     }
     copier.finish()
 }

@@ -5,17 +5,17 @@
 //! looked for by the list and by the names that tombstones were judged by, because a list may lag behind.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use refloat_pg::history::TimelineHistory;
 use refloat_repo::commit::CommitRecord;
 use refloat_repo::layout::{self, Named};
-use refloat_repo::repository::{Hold, OwnerRecord, SeenPin, StoredTombstone, StoredWal};
+use refloat_repo::repository::{Hold, OwnerRecord, SeenPin, StoredTombstone, StoredWal, Uses};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::Key;
-use refloat_types::{ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
+use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
 
 use super::ExpireError;
 use crate::guard::Uptime;
@@ -258,5 +258,15 @@ impl Facts {
     pub(super) fn oldest_backup(&self) -> Option<Option<Timestamp>> {
         let running = self.living().filter(|seen| seen.pin.backup.is_some());
         running.map(|seen| seen.began).reduce(|a, b| a.zip(b).map(|(a, b)| a.min(b)))
+    }
+    /// Whether a living backup may be using packs that no commit names: those of one that died, which its pin names, or
+    /// will name when it has chosen.
+    pub(super) fn uses_orphans(&self) -> bool {
+        let committed: HashSet<BackupId> =
+            self.commits.values().map(|(record, _)| record.commit.backup).collect();
+        self.living().filter(|seen| seen.pin.backup.is_some()).any(|seen| match &seen.pin.uses {
+            Uses::Repository | Uses::Source(_) => true,
+            Uses::Backups(used) => used.iter().any(|used| !committed.contains(used)),
+        })
     }
 }

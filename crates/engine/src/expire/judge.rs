@@ -233,8 +233,9 @@ impl Judged {
                 }
             }
         }
+        let orphans_go = !facts.uses_orphans();
         for (id, (size, created)) in &facts.packs {
-            let may_go = going.contains(id) || is_orphan(facts, *created);
+            let may_go = going.contains(id) || (orphans_go && is_orphan(facts, *created));
             if may_go && !needed.contains(id) {
                 self.packs.insert(layout::pack(*id), *size);
             }

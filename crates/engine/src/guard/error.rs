@@ -37,7 +37,7 @@ impl Explain for GuardError {
             Self::Marked { .. } => Advice::failed("EXP-001", safe)
                 .hint("Run the backup again: it will not use what is being deleted."),
             Self::Gone { .. } => Advice::failed("EXP-002", safe)
-                .hint("The backup was stopped for very long (a suspended machine, SIGSTOP). Run it again."),
+                .hint("The backup was stopped for very long (a suspended machine, SIGSTOP), or somebody deleted it. Run it again."),
         }
     }
 }

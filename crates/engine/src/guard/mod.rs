@@ -325,14 +325,41 @@ pub fn reading<'a>(
     repository: &'a Repository,
     request: &GuardRequest<'_>,
 ) -> Result<Option<Guard<'a>>, GuardError> {
-    let begun = repository.ensure_enrolled(request.now).map_err(GuardError::from);
-    match begun.and_then(|()| Guard::pinned(repository, request)) {
-        Ok(guard) => {
-            if let Err(error) = guard.look() {
-                tracing::warn!(%error, "what is going to be deleted cannot be told");
-            }
-            Ok(Some(guard))
-        }
+    if enrol(repository, request.now)? { as_it_is(repository, request) } else { Ok(None) }
+}
+
+/// Enrols this host where it is not; `false` where it cannot write into the repository.
+///
+/// # Errors
+/// When the repository fails otherwise.
+pub fn enrol(repository: &Repository, now: Timestamp) -> Result<bool, GuardError> {
+    unless_read_only(repository.ensure_enrolled(now).map_err(GuardError::from)).map(|done| done.is_some())
+}
+
+/// As [`reading`], but adds nothing except for the pin: where this host is not enrolled, or its record is gone, there is none.
+/// For `verify`, which must not mend what it looks at.
+///
+/// # Errors
+/// When the repository fails otherwise.
+pub(crate) fn as_it_is<'a>(
+    repository: &'a Repository,
+    request: &GuardRequest<'_>,
+) -> Result<Option<Guard<'a>>, GuardError> {
+    let agent = layout::agent(repository.agent());
+    if repository.store().head(&agent).map_err(RepoError::from)?.is_none() {
+        return Ok(None);
+    }
+    let guard = unless_read_only(Guard::pinned(repository, request))?;
+    if let Some(Err(error)) = guard.as_ref().map(Guard::look) {
+        tracing::warn!(%error, "what is going to be deleted cannot be told");
+    }
+    Ok(guard)
+}
+
+/// `None` where it could not be done because this host cannot write.
+fn unless_read_only<T>(done: Result<T, GuardError>) -> Result<Option<T>, GuardError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
         Err(GuardError::Repository(RepoError::NotEnrolled { .. })) => Ok(None),
         Err(GuardError::Repository(RepoError::Store(error)))
             if matches!(

@@ -12,7 +12,7 @@ use super::disk::{is_mount_point, is_on_another_file_system, may_rename_in, near
 use super::error::{RestoreError, io_error};
 use super::plan::{Present, RestorePlan, SpaceNeed, Tablespace, is_data_directory};
 
-impl RestorePlan {
+impl RestorePlan<'_> {
     /// Directories outside must be empty, be set aside first, or be half-restored by us.
     pub(super) fn check_outside(&self) -> Result<(), RestoreError> {
         let mut taken: Vec<PathBuf> = Vec::new();

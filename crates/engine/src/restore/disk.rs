@@ -28,7 +28,7 @@ const LONGEST_OWN: u64 = 1 << 20;
 ///
 /// # Errors
 /// The old one stays, unless only the last sync failed.
-pub(super) fn write_durably(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
     let temporary = with_suffix(path, UNFINISHED);
     let written = (|| {
         let _ = fs::remove_file(&temporary);

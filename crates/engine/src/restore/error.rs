@@ -9,6 +9,7 @@ use refloat_repo::RepoError;
 use refloat_types::{Advice, ByteSize, Explain, SystemIdentifier};
 
 use super::read::{ReadError, SinkError};
+use crate::guard::GuardError;
 
 /// A restore that did not happen, or did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +139,9 @@ pub enum RestoreError {
     /// The repository failed.
     #[error(transparent)]
     Repository(#[from] RepoError),
+    /// What is restored could not be kept from being deleted.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// Data could not be read, or not be written.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -260,6 +264,7 @@ impl Explain for RestoreError {
             }
             Self::Server(error) => error.advice(),
             Self::Repository(error) | Self::Read(ReadError::Repository(error)) => error.advice(),
+            Self::Guard(error) => error.advice(),
         }
     }
 }

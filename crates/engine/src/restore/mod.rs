@@ -1,6 +1,6 @@
 //! Restoring a backup into a data directory.
 //!
-//! [`plan`] reads the manifest, looks at the destination and refuses before a byte is written; [`restore`] then does it.
+//! [`plan`] pins the backup, reads the manifest, looks at the destination and refuses before a byte is written; [`restore`] then does it.
 //! The order makes a crash harmless at any point: what was there is first made unstartable and set aside whole, the lock
 //! comes before any file, and `global/pg_control` comes last, with a checkpoint that leads nowhere unless `backup_label`
 //! is there. Until then `refloat.restoring` marks the directory, and each one outside of it, as ours, and the same restore
@@ -24,8 +24,10 @@ mod run;
 mod sync;
 
 pub use aside::Move;
+pub(crate) use disk::write_durably;
 pub use error::RestoreError;
-pub use plan::{RestorePlan, SpaceNeed, Tablespace, WalNeed, plan};
+pub use plan::{DryPlan, RestorePlan, SpaceNeed, Tablespace, WalNeed, dry_run, plan};
+pub(crate) use recovery::MARK;
 pub use request::{
     Become, Destination, FollowTimeline, Owner, Recovery, RestoreRequest, Target, TargetAction,
 };

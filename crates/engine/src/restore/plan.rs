@@ -1,16 +1,18 @@
-//! What a restore will do, and every reason not to begin it. Nothing is written here.
+//! What a restore will do, and every reason not to begin it. Nothing is written at its place.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use refloat_pg::control::{ControlFile, read_settled};
 use refloat_pg::server::{ServerState, server_state};
 use refloat_repo::Repository;
 use refloat_repo::crypt::page_hash::PageHasher;
 use refloat_repo::manifest::{Entry, What};
+use refloat_repo::repository::Uses;
 use refloat_types::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 
 use super::aside::{Aside, Move, link_of};
@@ -20,10 +22,13 @@ use super::error::{RestoreError, io_error};
 use super::marker::Marker;
 use super::read::Backup;
 use super::{Destination, RestoreRequest, Target};
+use crate::guard::{self, Guard, GuardRequest, SinceBoot};
 
-/// A restore that can begin.
-pub struct RestorePlan {
+/// A restore that can begin. While it is there, its backup is not deleted.
+pub struct RestorePlan<'a> {
     pub(super) request: RestoreRequest,
+    /// The pin; none where this host cannot write into the repository, and for a look.
+    guard: Option<Guard<'a>>,
     pub(super) backup: Backup,
     pub(super) hasher: PageHasher,
     pub(super) control: Vec<u8>,
@@ -152,11 +157,47 @@ struct RecordedMode {
     data_directory_mode: u32,
 }
 
-/// Reads the manifest and looks at the destination.
+/// A plan that is only looked at: it cannot be carried out, because nothing keeps its backup from being deleted.
+pub struct DryPlan<'a>(RestorePlan<'a>);
+
+impl<'a> std::ops::Deref for DryPlan<'a> {
+    type Target = RestorePlan<'a>;
+    fn deref(&self) -> &RestorePlan<'a> {
+        &self.0
+    }
+}
+
+/// Pins the backup, reads its manifest and looks at the destination.
+///
+/// # Errors
+/// Every reason not to begin; at the destination nothing was written.
+pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestorePlan<'_>, RestoreError> {
+    let asked = GuardRequest {
+        operation: "restore",
+        backup: None,
+        uses: Uses::Backups(vec![request.commit.commit.backup]),
+        host: &request.host,
+        now: request.now,
+        uptime: Arc::new(SinceBoot),
+        renew: true,
+    };
+    let guard = guard::reading(repository, &asked)?;
+    planned(repository, request, guard)
+}
+
+/// The same without a trace in the repository.
 ///
 /// # Errors
 /// Every reason not to begin; nothing was written.
-pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestorePlan, RestoreError> {
+pub fn dry_run(repository: &Repository, request: RestoreRequest) -> Result<DryPlan<'_>, RestoreError> {
+    planned(repository, request, None).map(DryPlan)
+}
+
+fn planned<'a>(
+    repository: &'a Repository,
+    request: RestoreRequest,
+    guard: Option<Guard<'a>>,
+) -> Result<RestorePlan<'a>, RestoreError> {
     check_target(&request)?;
     let directory = real_path(request.to.path())?;
     let present = inspect(&directory, &request)?;
@@ -187,6 +228,7 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         space: Vec::new(),
         notes: made.map(|path| format!("recovery makes a tablespace in {}", path.display())).collect(),
         request,
+        guard,
         backup,
         hasher: repository.page_hasher(),
         control,
@@ -378,10 +420,15 @@ fn wal_need(request: &RestoreRequest) -> Result<WalNeed, RestoreError> {
     })
 }
 
-impl RestorePlan {
+impl RestorePlan<'_> {
     /// The request it came from.
     pub const fn request(&self) -> &RestoreRequest {
         &self.request
+    }
+
+    /// The pin that keeps the backup; `None` where this host cannot write into the repository.
+    pub const fn guard(&self) -> Option<&Guard<'_>> {
+        self.guard.as_ref()
     }
 
     /// Directories outside of the data directory that this restore writes to.

@@ -18,6 +18,8 @@ use super::{Become, Destination, FollowTimeline, Recovery, RestoreRequest, Targe
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const MAIN_CONF: &str = "postgresql.conf";
+/// Begins the comment above what a restore writes.
+pub(crate) const MARK: &str = "# written by refloat: restore ";
 
 /// The settings of the recovery, in the order they are written.
 pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) -> Vec<(&'static str, String)> {
@@ -55,7 +57,7 @@ pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) ->
     all.push((name, value));
     if recovery.target == Target::Immediate && major >= 15 {
         // Reading ahead asks for WAL far behind the end of the backup, which may have expired: the hole would stop a
-        // recovery that has all it needs.
+        // recovery that has all it needs. A takeover takes the line out again.
         all.push(("recovery_prefetch", "off".to_owned()));
     }
     if has_edge {
@@ -109,8 +111,7 @@ pub(super) fn write(
             }
         }
     }
-    let comment =
-        format!("# written by refloat: restore {} of {}\n", request.restore_id, request.source_name);
+    let comment = format!("{MARK}{} of {}\n", request.restore_id, request.source_name);
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');
     }

@@ -148,6 +148,8 @@ pub struct RestoreRequest {
     pub jobs: usize,
     /// Whom files shall belong to. `None`: whoever runs this.
     pub owner: Option<Owner>,
+    /// This host.
+    pub host: String,
     /// Host time.
     pub now: Timestamp,
     /// Short id of this restore, such as `k7r2`: part of the names of what is set aside.

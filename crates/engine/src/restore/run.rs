@@ -81,7 +81,7 @@ pub struct RestoreReport {
 
 /// A restore at work.
 pub(super) struct Restore<'a> {
-    pub(super) plan: RestorePlan,
+    pub(super) plan: RestorePlan<'a>,
     progress: &'a dyn Progress,
     pub(super) notes: Vec<String>,
     /// Bytes that stay, where a cluster is restored over.
@@ -94,7 +94,7 @@ pub(super) struct Restore<'a> {
 /// Refusals, when the destination is no longer what the plan saw; then nothing was written. Anything else leaves a
 /// directory that cannot be started, in which the same restore may be run again.
 pub fn restore(
-    plan: RestorePlan,
+    plan: RestorePlan<'_>,
     progress: &dyn Progress,
     fetch: Option<FetchWal<'_>>,
 ) -> Result<RestoreReport, RestoreError> {
@@ -126,7 +126,7 @@ pub fn restore(
     })
 }
 
-fn major(plan: &RestorePlan) -> u32 {
+fn major(plan: &RestorePlan<'_>) -> u32 {
     plan.request.commit.commit.cluster.server_version / 10_000
 }
 
@@ -388,7 +388,7 @@ impl Restore<'_> {
 
 /// Directories and links.
 struct Places<'a> {
-    plan: &'a RestorePlan,
+    plan: &'a RestorePlan<'a>,
     placer: &'a Placer,
 }
 

@@ -3,12 +3,17 @@
 use refloat_repo::RepoError;
 use refloat_types::{Advice, BackupId, Explain};
 
+use crate::guard::GuardError;
+
 /// A verification that says nothing about the repository.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The store does not answer, or this host ran out of something.
     #[error(transparent)]
     Repository(#[from] RepoError),
+    /// What is looked at could not be kept from being deleted.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// There is no such source.
     #[error("the repository at {store} has no source \"{source_name}\"")]
     NoSuchSource {
@@ -39,6 +44,7 @@ impl Explain for VerifyError {
         let safe = "nothing was changed; nothing is known either: verify did not finish";
         match self {
             Self::Repository(error) => error.advice(),
+            Self::Guard(error) => error.advice(),
             Self::NoSuchSource { unreadable, .. } => {
                 let advice = Advice::failed("VER-001", safe).hint("List what there is: refloat list");
                 match unreadable {

@@ -23,7 +23,7 @@ mod run;
 mod wal;
 
 use refloat_repo::Repository;
-use refloat_types::{BackupId, SourceId, SourceName};
+use refloat_types::{BackupId, SourceId, SourceName, Timestamp};
 
 pub use error::VerifyError;
 pub use report::{
@@ -75,6 +75,10 @@ pub struct VerifyRequest<'a> {
     pub read_data: bool,
     /// Threads that read.
     pub jobs: usize,
+    /// This host.
+    pub host: &'a str,
+    /// Host time.
+    pub now: Timestamp,
     /// Who is told how far it is.
     pub progress: &'a dyn Progress,
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use refloat_repo::layout::{self, Named};
-use refloat_repo::repository::Marked;
+use refloat_repo::repository::{Marked, Uses};
 use refloat_repo::{RepoError, Repository};
 use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, WalFileName};
 
@@ -15,6 +16,7 @@ use super::chain::Cluster;
 use super::ledger::Ledger;
 use super::report::{BackupVerdict, Depends, FindingKind, ObjectCounts, VerifyReport, WalVerdict};
 use super::{Scope, SourceRef, VerifyError, VerifyRequest, Which};
+use crate::guard::{self, GuardRequest, SinceBoot};
 
 /// What is known of a source.
 #[derive(Debug, Default)]
@@ -42,13 +44,15 @@ pub(super) struct Run<'a> {
     pub(super) marked: Marked,
 }
 
-/// Proves what can be proved of what is stored, and says what was not.
+/// Proves what can be proved of what is stored, and says what was not. Meanwhile a pin keeps all of it from being deleted,
+/// where this host can write one: what goes while it is looked at might seem damaged.
 ///
 /// # Errors
 /// When the store does not answer or this host ran out of something: then nothing was proved. What is wrong with the
 /// repository is no error but a finding.
 pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> {
     let began = Instant::now();
+    let _guard = guard::as_it_is(request.repository, &pin(request))?;
     let mut run = Run {
         request,
         repository: request.repository,
@@ -86,6 +90,18 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
     run.check_unknown()?;
     run.report_unneeded();
     Ok(run.finish(began))
+}
+
+fn pin<'a>(request: &VerifyRequest<'a>) -> GuardRequest<'a> {
+    GuardRequest {
+        operation: "verify",
+        backup: None,
+        uses: Uses::Repository,
+        host: request.host,
+        now: request.now,
+        uptime: Arc::new(SinceBoot),
+        renew: true,
+    }
 }
 
 impl Run<'_> {

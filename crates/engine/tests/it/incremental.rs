@@ -32,7 +32,7 @@ fn make(cluster: &TestCluster, home: &Home, clock: &ManualClock, wanted: Wanted,
 }
 
 /// Everything that replay does not change again is in the repository as it is on the disk.
-fn compare(cluster: &TestCluster, home: &Home, report: &BackupReport) {
+pub(crate) fn compare(cluster: &TestCluster, home: &Home, report: &BackupReport) {
     let record = record(home, report);
     let files = contents(home, &record);
     let mut compared = 0;
@@ -48,7 +48,7 @@ fn compare(cluster: &TestCluster, home: &Home, report: &BackupReport) {
 }
 
 /// Nothing is written any more behind our back.
-fn quiet(cluster: &TestCluster) {
+pub(crate) fn quiet(cluster: &TestCluster) {
     cluster.psql("postgres", "vacuum; checkpoint");
 }
 
@@ -131,11 +131,12 @@ fn a_write_that_hides_its_mtime_is_seen() {
 /// A file that was written to while its backup began is read again: the write may have been on its way.
 #[test]
 fn a_file_that_was_not_settled_is_read_again() {
+    // However long the cluster takes to be made.
+    let clock = ManualClock::new(SystemClock.now());
     let cluster = TestCluster::builder().setting("autovacuum", "off").build();
     cluster.pgbench_init(3);
     quiet(&cluster);
     let home = home(encrypted());
-    let clock = ManualClock::new(SystemClock.now());
     let first = make_at(&cluster, &home, &clock);
     let second = make_at(&cluster, &home, &clock);
     assert_eq!(second.read_bytes, first.read_bytes, "by that clock everything was written just now");
@@ -197,7 +198,7 @@ fn a_damaged_page_is_reported_until_it_is_mended() {
     }
 }
 
-fn packs(home: &Home) -> BTreeMap<refloat_store::Key, u64> {
+pub(crate) fn packs(home: &Home) -> BTreeMap<refloat_store::Key, u64> {
     let mut packs = BTreeMap::new();
     let listed = home.repository.store().list("packs/", &mut |info| {
         packs.insert(info.key, info.size);

@@ -1,8 +1,11 @@
 //! Work on real clusters.
 
 mod backup;
+mod crashed;
 mod expire;
 mod incremental;
+mod leaf_reads;
+mod pins;
 mod restore;
 mod standby;
 mod takeover;

@@ -92,6 +92,7 @@ pub(crate) fn to(cluster: &TestCluster, commit: &CommitRecord, directory: &Path)
         with_wal: false,
         jobs: 2,
         owner: owner(cluster),
+        host: "test".to_owned(),
         now: SystemClock.now(),
         restore_id: "k7r2".to_owned(),
     }

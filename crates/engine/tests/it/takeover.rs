@@ -84,6 +84,10 @@ fn a_paused_recovery_ends_and_archiving_is_unlocked() {
     assert!(report.waiting_wal >= 1, "its history file waits");
     assert_eq!(Locked::read(&directory).expect("readable"), None);
     copy.psql("postgres", "insert into t values (2);");
+    // Reading ahead was off for this recovery alone.
+    assert_eq!(copy.psql("postgres", "show recovery_prefetch"), "off");
+    copy.reload();
+    copy.wait_for("postgres", "show recovery_prefetch", "try");
     let owner = home.repository.owner(commit.commit.source).expect("reads").expect("there");
     assert_eq!((owner.timeline, owner.fork_lsn), (report.timeline, report.fork_lsn));
     assert_eq!(owner.restored_from.as_deref(), Some("k7r2"));

@@ -12,15 +12,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use refloat_engine::guard::{Guard, GuardRequest, SinceBoot};
 use refloat_engine::pitr::{self, RepositoryWal, Situation};
 use refloat_engine::restore::{
     Become, FollowTimeline, Recovery, RestorePlan, RestoreReport, RestoreRequest, Target as EngineTarget,
-    TargetAction, plan as plan_restore, restore as run_restore,
+    TargetAction, dry_run, plan as plan_restore, restore as run_restore,
 };
 use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
 use refloat_repo::crypt::random;
-use refloat_repo::repository::{SourceInfo, Uses};
+use refloat_repo::repository::SourceInfo;
 use refloat_types::{Clock as _, SystemIdentifier, WalFileName, WalSegmentSize};
 
 use self::ask::Asked;
@@ -188,14 +187,16 @@ impl Restore {
         let found = self.resolve(context, asked, opened, &source)?;
         let restore_id = random::backup_id().as_str().get(..4).unwrap_or("rest").to_owned();
         operation.about = Some(format!("{restore_id} of backup {}", found.backup.commit.backup));
-        let _guard = if self.dry_run { None } else { guard(context, opened, &found)? };
         let request = self.request(context, place, &found, &restore_id);
-        let plan = plan_restore(&opened.repository, request)
-            .map_err(|error| refusal::of_plan(context, &self.source, error))?;
-        tell::plan(context, asked, &found, &plan, self.dry_run);
+        let refuse = |error| refusal::of_plan(context, &self.source, error);
         if self.dry_run {
+            let plan = dry_run(&opened.repository, request).map_err(refuse)?;
+            tell::plan(context, asked, &found, &plan, true);
             return Ok(Outcome::Done);
         }
+        let plan = plan_restore(&opened.repository, request).map_err(refuse)?;
+        tell_guard(context, &plan, &found);
+        tell::plan(context, asked, &found, &plan, false);
         self.agree(context, place, opened, &found, plan.delta)?;
         place.prepare(context, opened)?;
         let made = plan.request().made_tablespaces.iter().map(PathBuf::as_path);
@@ -314,6 +315,7 @@ impl Restore {
             with_wal: self.with_wal,
             jobs: super::backup::jobs(self.jobs),
             owner: None,
+            host: context.host.clone(),
             now: context.clock.now(),
             restore_id: restore_id.to_owned(),
         }
@@ -386,7 +388,7 @@ impl Restore {
         &self,
         context: &Context,
         opened: &Opened,
-        plan: RestorePlan,
+        plan: RestorePlan<'_>,
     ) -> Result<RestoreReport, Failure> {
         let meter = Meter::new(context.out);
         let system = plan.request().commit.commit.cluster.system;
@@ -402,24 +404,10 @@ impl Restore {
     }
 }
 
-/// Keeps the backup from being deleted while it is restored, where this host may write into the repository.
-fn guard<'a>(
-    context: &Context,
-    opened: &'a Opened,
-    found: &pitr::Plan,
-) -> Result<Option<Guard<'a>>, Failure> {
+/// Says what keeps the backup from being deleted while it is restored, where nothing does for long.
+fn tell_guard(context: &Context, plan: &RestorePlan<'_>, found: &pitr::Plan) {
     let commit = &found.backup.commit;
-    let asked = GuardRequest {
-        operation: "restore",
-        backup: None,
-        uses: Uses::Backups(vec![commit.backup]),
-        host: &context.host,
-        now: context.clock.now(),
-        uptime: std::sync::Arc::new(SinceBoot),
-        renew: true,
-    };
-    let guard = refloat_engine::guard::reading(&opened.repository, &asked)?;
-    match &guard {
+    match plan.guard() {
         Some(guard) if guard.forbidden().has_backup(commit.source, commit.backup) => {
             context.out.warn(&format!(
                 "backup {} is marked to be deleted; keep it for good: {} hold add {} --reason TEXT",
@@ -433,7 +421,6 @@ fn guard<'a>(
             .out
             .say("This host cannot write into the repository: do not run expire elsewhere meanwhile."),
     }
-    Ok(guard)
 }
 
 impl As {

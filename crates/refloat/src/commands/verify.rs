@@ -1,9 +1,7 @@
 //! `verify`.
 
 use clap::Args;
-use refloat_engine::guard::{GuardRequest, SinceBoot};
 use refloat_engine::verify::{Grade, Scope, SourceRef, VerifyReport, VerifyRequest, Which, verify};
-use refloat_repo::repository::Uses;
 use refloat_types::{BackupId, Clock as _};
 
 use super::backup::jobs;
@@ -97,23 +95,16 @@ impl Verify {
                 Scope::Source(SourceRef::Name(name), self.which(context, opened)?)
             }
         };
-        let asked = GuardRequest {
-            operation: "verify",
-            backup: None,
-            uses: Uses::Repository,
-            host: &context.host,
-            now: context.clock.now(),
-            uptime: std::sync::Arc::new(SinceBoot),
-            renew: true,
-        };
-        // What is looked at shall not be deleted meanwhile; where this host only reads, that may look like damage.
-        let _guard = refloat_engine::guard::reading(&opened.repository, &asked)?;
+        // Who is enrolled can pin what is looked at.
+        refloat_engine::guard::enrol(&opened.repository, context.clock.now())?;
         let meter = Meter::new(context.out);
         let request = VerifyRequest {
             repository: &opened.repository,
             scope,
             read_data: self.read_data,
             jobs: jobs(self.jobs),
+            host: &context.host,
+            now: context.clock.now(),
             progress: &meter,
         };
         Ok(verify(&request)?)

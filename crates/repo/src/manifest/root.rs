@@ -203,11 +203,14 @@ pub fn read_part(
     }
 }
 
-/// Reads leaves; keeps the frame it read last, because neighbours share one.
+/// So many frames of leaves are kept: after some incremental backups, leaves of neighbours lie in as many.
+const KEPT_FRAMES: usize = 4;
+
+/// Reads leaves; keeps the frames it read last, because neighbours share them.
 #[derive(Default)]
 pub struct LeafReader {
-    frame: Option<FrameRef>,
-    bytes: Vec<u8>,
+    /// The one used last comes last.
+    frames: Vec<(FrameRef, Vec<u8>)>,
 }
 
 impl LeafReader {
@@ -221,16 +224,31 @@ impl LeafReader {
         opener: &mut FrameOpener,
         leaf: &super::LeafRef,
     ) -> Result<Leaf, RepoError> {
-        if self.frame != Some(leaf.frame) {
-            self.frame = None;
-            opener.fetch(store, &leaf.frame, &mut self.bytes)?;
-            self.frame = Some(leaf.frame);
-        }
+        let bytes = self.frame(store, opener, &leaf.frame)?;
         let damaged = |what: &str| RepoError::damaged(layout::pack(leaf.frame.pack), what);
         let start = leaf.offset as usize;
-        let bytes = start.checked_add(leaf.length as usize).and_then(|end| self.bytes.get(start..end));
+        let bytes = start.checked_add(leaf.length as usize).and_then(|end| bytes.get(start..end));
         let bytes = bytes.ok_or_else(|| damaged("a leaf ends behind its frame"))?;
         Leaf::decode(bytes).map_err(|e| damaged(&format!("a map leaf in it is wrong: {}", e.0)))
+    }
+
+    fn frame(
+        &mut self,
+        store: &dyn Store,
+        opener: &mut FrameOpener,
+        frame: &FrameRef,
+    ) -> Result<&[u8], RepoError> {
+        let kept = match self.frames.iter().position(|(kept, _)| kept == frame) {
+            Some(at) => self.frames.remove(at),
+            None => {
+                let full = self.frames.len() >= KEPT_FRAMES;
+                let mut bytes = if full { self.frames.remove(0).1 } else { Vec::new() };
+                opener.fetch(store, frame, &mut bytes)?;
+                (*frame, bytes)
+            }
+        };
+        self.frames.push(kept);
+        Ok(self.frames.last().map_or(&[][..], |(_, bytes)| bytes))
     }
 }
 

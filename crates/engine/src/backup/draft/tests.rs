@@ -29,11 +29,11 @@ impl Bench {
         let store = Arc::new(self.store.clone());
         let mut packer = Packer::new(store, None, Compression::None, Arc::new(|_| Ok(()))).expect("a packer");
         let mut draft = Draft::new(BLOCK as u32);
-        let mut cursor = old.map(Old::new);
+        let mut cursor: Vec<Old<'_>> = old.map(Old::new).into_iter().collect();
         for slice in bytes.chunks(FRAME) {
             draft.leaf.crc32c = crc32c::crc32c_append(draft.leaf.crc32c, slice);
             draft.leaf.hashes.extend(slice.chunks(BLOCK).map(|page| self.hasher.hash(page)));
-            draft.slice(slice, cursor.as_mut(), &mut packer).expect("stores");
+            draft.slice(slice, &mut cursor, &mut packer).expect("stores");
         }
         let leaf = draft.finish(old, &mut packer).expect("stores");
         let summary = packer.finish().expect("stores");

@@ -88,7 +88,7 @@ impl Restore<'_> {
 }
 
 /// The marker says what is set aside: a restore that goes on can tell of it, too.
-fn write_marker(plan: &RestorePlan, reuse: &Reuse, moves: &[Move]) -> io::Result<Marker> {
+fn write_marker(plan: &RestorePlan<'_>, reuse: &Reuse, moves: &[Move]) -> io::Result<Marker> {
     let mut marker = Marker::new(&plan.directory, &plan.request)?;
     marker.outside = plan.outside();
     marker.wal_directory.clone_from(&plan.wal_directory);

@@ -27,7 +27,7 @@ use crate::locked::LOCK_FILE;
 ///
 /// # Errors
 /// When something cannot be read or removed.
-pub(in crate::restore) fn sweep(plan: &RestorePlan) -> Result<(), RestoreError> {
+pub(in crate::restore) fn sweep(plan: &RestorePlan<'_>) -> Result<(), RestoreError> {
     let mut disk = Disk::new(plan).map_err(io_error("read", &plan.directory))?;
     plan.backup.entries(|entry| disk.up_to(&entry))?;
     disk.rest()
@@ -44,7 +44,7 @@ enum Wanted {
 
 /// The directory, in the order of its paths.
 struct Disk<'a> {
-    plan: &'a RestorePlan,
+    plan: &'a RestorePlan<'a>,
     /// Links that lead to places of this restore.
     links: BTreeMap<Vec<u8>, PathBuf>,
     /// The way down to where we are: the path of each directory, and what is left of it, last first. A name that ends
@@ -55,7 +55,7 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn new(plan: &'a RestorePlan) -> io::Result<Self> {
+    fn new(plan: &'a RestorePlan<'a>) -> io::Result<Self> {
         let mut links = BTreeMap::new();
         for tablespace in &plan.tablespaces {
             if let Some(goes) = &tablespace.goes {

@@ -331,3 +331,48 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(before, world.objects(""));
     assert!(world.clock.now() == world.now());
 }
+
+/// Packs that no backup names go when they are old, but not while a backup may be using those of one that died.
+#[test]
+fn packs_of_a_backup_that_died_stay_while_another_one_uses_them() {
+    let mut world = World::new(Duration::ZERO);
+    world.policy = fulls(Keep::Count(2));
+    daily(&mut world, 1);
+    let orphan = layout::pack(refloat_types::ObjectId([9; 16]));
+    world.store.put_new(&orphan, b"frames").unwrap();
+    for _ in 0..8 {
+        world.pass(DAY);
+        world.backup(0, Full).unwrap();
+    }
+    let repository = std::sync::Arc::clone(&world.hosts[1].repository);
+    let (own, died) =
+        (refloat_types::BackupId::from_random([1; 8]), refloat_types::BackupId::from_random([2; 8]));
+    let guard = |uses| {
+        let request = GuardRequest {
+            operation: "backup",
+            backup: Some(own),
+            uses,
+            host: "other",
+            now: world.now(),
+            uptime: std::sync::Arc::new(refloat_engine::guard::SinceBoot),
+            renew: false,
+        };
+        Guard::begin(&repository, &request).unwrap()
+    };
+    let known = world.made.last().map(|record| record.commit.backup).unwrap();
+    let source = world.source;
+    let marks = |world: &World| {
+        world.expire(0).unwrap();
+        let all = world.hosts[0].repository.list_tombstones().unwrap();
+        all.iter().any(|stored| stored.names.contains(&orphan))
+    };
+    for uses in [Uses::Backups(vec![known, died]), Uses::Source(source)] {
+        let held = guard(uses);
+        assert!(!marks(&world));
+        drop(held);
+    }
+    // One that began long after it and uses what is committed has nothing to do with it.
+    let held = guard(Uses::Backups(vec![known]));
+    assert!(marks(&world));
+    drop(held);
+}

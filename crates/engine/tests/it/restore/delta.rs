@@ -543,7 +543,7 @@ fn a_mount_point_is_restored_over_once_its_wal_is_elsewhere() {
 
 #[cfg(feature = "failpoints")]
 mod killed {
-    use super::super::faults::killed::{job, killed_at, killed_at_pass, points};
+    use super::super::faults::killed::{NOWHERE, job, killed_at, killed_at_pass, points};
     use super::*;
 
     /// Until `pg_control` has its other name nothing is touched, and the server may start.
@@ -626,7 +626,7 @@ mod killed {
                 }
                 // What it began with it goes on with: another id makes no difference.
                 job.restore_id = format!("b{}", done.len());
-                assert!(!killed_at("nowhere", &job, &work), "{point}");
+                assert!(!killed_at(NOWHERE, &job, &work), "{point}");
             }
             scene.cluster.verifybackup(&data).expect("pg_verifybackup is content");
             assert!(!scene.tablespace.join("refloat.restoring").exists(), "{point}: no mark stays");

@@ -140,6 +140,7 @@ pub(super) mod killed {
             with_wal: false,
             jobs: 2,
             owner: job.owner.map(|(uid, gid)| Owner { uid, gid }),
+            host: "test".to_owned(),
             now: SystemClock.now(),
             restore_id: job.restore_id,
         };
@@ -168,12 +169,16 @@ pub(super) mod killed {
         seen.lines().filter(|name| name.starts_with("restore.")).map(str::to_owned).collect()
     }
 
+    /// No point: the child is not killed.
+    pub(in crate::restore) const NOWHERE: &str = "nowhere";
+
     /// The same at a later pass.
     pub(in crate::restore) fn killed_at_pass(point: &str, pass: u32, job: &Job, work: &Path) -> bool {
         fs::write(work.join("job.json"), serde_json::to_vec(job).expect("writes")).expect("written");
-        let status = Command::new(std::env::current_exe().expect("this program"))
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        let points = if point == NOWHERE { String::new() } else { format!("{point}=kill@{pass}") };
+        let status = refloat_testkit::failpoints::arm(&mut command, &points)
             .args(["--exact", "restore::faults::killed::child", "--ignored", "--test-threads=1"])
-            .env("REFLOAT_FAILPOINTS", format!("{point}=kill@{pass}"))
             .current_dir(work)
             .stdout(std::process::Stdio::null())
             .status()
@@ -236,7 +241,7 @@ pub(super) mod killed {
             failed_to_start(&directory);
             // What it goes on with is what it took: another id makes no difference.
             job.restore_id = "k2".to_owned();
-            assert!(!killed_at("nowhere", &job, &work));
+            assert!(!killed_at(NOWHERE, &job, &work));
             assert!(!fast.join("refloat.restoring").exists(), "{point}: the mark is gone");
             cluster.verifybackup(&directory).expect("pg_verifybackup is content");
             let copy = TestCluster::builder().start_existing(&directory);
@@ -294,7 +299,7 @@ pub(super) mod killed {
                 failed_to_start(&data);
             }
             // Another run, which would choose another name for what it sets aside.
-            assert!(!killed_at("nowhere", &job(&home, &cluster, &data, true, "k2"), &work));
+            assert!(!killed_at(NOWHERE, &job(&home, &cluster, &data, true, "k2"), &work));
             cluster.start();
             cluster.wait_for("postgres", "select pg_is_in_recovery()", "f");
             assert_eq!(cluster.psql("postgres", "select count(*) from t"), "1", "{point}");

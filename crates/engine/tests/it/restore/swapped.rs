@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use refloat_types::Explain as _;
 use serde_json::json;
 
-use super::faults::killed::{job, killed_at, killed_at_pass, newest, with_a_tablespace};
+use super::faults::killed::{NOWHERE, job, killed_at, killed_at_pass, newest, with_a_tablespace};
 use super::*;
 
 const MARKER: &str = "refloat.restoring";
@@ -180,7 +180,7 @@ fn the_first_file_half_written_is_no_obstacle() {
         assert!(killed_at_pass("restore.before_rename", count, &job, &work), "{name}");
         let left: Vec<_> = fs::read_dir(at).expect("made").flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["refloat.restoring.refloat-tmp"], "{name}");
-        assert!(!killed_at("nowhere", &job, &work), "{name}");
+        assert!(!killed_at(NOWHERE, &job, &work), "{name}");
         cluster.verifybackup(&copy).expect("pg_verifybackup is content");
     }
 }

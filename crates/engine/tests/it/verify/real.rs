@@ -165,6 +165,8 @@ fn what_is_asked_for_and_not_there_is_an_error() {
             scope,
             read_data: false,
             jobs: 1,
+            host: "test",
+            now: refloat_types::Clock::now(&refloat_types::SystemClock),
             progress: &refloat_engine::progress::Silent,
         })
     };

@@ -415,7 +415,9 @@ pub(crate) fn verify_scope(
     read_data: bool,
     jobs: usize,
 ) -> VerifyReport {
-    verify(&VerifyRequest { repository, scope, read_data, jobs, progress: &Silent }).unwrap()
+    let now = SystemClock.now();
+    verify(&VerifyRequest { repository, scope, read_data, jobs, host: "test", now, progress: &Silent })
+        .unwrap()
 }
 
 /// Every object of any store with its bytes.

@@ -39,7 +39,13 @@ fn target_text(found: &pitr::Plan) -> String {
 }
 
 /// Prints the plan; a dry run's is the data itself.
-pub(super) fn plan(context: &Context, asked: &Asked, found: &pitr::Plan, plan: &RestorePlan, dry_run: bool) {
+pub(super) fn plan(
+    context: &Context,
+    asked: &Asked,
+    found: &pitr::Plan,
+    plan: &RestorePlan<'_>,
+    dry_run: bool,
+) {
     let commit = &found.backup.commit;
     let mut out = format!("plan: restore {} to {}\n", plan.request().source_name, target_text(found));
     let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<12}{text}\n"));
@@ -120,7 +126,7 @@ pub(super) fn plan(context: &Context, asked: &Asked, found: &pitr::Plan, plan: &
     }
 }
 
-fn document(found: &pitr::Plan, plan: &RestorePlan) -> serde_json::Value {
+fn document(found: &pitr::Plan, plan: &RestorePlan<'_>) -> serde_json::Value {
     let commit = &found.backup.commit;
     json!({
         "backup": commit.backup,

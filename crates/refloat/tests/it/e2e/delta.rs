@@ -3,6 +3,7 @@
 use std::fs;
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
+use refloat_testkit::failpoints::arm;
 
 use super::site::{Site, prove, run, start_restored};
 
@@ -55,7 +56,7 @@ fn in_place_it_says_what_it_does_and_what_stayed() {
     assert!(data.join("global/pg_control").exists() && !data.join("refloat.restoring").exists());
 
     let mut command = site.command(&with(&["--yes"]).iter().map(String::as_str).collect::<Vec<_>>());
-    let killed = run(command.env("REFLOAT_FAILPOINTS", "restore.before_label=kill"));
+    let killed = run(arm(&mut command, "restore.before_label=kill"));
     assert_eq!(killed.code, None, "{}", killed.stderr);
     assert!(TestCluster::builder().try_start_existing(&data).is_err(), "a half-restored directory started");
     let plain = site.run(&["restore", "prod", &moment, "--in-place", "--yes"]).ends(1);

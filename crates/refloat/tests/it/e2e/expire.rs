@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
+use refloat_testkit::failpoints::arm;
 use refloat_types::{Clock as _, SystemClock};
 use serde_json::Value;
 
@@ -132,7 +133,7 @@ fn killed_anywhere_it_goes_on() {
     for (round, point) in points.iter().enumerate() {
         let mut command: Command = site.command(&["expire", "prod"]);
         let nth = if round < 6 { 1 } else { 4 };
-        command.env("REFLOAT_FAILPOINTS", format!("{point}=kill@{nth}"));
+        arm(&mut command, &format!("{point}=kill@{nth}"));
         let killed = run(&mut command);
         assert_eq!(killed.code, None, "{point}: {}{}", killed.stdout, killed.stderr);
         age(&site, "tombstones");

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
+use refloat_testkit::failpoints::arm;
 
 use super::site::{Site, run, start_restored};
 
@@ -56,7 +57,7 @@ fn backup_killed_anywhere(kind: &str) {
         site.cluster
             .psql("postgres", "update pgbench_accounts set abalance = abalance + 1 where aid % 50 = 0");
         let mut command = site.command(&backup);
-        let killed = run(command.env("REFLOAT_FAILPOINTS", format!("{point}=kill")));
+        let killed = run(arm(&mut command, &format!("{point}=kill")));
         assert_eq!(killed.code, None, "{point}: killed by a signal: {}", killed.stderr);
         // A non-exclusive backup leaves no trace in the server's directory, and no session stays.
         assert!(!site.cluster.data_directory().join("backup_label").exists());
@@ -108,7 +109,7 @@ fn a_restore_killed_anywhere_cannot_be_started_and_can_be_finished() {
         let arguments = arguments(&to);
         let arguments = arguments.each_ref().map(String::as_str);
         let mut command = site.command(&arguments);
-        let killed = run(command.env("REFLOAT_FAILPOINTS", format!("{point}=kill")));
+        let killed = run(arm(&mut command, &format!("{point}=kill")));
         assert_eq!(killed.code, None, "{point}: killed by a signal: {}", killed.stderr);
         // Points of other names are passed when the directory is whole: the record of the operation is written last.
         let finished = matches!(point.as_str(), "restore.after_control" | "restore.before_release")
@@ -168,7 +169,7 @@ fn a_push_killed_anywhere_is_repeated_with_success() {
     let wal: Vec<String> = names.lines().map(|n| format!("pg_wal/{n}")).collect();
     let push = |path: &str, points: &str| {
         let mut command = site.command(&["wal", "push", path]);
-        run(command.current_dir(site.cluster.data_directory()).env("REFLOAT_FAILPOINTS", points))
+        run(arm(command.current_dir(site.cluster.data_directory()), points))
     };
     let seen = site.path("seen");
     let mut command = site.command(&["wal", "push", &wal[0]]);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use refloat_testkit::cluster::{TestCluster, wait_until};
+use refloat_testkit::failpoints::arm;
 
 use super::site::{Site, program, prove, run, start_restored};
 
@@ -57,21 +58,44 @@ fn a_full_repository_fails_cleanly_and_works_again() {
     // Early: before anything is copied.
     let early = site.run(&["backup", "prod"]).ends(1);
     assert!(early.stderr.contains("BAK-005"), "{}", early.stderr);
-    // Late: a filler leaves less than the estimate sees... the disk fills while the backup runs.
+    // Late: the disk fills while the backup runs, at any of the objects that it writes.
     let listed =
         |site: &Site| site.run(&["list", "prod", "--json"]).ends(0).stdout.matches("\"backup\"").count();
     assert_eq!(listed(&site), 1);
     site.cluster.psql("postgres", "truncate noise; vacuum full noise; checkpoint");
+    let packs = packs(&site);
+    let mut failed = 0;
+    for point in (1..30).map(|nth| format!("store.posix.put.before_write=nospace@{nth}")) {
+        let mut command = site.command(&["backup", "prod"]);
+        let late = run(arm(&mut command, &point));
+        if late.code == Some(0) {
+            // It has written less than that, or nothing that a backup needs.
+            assert_eq!(listed(&site), 2, "{point}");
+            break;
+        }
+        assert_eq!(late.code, Some(1), "{point}: {}", late.stderr);
+        assert!(late.stderr.contains("No space left"), "{point}: {}", late.stderr);
+        assert_eq!(listed(&site), 1, "{point}: nothing half-visible");
+        assert_eq!(self::packs(&site), packs, "{point}: WAL gets the space back at once");
+        failed += 1;
+    }
+    // The pin, the envelope, the packs of two threads and of the map, the commit.
+    assert!(failed >= 6, "{failed}");
     let mut command = site.command(&["backup", "prod"]);
-    let late = run(command
-        .env("REFLOAT_FAILPOINTS", "store.posix.create.before_write=nospace@3,pack.before_finish=nospace"));
+    let late = run(arm(&mut command, "pack.before_finish=nospace"));
     assert_eq!(late.code, Some(1), "{}", late.stderr);
-    assert_eq!(listed(&site), 1, "nothing half-visible");
+    assert_eq!(listed(&site), 2, "nothing half-visible");
     site.run(&["verify", "prod", "--read-data"]).ends(0);
     // Space is back: no restart, no cleaning by hand.
     site.backup();
-    assert_eq!(listed(&site), 2);
+    assert_eq!(listed(&site), 3);
     drop(disk);
+}
+
+/// How many packs there are.
+fn packs(site: &Site) -> usize {
+    let listed = fs::read_dir(site.repo().join("packs")).into_iter().flatten().flatten();
+    listed.flat_map(|found| fs::read_dir(found.path()).into_iter().flatten().flatten()).count()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod chain;
 mod completions;
+mod crashed;
 mod debian;
 mod delta;
 mod expire;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
+use refloat_testkit::failpoints::arm;
 
 use super::site::{Run, Site, promote, run, start_restored};
 
@@ -95,7 +96,7 @@ fn in_place_it_comes_back_where_it_was() {
     later.site.cluster.stop(StopMode::Fast);
     let arguments = ["restore", "prod", "latest", "--in-place", "--as", "primary", "--yes"];
     let mut command = later.site.command(&arguments);
-    let killed = run(command.env("REFLOAT_FAILPOINTS", "restore.before_label=kill"));
+    let killed = run(arm(&mut command, "restore.before_label=kill"));
     assert_eq!(killed.code, None, "{}", killed.stderr);
     later.site.run(&arguments).ends(0);
     later.site.cluster.start();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
+use refloat_testkit::failpoints::arm;
 
 use super::site::{Site, run};
 
@@ -47,7 +48,7 @@ fn archiving_stays_locked_until_all_repositories_know() {
     // The disk of the second repository is full.
     let known = owners(&site.repo());
     let mut command = site.command(&["takeover", "prod"]);
-    let failed = run(command.env("REFLOAT_FAILPOINTS", "store.posix.put.before_write=nospace@2")).ends(1);
+    let failed = run(arm(&mut command, "store.posix.put.before_write=nospace@2")).ends(1);
     assert!(failed.stderr.contains("TKO-009"), "{}", failed.stderr);
     assert!(failed.stderr.contains(&second.display().to_string()), "{}", failed.stderr);
     assert!(
