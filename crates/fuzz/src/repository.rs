@@ -19,7 +19,10 @@ use refloat_repo::object::{Document, HEADER_BYTES, Header, document};
 use refloat_repo::pack::frame::{FrameTable, MAX_FRAME};
 use refloat_repo::pack::reader::{FrameOpener, PackKeys};
 use refloat_repo::pack::writer::{FOOTER_BYTES, Footer};
-use refloat_repo::repository::{Marker, OperationClear, OperationRecord, OwnerRecord, SourceDescription};
+use refloat_repo::repository::{
+    Generation, Invitation, ListedAgent, Marker, OperationClear, OperationRecord, OwnerRecord,
+    SourceDescription, Token,
+};
 use refloat_repo::wal_object::{WalClear, read_body, read_facts, read_head};
 use refloat_store::{Key, Store as _};
 use refloat_testkit::memory_store::Memory;
@@ -48,6 +51,10 @@ pub fn object_header(bytes: &[u8]) {
         && let Some(named) = Named::parse(&key)
     {
         assert_eq!(named.key(), key);
+    }
+    // What somebody pastes as a token.
+    if let Some(token) = std::str::from_utf8(bytes).ok().and_then(Token::parse) {
+        assert!(Token::parse(&token.expose()).is_some());
     }
 }
 
@@ -80,6 +87,9 @@ fn json(bytes: &[u8]) {
     }
     as_one::<Commit>(bytes);
     as_one::<CommitNames>(bytes);
+    as_one::<Generation>(bytes);
+    as_one::<Invitation>(bytes);
+    as_one::<ListedAgent>(bytes);
     as_one::<Marker>(bytes);
     as_one::<OperationClear>(bytes);
     as_one::<OperationRecord>(bytes);

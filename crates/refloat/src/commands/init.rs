@@ -13,7 +13,7 @@ use refloat_store::posix::Options;
 use refloat_types::Clock as _;
 use serde::Serialize;
 
-use super::key::{KeepKey, keep, no_place_for_sheet, unconfirmed};
+use super::key::{KeepKey, configured_passphrase, keep, no_place_for_sheet, unconfirmed};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
@@ -110,14 +110,10 @@ impl Init {
 
     /// Shows the sheet of a new repository and asks whether it is kept. Answers whether that is shown.
     fn keep_key(&self, context: &Context, plan: &Plan, opened: &Opened) -> Result<bool, Failure> {
-        let passphrase = match &plan.config.encryption {
-            Encryption::Passphrase(secret) if unconfirmed(opened)? && !self.key_kept => {
-                Some(secret.read(&context.secret_reader())?)
-            }
-            _ => None,
-        };
+        let shows = !self.key_kept && unconfirmed(opened)?;
+        let passphrase = if shows { configured_passphrase(context, &plan.config, opened)? } else { None };
         let how = KeepKey { sheet: self.sheet.as_deref(), key_kept: self.key_kept };
-        keep(context, &plan.config, opened, how, passphrase.as_ref().map(|secret| secret.expose()))
+        keep(context, &plan.config, opened, how, passphrase.as_deref())
     }
 }
 

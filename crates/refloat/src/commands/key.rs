@@ -6,7 +6,7 @@ mod rewrap;
 mod rotate;
 
 use clap::Subcommand;
-use refloat_config::{Encryption, RepositoryConfig, SecretReader, SourceConfig};
+use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
 use refloat_repo::crypt::identity::Identity as AgeIdentity;
 use refloat_repo::repository::{Confirmation, Shown};
 use refloat_types::Clock as _;
@@ -237,13 +237,29 @@ fn print_again(
     opened: &Opened,
     file: Option<&std::path::Path>,
 ) -> Result<(), Failure> {
-    let reader: SecretReader<'_> = context.secret_reader();
-    let passphrase = match &config.encryption {
-        Encryption::Passphrase(secret) => Some(secret.read(&reader)?),
-        _ => None,
-    };
-    let text = sheet_text(context, config, opened, passphrase.as_ref().map(|secret| secret.expose()));
-    give_sheet(context, &text, file)
+    let passphrase = configured_passphrase(context, config, opened)?;
+    give_sheet(context, &sheet_text(context, config, opened, passphrase.as_deref()), file)
+}
+
+/// The passphrase that the configuration names, for the sheet. One that opens nothing any more is on no sheet.
+///
+/// # Errors
+/// It cannot be read, or the repository was rotated to another one.
+pub(crate) fn configured_passphrase(
+    context: &Context,
+    config: &RepositoryConfig,
+    opened: &Opened,
+) -> Result<Option<String>, Failure> {
+    let Encryption::Passphrase(secret) = &config.encryption else { return Ok(None) };
+    let generation = opened.repository.generation();
+    if !generation.has_passphrase {
+        return Ok(None);
+    }
+    let text = secret.read(&context.secret_reader())?.expose().to_owned();
+    if generation.number > 0 {
+        opened.repository.try_passphrase(&text)?;
+    }
+    Ok(Some(text))
 }
 
 /// The sheet of a repository.

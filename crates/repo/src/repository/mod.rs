@@ -1,6 +1,7 @@
 //! A repository in a store, as one host sees it.
 //!
-//! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys, `backups` lists and writes commits,
+//! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys,
+//! `generations` and `rotate` say who can read, `rewrap` seals keys again, `invite` enrols hosts that cannot read, `backups` lists and writes commits,
 //! `sources` knows what a source is called, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
 //! do the rest. Nothing is ever overwritten.
 

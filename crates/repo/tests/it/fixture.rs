@@ -62,6 +62,91 @@ fn add(directory: &Path, prefix: &str, store: &Memory) -> usize {
     count
 }
 
+/// Writes the fixture of rotations anew. Only for a new format, into a directory of its own.
+#[test]
+#[ignore = "writes into the source tree; for a new format only"]
+fn write_rotated_fixture() {
+    assert!(!place("rotated").exists(), "a fixture is never overwritten");
+    let store = Memory::new();
+    let state = tempfile::tempdir().unwrap();
+    let here = |host: &str| StateDirectory::new(state.path().join(host));
+    let shared = || Arc::new(store.clone());
+    let options = InitOptions { protection: Protection::None, now: now() };
+    let repository = Repository::init(shared(), here("first"), options).unwrap();
+    let made = fill(&repository);
+    let again =
+        || Repository::open(shared(), here("first"), None, now(), &mut || panic!("it is known")).unwrap();
+    repository.rotate(&Protection::Passphrase("an earlier one".to_owned()), now()).unwrap();
+    let second = put_backup(&again(), made.source);
+    again().rotate(&Protection::Passphrase(PASSPHRASE.to_owned()), now()).unwrap();
+    let stored = again().list_data_keys().unwrap();
+    for key in &stored {
+        again().rewrap_key(key).unwrap();
+    }
+    // One of them has lost its first envelope.
+    let (stored, again_stored) = (again().list_data_keys().unwrap(), again());
+    again_stored.delete_old_envelopes(&stored[0]).unwrap();
+    let (token, _) = again().invite(std::time::Duration::from_secs(24 * 3600), now()).unwrap();
+    let writer = Repository::accept(shared(), here("writer"), &token, now()).unwrap();
+    let third = put_backup(&writer, made.source);
+    for (key, bytes) in objects(&store) {
+        let path = place("rotated").join(key.as_str());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let text = format!(
+        "{}\n{}\n{}\n{second}\n{third}\n{}\n",
+        made.source,
+        made.backup,
+        repository.fingerprint(),
+        token.expose()
+    );
+    std::fs::write(place("rotated.txt"), text).unwrap();
+}
+
+/// Encryption that was turned on, a rotation, keys that were sealed again, a host that was invited.
+#[test]
+fn the_first_rotations_stay_readable() {
+    let store = Memory::new();
+    assert!(add(&place("rotated"), "", &store) > 20);
+    let told = std::fs::read_to_string(place("rotated.txt")).unwrap();
+    let told: Vec<&str> = told.lines().collect();
+    let source: SourceId = told[0].parse().unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let here = |host: &str| StateDirectory::new(state.path().join(host));
+    let mut credentials = || Ok(Credentials::Passphrase(PASSPHRASE.to_owned()));
+    let shared = Arc::new(store.clone());
+    let repository =
+        Repository::open(shared, here("reader"), Some(told[2]), now(), &mut credentials).unwrap();
+    assert_eq!(repository.generation().number, 2);
+    for backup in [told[1], told[3], told[4]] {
+        let backup: BackupId = backup.parse().unwrap();
+        assert_eq!(read_files(&repository, source, backup).unwrap(), expected_files());
+    }
+    assert_eq!(read_wal(&repository).unwrap(), wal_bytes());
+    let mut kinds = std::collections::BTreeMap::new();
+    for (key, _) in objects(&store) {
+        let named = refloat_repo::layout::Named::parse(&key).unwrap();
+        use refloat_repo::layout::Named as N;
+        let kind = match named {
+            N::Pack(_) | N::Wal(..) => continue,
+            N::Generation(_) => "generation",
+            N::Rewrapped(..) => "sealed again",
+            N::Invitation(_) => "invitation",
+            N::InvitationUsed(_) => "used",
+            _ => "other",
+        };
+        *kinds.entry(kind).or_insert(0) += 1;
+        assert_eq!(repository.inspect(&named).unwrap().opened, Ok(()), "{key}");
+    }
+    assert_eq!((kinds["generation"], kinds["invitation"], kinds["used"]), (2, 1, 1));
+    assert!(kinds["sealed again"] >= 1);
+    // The token is used: it enrols nobody else.
+    let token = refloat_repo::repository::Token::parse(told[5]).unwrap();
+    let other = Repository::accept(Arc::new(store.clone()), here("other"), &token, now());
+    assert!(matches!(other, Err(refloat_repo::RepoError::InvitationOver { .. })));
+}
+
 #[test]
 fn the_first_format_stays_readable() {
     let encrypted = || Credentials::Passphrase(PASSPHRASE.to_owned());

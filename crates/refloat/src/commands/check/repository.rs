@@ -94,6 +94,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
         let what = "who can read was changed elsewhere: this host writes on, and cannot read what is newer";
         lines.warn(format!("key {name}"), what, format!("{} init", lines.context().command()));
     }
+    agree(lines, config, opened);
     match unencrypted(opened) {
         Ok(None) => {}
         Ok(Some(what)) => lines.warn(format!("key {name}"), what, ""),
@@ -110,6 +111,37 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
             format!("{} key confirm", lines.context().command()),
         ),
         Err(failure) => lines.failure(format!("key {name}"), &failure),
+    }
+}
+
+/// Whether the configuration opens, or seals to, what the repository is sealed to since it was rotated.
+fn agree(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
+    let (about, generation) = (format!("key {}", config.name), opened.repository.generation());
+    match &config.encryption {
+        Encryption::Passphrase(secret) if generation.number > 0 && generation.has_passphrase => {
+            // One that cannot be read is told of elsewhere.
+            let Ok(passphrase) = secret.read(&lines.context().secret_reader()) else { return };
+            if let Err(error) = opened.repository.try_passphrase(passphrase.expose()) {
+                lines.failure(about, &Failure::from(error));
+            }
+        }
+        Encryption::Recipients { recipients, .. } => {
+            let sealed: Vec<&str> = generation.recipients.iter().map(|one| one.as_str()).collect();
+            let same = sealed.len() == recipients.len()
+                && recipients.iter().all(|one| sealed.contains(&one.as_str()));
+            if !same {
+                let what = format!(
+                    "backups are sealed to {}, and the configuration names others: correct `recipients`, or rotate to them",
+                    sealed.join(", ")
+                );
+                lines.warn(
+                    about,
+                    what,
+                    format!("{} -r {} key rotate", lines.context().command(), config.name),
+                );
+            }
+        }
+        _ => {}
     }
 }
 

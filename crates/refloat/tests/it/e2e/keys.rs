@@ -343,3 +343,51 @@ fn encryption_is_turned_on_later() {
     let refused = plain.run(&["list", "prod"]);
     assert!(refused.stderr.contains("KEY-003"), "{}", refused.stderr);
 }
+
+#[test]
+fn killed_anywhere_the_key_is_the_old_one_or_the_new() {
+    let site = Site::new(TestCluster::builder());
+    site.cluster.pgbench_init(1);
+    let first = (change(&site, 1), site.backup());
+    let kill = |arguments: &[&str], point: &str| {
+        let mut command = site.command(arguments);
+        let killed = run(command.env("REFLOAT_FAILPOINTS", format!("{point}=kill")));
+        assert_eq!(killed.code, None, "{point}: killed by a signal: {}", killed.stderr);
+    };
+    let opens = |name: &str, file: &Path| {
+        let host = Host::new(&site, name, &passphrase(file));
+        host.run(&["list", "prod"]).code == Some(0)
+    };
+    let (old, new, newest) = (site.path("passphrase"), site.path("passphrase-2"), site.path("passphrase-3"));
+    let (new_text, newest_text) = (new.display().to_string(), newest.display().to_string());
+    let rotate = ["key", "rotate", "--key-kept", "--new-passphrase-file", &new_text];
+    kill(&rotate, "rotate.before_generation");
+    assert!(opens("a", &old) && !opens("b", &new), "nothing has changed but a file");
+    site.run(&rotate).ends(0);
+    assert!(!opens("c", &old) && opens("d", &new));
+    site.run(&rotate).ends(2);
+
+    kill(&["key", "rotate", "--key-kept", "--new-passphrase-file", &newest_text], "rotate.after_generation");
+    assert!(!opens("e", &new) && opens("f", &newest));
+    // The host itself writes on, and follows by init.
+    let second = (change(&site, 2), incremental(&site));
+    let behind = site.run(&["check"]).ends(3);
+    assert!(behind.stdout.contains("this host writes on, and cannot read"), "{}", behind.stdout);
+    let text = fs::read_to_string(&site.config).expect("the configuration");
+    let text = text.replace(&passphrase(&old), &passphrase(&newest));
+    secret_file(&site, &site.config, &text);
+    site.run(&["init", "--key-kept"]).ends(0);
+    let check = site.run(&["check"]).ends(0);
+    assert!(!check.stdout.contains("cannot read"), "{}", check.stdout);
+
+    for point in ["rewrap.before_envelope", "rewrap.after_envelope", "rewrap.before_delete"] {
+        kill(&["key", "rewrap", "--delete-old"], point);
+        site.run(&["verify"]).ends(0);
+    }
+    site.run(&["key", "rewrap", "--delete-old"]).ends(0);
+    let third = (change(&site, 3), incremental(&site));
+    let reader = Host::new(&site, "reader", &passphrase(&newest));
+    for (number, (truth, backup)) in [&first, &second, &third].into_iter().enumerate() {
+        assert_eq!(&reader.restored(&format!("clone{number}"), backup, TRUTH), truth, "{number}");
+    }
+}
