@@ -1,6 +1,6 @@
 //! Work on clusters: backup, restore, WAL, verification.
 //!
-//! Lowest first: `progress`, `locked` and `guard` (what a running job uses stays) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
+//! Lowest first: `progress`, `spill`, `locked` and `guard` (what a running job uses stays) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
 //! which moments can be reached, `backup`, `restore`, `verify`, `expire` and `takeover` do what they are called. Nothing here reads
 //! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
 
@@ -11,6 +11,7 @@ pub mod locked;
 pub mod pitr;
 pub mod progress;
 pub mod restore;
+mod spill;
 pub mod takeover;
 pub mod verify;
 pub mod wal;

@@ -16,7 +16,10 @@ mod leftovers;
 mod own_wal;
 mod pages;
 mod parent;
+mod places;
 mod preflight;
+mod queue;
+mod record;
 mod run;
 mod throttle;
 
