@@ -136,9 +136,7 @@ fn write_manifest(
     copied: Copied,
     reading: Reading,
 ) -> Result<Written, BackupError> {
-    let Copied { listing, late, collected, data, stop, mut facts, outside, .. } = copied;
-    facts.data_directory_mode = listing.top_mode;
-    let facts_bytes = json(&facts)?;
+    let Copied { listing, late, collected, data, stop, facts, outside, .. } = copied;
     let outside_bytes = json(&outside)?;
     let mut packer = collected.packer;
     let (mut entries, mut bytes) = (0, 0);
@@ -152,7 +150,7 @@ fn write_manifest(
     })?;
     writer.blob("backup_label", &stop.label)?;
     writer.blob("tablespace_map", &stop.tablespace_map)?;
-    writer.blob("facts", &facts_bytes)?;
+    writer.blob_of("facts", &mut facts.json(listing.top_mode)?)?;
     writer.blob("outside_files", &outside_bytes)?;
     writer.blob("configuration", request.configuration.as_bytes())?;
     writer.reading(reading);

@@ -105,6 +105,32 @@ impl Entries {
     }
 }
 
+/// Most names of what is left out that are told.
+const TOLD: usize = 100;
+
+/// What is left out though PostgreSQL did not put it there.
+#[derive(Default)]
+struct LeftOut {
+    notes: Vec<String>,
+    more: u64,
+}
+
+impl LeftOut {
+    fn add(&mut self, path: &[u8], what: &str) {
+        if self.notes.len() < TOLD {
+            self.notes.push(format!("left out: {} is {what}", String::from_utf8_lossy(path)));
+        } else {
+            self.more += 1;
+        }
+    }
+    fn notes(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.notes.push(format!("left out: {} more that are no regular files", self.more));
+        }
+        self.notes
+    }
+}
+
 /// Path of the control file.
 pub(super) const CONTROL_FILE: &[u8] = b"global/pg_control";
 
@@ -121,12 +147,12 @@ pub(super) fn list(
         .map(|parent| FormerFiles::new(parent, repository.store().as_ref(), data_directory))
         .transpose()?;
     let mut writer = RecordWriter::create(repository.state())?;
-    let mut notes = Vec::new();
+    let mut left_out = LeftOut::default();
     let (mut spans, mut top_mode, mut bytes, mut new_bytes) = (0, 0, 0, 0);
     let (mut record, mut last) = (Vec::new(), None);
     for found in Walk::new(data_directory, &version, Scope::Backup)? {
         let found = found?;
-        let Some(what) = what(&found, &mut notes) else { continue };
+        let Some(what) = what(&found, &mut left_out) else { continue };
         if found.path.is_empty() {
             top_mode = found.mode;
             continue;
@@ -158,13 +184,13 @@ pub(super) fn list(
         }
         writer.push(&record)?;
     }
+    let mut notes = left_out.notes();
     notes.extend(former.into_iter().flat_map(FormerFiles::notes));
     Ok(Listing { records: writer.finish()?, spans, top_mode, bytes, new_bytes, notes })
 }
 
 /// What an entry is; `None` for what is left out.
-fn what(found: &Found, notes: &mut Vec<String>) -> Option<What> {
-    let name = || String::from_utf8_lossy(&found.path).into_owned();
+fn what(found: &Found, left_out: &mut LeftOut) -> Option<What> {
     match &found.kind {
         Kind::File => {
             let stat = FileStat { device: found.device, inode: found.inode, ctime_ns: found.ctime_ns };
@@ -177,11 +203,11 @@ fn what(found: &Found, notes: &mut Vec<String>) -> Option<What> {
         }
         Kind::Directory | Kind::DirectoryLink { .. } => Some(What::Directory),
         Kind::Symlink { .. } => {
-            notes.push(format!("left out: {} is a symbolic link", name()));
+            left_out.add(&found.path, "a symbolic link");
             None
         }
         Kind::Special => {
-            notes.push(format!("left out: {} is no regular file", name()));
+            left_out.add(&found.path, "no regular file");
             None
         }
     }

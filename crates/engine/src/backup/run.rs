@@ -7,7 +7,6 @@ use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use refloat_pg::control::{self, ControlFile};
-use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
 use refloat_repo::RepoError;
 use refloat_repo::crypt::random;
@@ -353,7 +352,7 @@ fn copy(
     let judged = pages::judge(&request.data_directory, &hasher, shared.checksums, suspects, since);
     let path = request.data_directory.clone();
     let mut bad_pages = judged.map_err(|source| BackupError::Read { path, source })?;
-    name_relations(&mut bad_pages, &ended.facts);
+    ended.facts.name_relations(&mut bad_pages)?;
     Ok(Copied {
         listing,
         late,
@@ -493,7 +492,7 @@ fn end_backup(
     expect_archive: bool,
 ) -> Result<(Ended, Copies, Vec<FileToCopy>), BackupError> {
     let mut notes = Vec::new();
-    let facts = facts::read(mode.session(), 0)?;
+    let facts = facts::read(mode.session(), request.repository.state())?;
     let outside = facts::outside_files(mode.session(), &request.data_directory, &mut notes)?;
     for note in notes {
         request.progress.note(&note);
@@ -543,12 +542,4 @@ fn take_wal(request: &BackupRequest<'_>, range: WalRange, late: &mut Late<'_>) -
 
 fn wal_path(segment: WalSegmentName) -> Vec<u8> {
     format!("pg_wal/{segment}").into_bytes()
-}
-
-fn name_relations(bad: &mut [BadPage], facts: &RecordedFacts) {
-    for page in bad {
-        if let FileClass::Relation(file) = classify(page.path.as_bytes()) {
-            page.relation = facts.relation_of(file.database, file.number);
-        }
-    }
 }

@@ -1,11 +1,12 @@
 //! A repository in a store, as one host sees it.
 //!
-//! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys, `backups` lists and writes commits,
+//! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys, `backups` lists and writes commits, `commit_cache` knows them,
 //! `sources` knows what a source is called, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
 //! do the rest. Nothing is ever overwritten.
 
 mod agents;
 mod backups;
+mod commit_cache;
 mod confirmation;
 mod holds;
 mod init;
@@ -26,6 +27,7 @@ use refloat_types::{ObjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use agents::ListedAgent;
+pub use commit_cache::{CommitCache, KnownCommit};
 pub use confirmation::{Confirmation, Shown};
 pub use holds::{Hold, HoldWords};
 pub use init::{InitOptions, Protection};

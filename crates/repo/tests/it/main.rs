@@ -4,6 +4,7 @@
 
 mod fixture;
 mod forged;
+mod known;
 mod numbers;
 mod once;
 mod opening;

@@ -9,6 +9,7 @@ mod kills;
 mod limits;
 mod pitr;
 mod restored;
+mod scale;
 mod site;
 mod tablespaces;
 mod takeover;
