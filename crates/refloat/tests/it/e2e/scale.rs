@@ -101,6 +101,7 @@ fn very_many_files_are_backed_up_restored_and_verified_in_little_memory() {
 
 /// `list` with what this host knows of backups, without it, and with a damaged one says the same.
 /// `REFLOAT_TEST_BACKUPS=10000` makes so many and tells how long it takes.
+#[expect(clippy::disallowed_methods, reason = "a switch of this test, not of the product")]
 #[test]
 fn a_list_says_the_same_with_and_without_what_is_known() {
     let retention = "retention = { full = 2 }\n";
