@@ -153,10 +153,12 @@ fn add_backups(site: &Site, count: u64) {
     let key = repository.commit_keys(source).expect("lists").remove(0);
     let first = repository.read_commit(&key).expect("reads");
     let names = repository.read_commit_names(&first).expect("reads");
+    let mut parent = first.commit.backup;
     for number in 2..count + 2 {
         let mut commit = first.commit.clone();
         (commit.number, commit.backup, commit.kind) = (number, random::backup_id(), BackupType::Incr);
-        commit.parent = Some(first.commit.backup);
+        commit.parent = Some(parent);
+        parent = commit.backup;
         let key = repository.draw_key("backup", SystemClock.now()).expect("a key");
         let packs: Vec<PackUse> = first.packs.to_vec();
         let names = CommitNames { label: Some(format!("number {number}")), ..names.clone() };
