@@ -22,10 +22,11 @@ class Scale:
         self.text_bytes = (50 if quick else 500) * 10**6
         self.dense_bytes = (200 if quick else 2000) * 10**6
         self.segments = 20 if quick else 100
+        self.relations = 2000 if quick else 20000
 
 
 class Cluster:
-    """One data directory and, while it runs, its server. `name` is `text` or `dense`."""
+    """One data directory and, while it runs, its server. `name` is `text`, `dense` or `relations`."""
 
     def __init__(self, work, bin_dir, name, scale):
         self.work, self.bin, self.name, self.scale = work, bin_dir, name, scale
@@ -52,7 +53,7 @@ class Cluster:
             conf.write(
                 "listen_addresses = ''\nautovacuum = off\narchive_mode = on\nwal_level = replica\n"
                 f"archive_command = '\"{self.hook}\" \"%p\" \"%f\"'\n"
-                "max_wal_size = 16GB\ncheckpoint_timeout = 1h\nshared_buffers = 256MB\nlog_min_messages = fatal\n"
+                "max_locks_per_transaction = 1024\nmax_wal_size = 16GB\ncheckpoint_timeout = 1h\nshared_buffers = 256MB\nlog_min_messages = fatal\n"
             )
         self.start("-c fsync=off -c synchronous_commit=off")
         try:
@@ -61,8 +62,10 @@ class Cluster:
                            "-s", str(self.scale.pgbench), "postgres")
                 self._copy_documents()
                 self._collect_segments(talk)
-            else:
+            elif self.name == "dense":
                 self._copy_dense()
+            else:
+                self._make_relations()
             self.sql("VACUUM (FREEZE, ANALYZE)")
             self.sql("CHECKPOINT")
             facts = {"bytes": int(self.sql("SELECT sum(pg_database_size(oid)) FROM pg_database")),
@@ -132,6 +135,14 @@ class Cluster:
                 yield f"{number}\t\\\\x{blob.hex()}\t{text}\n"
 
         self._copy("blobs", rows())
+
+    def _make_relations(self):
+        """Small tables, a thousand to a transaction: each locks what it makes until its end."""
+        for first in range(0, self.scale.relations, 1000):
+            last = min(first + 1000, self.scale.relations) - 1
+            self.sql(f"DO $$ BEGIN FOR i IN {first}..{last} LOOP EXECUTE format('CREATE TABLE small_%s (id int PRIMARY KEY, "
+                     "t text)', i); EXECUTE format('INSERT INTO small_%s SELECT n, md5(n::text || %L) FROM "
+                     "generate_series(1, 50) n', i, i); END LOOP; END $$")
 
     def _collect_segments(self, talk):
         """Keeps real WAL segments, one following the other, that a pgbench load wrote: its own transactions, whose
@@ -226,6 +237,9 @@ class Cluster:
             ask = ("SELECT (SELECT count(*) FROM pgbench_accounts), (SELECT sum(abalance) FROM pgbench_accounts), "
                    "(SELECT count(*) FROM pgbench_history), (SELECT sum(hashtext(body)) FROM notes), "
                    "(SELECT sum(hashtext(doc::text)) FROM events)")
+        elif self.name == "relations":
+            ask = ("SELECT count(*), (SELECT sum(hashtext(t)) FROM small_7) FROM pg_class "
+                   "WHERE relkind = 'r' AND relname LIKE 'small_%'")
         else:
             ask = "SELECT count(*), sum(hashtext(caption)), sum(hashtext(md5(data))) FROM blobs"
         return run_sql(self.bin, socket, ask)

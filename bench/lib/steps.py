@@ -63,7 +63,7 @@ class Bench:
 
     # -- steps ---------------------------------------------------------------------------------------------
 
-    def full(self):
+    def full(self, label="full backup"):
         """A full backup into a repository that was just made, with the archiver serving the same side."""
 
         def step(side):
@@ -75,7 +75,7 @@ class Bench:
             self.cluster.archive_to("none")
 
         self.cluster.warm()
-        return [self.in_turn(step, "full backup", writes=True)]
+        return [self.in_turn(step, label, writes=True)]
 
     def restore(self, places):
         """Restores the latest backup into an empty directory, on each of `places` ({name: parent directory})."""

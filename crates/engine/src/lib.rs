@@ -1,6 +1,7 @@
 //! Work on clusters: backup, restore, WAL, verification.
 //!
-//! Lowest first: `progress`, `locked`, `guard` (what a running job uses stays) and `generation` (a source becomes another cluster) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
+//! Lowest first: `progress`, `spill`, `locked`, `guard` (what a running job uses stays) and `generation` (a source becomes
+//! another cluster) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
 //! which moments can be reached, `backup`, `restore`, `verify`, `expire` and `takeover` do what they are called. Nothing here reads
 //! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
 
@@ -12,6 +13,7 @@ pub mod locked;
 pub mod pitr;
 pub mod progress;
 pub mod restore;
+mod spill;
 pub mod takeover;
 pub mod verify;
 pub mod wal;

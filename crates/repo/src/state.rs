@@ -127,19 +127,51 @@ impl StateDirectory {
     /// When it cannot be written; the old one stays.
     pub fn write<T: Serialize>(&self, relative: &str, value: &T) -> Result<(), RepoError> {
         let path = self.path.join(relative);
+        let bytes = serde_json::to_vec(value).map_err(|e| fail("write", &path, std::io::Error::other(e)))?;
+        self.put(relative, &bytes, true)
+    }
+
+    /// The bytes of the file `relative`; `None` when there is none, or it is larger than `limit`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_bytes(&self, relative: &str, limit: u64) -> Result<Option<Vec<u8>>, RepoError> {
+        let path = self.path.join(relative);
+        let read = || {
+            let length = fs::metadata(&path)?.len();
+            if length <= limit { fs::read(&path).map(Some) } else { Ok(None) }
+        };
+        match read() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map_err(|source| fail("read", &path, source)),
+        }
+    }
+
+    /// Replaces the file `relative`. After a crash of the machine it may be the old one, or damaged: only for what tells
+    /// so itself and can be made again.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one stays.
+    pub fn replace(&self, relative: &str, bytes: &[u8]) -> Result<(), RepoError> {
+        self.put(relative, bytes, false)
+    }
+
+    fn put(&self, relative: &str, bytes: &[u8], durably: bool) -> Result<(), RepoError> {
+        let path = self.path.join(relative);
         let parent = path.parent().unwrap_or(&self.path).to_owned();
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent);
         made.map_err(|source| fail("create", &parent, source))?;
-        let bytes = serde_json::to_vec(value).map_err(|e| fail("write", &path, std::io::Error::other(e)))?;
         let unique = format!(".{}.{}.tmp", std::process::id(), crate::crypt::random::object_id());
         let temporary = path.with_file_name(unique);
         let written = (|| {
             let mut file =
                 fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
+            file.write_all(bytes)?;
+            if durably {
+                file.sync_all()?;
+            }
             fs::rename(&temporary, &path)?;
-            fs::File::open(&parent)?.sync_all()
+            if durably { fs::File::open(&parent)?.sync_all() } else { Ok(()) }
         })();
         written.map_err(|source| {
             let _ = fs::remove_file(&temporary);

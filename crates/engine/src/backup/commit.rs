@@ -8,11 +8,12 @@ use refloat_repo::commit::{ClusterPoint, Commit, CommitNames, PackUse, Sizes};
 use refloat_repo::manifest::root::RootRef;
 use refloat_repo::manifest::{Entry, ManifestWriter, Reading, What};
 use refloat_repo::pack::PackSummary;
-use refloat_repo::{Repository, layout};
+use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{ByteSize, ObjectId, Timestamp};
 
-use super::files::Listing;
+use super::files::{FileToCopy, Listed, Listing};
 use super::parent::{self, Choice, Parent, Trust, Uses};
+use super::places::PlaceReader;
 use super::run::{Copied, Prepared};
 use super::{BackupError, BackupReport, BackupRequest};
 use crate::guard::GuardError;
@@ -145,23 +146,21 @@ fn write_manifest(
     copied: Copied,
     reading: Reading,
 ) -> Result<Written, BackupError> {
-    let Copied { listing, collected, data, stop, mut facts, outside, .. } = copied;
-    facts.data_directory_mode = listing.top_mode;
-    let facts_bytes = json(&facts)?;
+    let Copied { listing, late, collected, data, stop, facts, outside, .. } = copied;
     let outside_bytes = json(&outside)?;
     let mut packer = collected.packer;
     let (mut entries, mut bytes) = (0, 0);
     let mut writer = ManifestWriter::new(&mut packer);
-    for entry in merge(listing, collected.files) {
+    merge(&listing, late, collected.places, |entry| {
         if let What::File { size, .. } = entry.what {
             bytes += size;
         }
         entries += 1;
-        writer.push(&entry)?;
-    }
+        writer.push(&entry)
+    })?;
     writer.blob("backup_label", &stop.label)?;
     writer.blob("tablespace_map", &stop.tablespace_map)?;
-    writer.blob("facts", &facts_bytes)?;
+    writer.blob_of("facts", &mut facts.json(listing.top_mode)?)?;
     writer.blob("outside_files", &outside_bytes)?;
     writer.blob("configuration", request.configuration.as_bytes())?;
     writer.reading(reading);
@@ -177,18 +176,41 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, BackupError> {
 }
 
 /// All entries in the order of their paths; files that vanished are left out.
-fn merge(listing: Listing, leaves: Vec<super::collect::FileLeaves>) -> Vec<Entry> {
-    let mut entries = listing.others;
-    for (file, known) in listing.files.into_iter().zip(leaves) {
-        if known.vanished {
-            continue;
+fn merge(
+    listing: &Listing,
+    mut late: Vec<FileToCopy>,
+    mut places: PlaceReader,
+    mut each: impl FnMut(Entry) -> Result<(), RepoError>,
+) -> Result<(), RepoError> {
+    late.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+    let mut late = late.into_iter().peekable();
+    let mut entries = listing.entries();
+    // The last ones have their leaves behind those of the listing: another reader spares going back and forth.
+    let mut late_places = places.again();
+    loop {
+        let listed = entries.next()?;
+        let path = match &listed {
+            Some(Listed::File(file)) => Some(&file.entry.path),
+            Some(Listed::Other(entry)) => Some(&entry.path),
+            None => None,
+        };
+        while let Some(file) = late.next_if(|file| path.is_none_or(|path| file.entry.path < *path)) {
+            whole(file, &mut late_places)?.map_or(Ok(()), &mut each)?;
         }
-        let What::File { stat, .. } = file.entry.what else { continue };
-        let leaves = known.leaves.into_iter().map(|(_, leaf)| leaf).collect();
-        entries.push(Entry { what: What::File { size: known.size, stat, leaves }, ..file.entry });
+        match listed {
+            Some(Listed::File(file)) => whole(file, &mut places)?.map_or(Ok(()), &mut each)?,
+            Some(Listed::Other(entry)) => each(entry)?,
+            None => return Ok(()),
+        }
     }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    entries
+}
+
+/// A file with its leaves; `None` when it vanished.
+fn whole(file: FileToCopy, places: &mut PlaceReader) -> Result<Option<Entry>, RepoError> {
+    let known = places.file(file.place, file.spans())?;
+    let What::File { stat, .. } = file.entry.what else { return Ok(None) };
+    let what = What::File { size: known.size, stat, leaves: known.leaves.into() };
+    Ok((!known.vanished).then_some(Entry { what, ..file.entry }))
 }
 
 /// Every pack that the backup needs: its own, and those that were there already.

@@ -1,25 +1,27 @@
 //! Recorded with every backup, because it cannot be taken afterwards.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use data_encoding::BASE64;
-use refloat_pg::sql::{ConfigFile, ConfigFileKind, Facts, RelationFact, Session};
+use refloat_pg::layout::{FileClass, classify};
+use refloat_pg::sql::{ConfigFile, ConfigFileKind, DatabaseContents, Facts, RelationFact, Session};
+use refloat_repo::{RepoError, StateDirectory};
 use serde::{Deserialize, Serialize};
 
-use super::BackupError;
+use super::{BackupError, BadPage};
+use crate::spill::{RecordWriter, Records};
 
-/// Everything in the blob `facts`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RecordedFacts {
+/// Everything in the blob `facts`. Relations may be millions: they lie in a spill file.
+#[derive(Debug)]
+pub(super) struct RecordedFacts {
     /// The cluster, its server and host.
-    pub cluster: Facts,
+    pub(super) cluster: Facts,
     /// What is in each database.
-    pub contents: Vec<refloat_pg::sql::DatabaseContents>,
-    /// Relations by database oid.
-    pub relations: BTreeMap<u32, Vec<RelationFact>>,
-    /// Permission bits of the data directory.
-    pub data_directory_mode: u32,
+    contents: Vec<DatabaseContents>,
+    /// Oid of the database (u32), then the relation as JSON, by database.
+    relations: Records,
 }
 
 /// A configuration file outside the data directory, in the blob `outside_files`.
@@ -36,14 +38,17 @@ pub struct OutsideFile {
 }
 
 /// Reads the facts.
-pub(super) fn read(session: &Session, data_directory_mode: u32) -> Result<RecordedFacts, BackupError> {
+pub(super) fn read(session: &Session, state: &StateDirectory) -> Result<RecordedFacts, BackupError> {
     let cluster = session.facts()?;
-    let mut relations: BTreeMap<u32, Vec<RelationFact>> = BTreeMap::new();
+    let mut relations = RecordWriter::create(state)?;
+    let mut record = Vec::new();
     let contents = session.contents(&cluster.databases, &mut |database, relation| {
-        relations.entry(database.oid).or_default().push(relation);
-        Ok(())
+        record.clear();
+        record.extend_from_slice(&database.oid.to_le_bytes());
+        serde_json::to_writer(&mut record, &relation)?;
+        relations.push(&record).map_err(io::Error::other)
     })?;
-    Ok(RecordedFacts { cluster, contents, relations, data_directory_mode })
+    Ok(RecordedFacts { cluster, contents, relations: relations.finish()? })
 }
 
 /// Reads the configuration files outside the data directory; what cannot be read is named in `notes`.
@@ -81,20 +86,81 @@ const fn kind_name(kind: ConfigFileKind) -> &'static str {
 }
 
 impl RecordedFacts {
-    /// The relation whose files are called so.
-    pub fn relation_of(&self, database: u32, filenode: u32) -> Option<String> {
-        let name = self.cluster.databases.iter().find(|d| d.oid == database).map(|d| d.name.as_str());
-        let lists = if database == 0 {
-            self.relations.values().collect()
-        } else {
-            vec![self.relations.get(&database)?]
+    /// All of it as JSON, little by little: each call appends some, and answers `false` with the last.
+    /// `data_directory_mode` are the permission bits of the data directory.
+    pub(super) fn json(
+        &self,
+        data_directory_mode: u32,
+    ) -> Result<impl FnMut(&mut Vec<u8>) -> Result<bool, RepoError>, RepoError> {
+        let text = |value: Result<String, serde_json::Error>| {
+            value.map_err(|error| RepoError::internal("write a backup's facts", error))
         };
-        let found = lists.into_iter().flatten().find(|r| r.filenode == Some(filenode))?;
-        Some(format!(
-            "{}{}.{}",
-            name.map_or_else(String::new, |n| format!("{n}: ")),
-            found.schema,
-            found.name
-        ))
+        let cluster = text(serde_json::to_string(&self.cluster))?;
+        let contents = text(serde_json::to_string(&self.contents))?;
+        let mut head = Some(format!("{{\"cluster\":{cluster},\"contents\":{contents},\"relations\":{{"));
+        let (records, mut reader) = (self.relations.clone(), self.relations.reader());
+        let mut open: Option<u32> = None;
+        Ok(move |out: &mut Vec<u8>| {
+            if let Some(head) = head.take() {
+                out.extend_from_slice(head.as_bytes());
+                return Ok(true);
+            }
+            let Some(record) = reader.next()? else {
+                let end = if open.is_some() { "]" } else { "" };
+                out.extend_from_slice(
+                    format!("{end}}},\"data_directory_mode\":{data_directory_mode}}}").as_bytes(),
+                );
+                return Ok(false);
+            };
+            let (database, relation) = split(record).ok_or_else(|| records.damaged())?;
+            match open.replace(database) {
+                Some(before) if before == database => out.push(b','),
+                Some(_) => out.extend_from_slice(format!("],\"{database}\":[").as_bytes()),
+                None => out.extend_from_slice(format!("\"{database}\":[").as_bytes()),
+            }
+            out.extend_from_slice(relation);
+            Ok(true)
+        })
     }
+
+    /// Says which relations pages belong to.
+    pub(super) fn name_relations(&self, pages: &mut [BadPage]) -> Result<(), RepoError> {
+        let file_of = |page: &BadPage| match classify(page.path.as_bytes()) {
+            FileClass::Relation(file) => Some((file.database, file.number)),
+            _ => None,
+        };
+        let mut wanted: BTreeMap<(u32, u32), Option<String>> =
+            pages.iter().filter_map(|page| Some((file_of(page)?, None))).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut reader = self.relations.reader();
+        while let Some(record) = reader.next()? {
+            let (database, relation) = split(record).ok_or_else(|| self.relations.damaged())?;
+            let relation: RelationFact =
+                serde_json::from_slice(relation).map_err(|_| self.relations.damaged())?;
+            let Some(number) = relation.filenode else { continue };
+            // Shared relations lie in no database's directory, and every database lists them.
+            for place in [(database, number), (0, number)] {
+                if let Some(name @ None) = wanted.get_mut(&place) {
+                    *name = Some(self.name_of(place.0, &relation));
+                }
+            }
+        }
+        for page in pages {
+            page.relation = file_of(page).and_then(|file| wanted.get(&file)?.clone());
+        }
+        Ok(())
+    }
+
+    fn name_of(&self, database: u32, relation: &RelationFact) -> String {
+        let found = self.cluster.databases.iter().find(|found| found.oid == database);
+        let database = found.map_or_else(String::new, |found| format!("{}: ", found.name));
+        format!("{database}{}.{}", relation.schema, relation.name)
+    }
+}
+
+fn split(record: &[u8]) -> Option<(u32, &[u8])> {
+    let (database, relation) = record.split_first_chunk()?;
+    Some((u32::from_le_bytes(*database), relation))
 }

@@ -23,7 +23,7 @@ use refloat_types::{BackupId, Lsn, SourceId, SystemIdentifier, Timestamp};
 use crate::guard::Forbidden;
 
 pub(super) use choice::{Choice, choose};
-pub(super) use files::{Former, attach};
+pub(super) use files::{Former, FormerFiles};
 pub(super) use packs::lacking;
 pub(super) use reader::{ParentReader, Uses};
 

@@ -40,11 +40,14 @@ fn estimate(request: &BackupRequest<'_>, listing: &Listing) -> Result<u64, Backu
     let mut buffer = vec![0; FRAME];
     let mut packed = Vec::new();
     // How much of the others has changed is known only when they are read.
-    let new = || listing.files.iter().filter(|file| file.former.is_none());
-    let bytes: u64 = new().map(|file| file.size).sum();
+    let bytes = listing.new_bytes;
     let step = (bytes / SAMPLES).max(1);
     let (mut seen, mut next) = (0_u64, step / 2);
-    for file in new() {
+    let mut entries = listing.entries();
+    while let Some(file) = entries.next_file()? {
+        if file.former.is_some() {
+            continue;
+        }
         while next < seen + file.size {
             let offset = next - seen;
             next += step;

@@ -1,31 +1,31 @@
 //! The story of a backup.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use refloat_pg::control::{self, ControlFile};
-use refloat_pg::layout::{FileClass, classify};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
-use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
 use refloat_repo::{RepoError, layout};
 use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
-use super::collect::{Collected, FileLeaves, collect};
+use super::collect::{Collected, collect};
 use super::commit::commit;
 use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
 use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
-use super::handout::Handout;
 use super::leftovers::{self, Crashed, Note, SourceLock};
 use super::own_wal::{self, WalRange};
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
+use super::places::Places;
+use super::queue::{Queue, Task};
 use super::throttle::Throttle;
 use super::{
     BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight, standby,
@@ -35,6 +35,7 @@ use crate::generation::{self, NewGeneration};
 use crate::guard::{Guard, GuardRequest, SinceBoot};
 use crate::locked::Locked;
 use crate::progress::ByteCounter;
+use crate::spill::Spill;
 
 /// How often the server is asked whether the backup still goes on.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -63,6 +64,8 @@ pub(super) struct Prepared<'a> {
 /// What copying made.
 pub(super) struct Copied {
     pub(super) listing: Listing,
+    /// Files that came after the copy.
+    pub(super) late: Vec<FileToCopy>,
     pub(super) collected: Collected,
     pub(super) data: Vec<PackSummary>,
     pub(super) stop: StopPoint,
@@ -383,12 +386,9 @@ fn copy(
 ) -> Result<Copied, BackupError> {
     let major = mode.session().info().major();
     let read_from = request.clock.now();
-    let mut listing = files::list(&request.data_directory, major, &prepared.control)?;
-    if let Some(parent) = parent {
-        parent::attach(&mut listing, parent, request.repository.store().as_ref(), &request.data_directory)?;
-    }
+    let listing = files::list(request, major, &prepared.control, parent)?;
     preflight::check_space(request, &listing, prepared.crashed.bytes())?;
-    let range_end = listing.files.len();
+    let places = Places::new(Spill::create(request.repository.state())?);
     let start = mode.start().clone();
     let shared = Shared {
         data_directory: &request.data_directory,
@@ -406,36 +406,35 @@ fn copy(
     let (sender, inbox) = sync_channel::<Message>(256);
     let meta_packer = new_packer(request, prepared, prepared.map_key.as_ref())?;
     let mut made = Gathered::default();
-    let files = &listing.files;
-    let (collected, ended, late_entries) = std::thread::scope(|scope| {
-        let collector = scope.spawn(move || collect(&inbox, meta_packer, range_end));
-        let copied = copy_files(scope, request, prepared, &shared, files, &sender, &mode);
+    let queue = Queue::new(&listing, request.jobs, parent.is_some());
+    let (mut collected, ended, late) = std::thread::scope(|scope| {
+        let collector = scope.spawn(move || collect(&inbox, meta_packer, places));
+        let copied = copy_files(scope, request, prepared, &shared, &queue, &sender, &mode);
         let ended = copied.and_then(|copied| {
             made = copied;
             let packer = new_packer(request, prepared, prepared.key.as_ref())?;
             let copier = Copier::new(&shared, request.repository.page_hasher(), packer, None, sender.clone());
-            end_backup(request, prepared, mode, &start, copier, range_end, expect_archive)
+            let late = Late { copier, place: listing.spans, files: Vec::new() };
+            end_backup(request, prepared, mode, &start, late, expect_archive)
         });
         drop(sender);
         let collected = collector.join().map_err(|_| BackupError::Internal("the collector panicked"))?;
         // The collector's own failure is why the copiers failed, if both did.
         let collected = collected?;
-        let (ended, late, late_entries) = ended?;
-        made.add(late);
-        Ok::<_, BackupError>((collected, ended, late_entries))
+        let (ended, copies, late) = ended?;
+        made.add(copies);
+        Ok::<_, BackupError>((collected, ended, late))
     })?;
-    listing.files.extend(late_entries);
-    let mut collected = collected;
-    collected.files.resize(listing.files.len(), FileLeaves::default());
     let since = collected.last_suspect;
     let suspects = std::mem::take(&mut collected.suspects);
     let hasher = request.repository.page_hasher();
     let judged = pages::judge(&request.data_directory, &hasher, shared.checksums, suspects, since);
     let path = request.data_directory.clone();
     let mut bad_pages = judged.map_err(|source| BackupError::Read { path, source })?;
-    name_relations(&mut bad_pages, &ended.facts);
+    ended.facts.name_relations(&mut bad_pages)?;
     Ok(Copied {
         listing,
+        late,
         collected,
         data: made.packs,
         stop: ended.stop,
@@ -461,12 +460,10 @@ fn copy_files<'scope, 'env: 'scope>(
     request: &'env BackupRequest<'_>,
     prepared: &'env Prepared<'_>,
     shared: &'env Shared<'env>,
-    files: &'env [FileToCopy],
+    queue: &'env Queue,
     sender: &std::sync::mpsc::SyncSender<Message>,
     mode: &BackupMode,
 ) -> Result<Gathered, BackupError> {
-    let spans: Arc<Vec<(u32, u32)>> = Arc::new(spans(files));
-    let handout = Arc::new(Handout::new(spans.len(), request.jobs, shared.parent.is_some()));
     let (done, finished) = channel::<()>();
     let mut workers = Vec::new();
     // All of them before the first begins: nobody copies when one cannot be made.
@@ -479,9 +476,9 @@ fn copy_files<'scope, 'env: 'scope>(
         })
         .collect::<Result<_, BackupError>>()?;
     for copier in copiers {
-        let (handout, spans, done) = (Arc::clone(&handout), Arc::clone(&spans), done.clone());
+        let done = done.clone();
         workers.push(scope.spawn(move || {
-            let result = work(copier, files, &spans, &handout);
+            let result = work(copier, queue);
             if result.is_err() {
                 shared.abort.store(true, Ordering::Relaxed);
             }
@@ -518,27 +515,41 @@ fn copy_files<'scope, 'env: 'scope>(
     }
 }
 
-/// Every span of every file, in order: threads take runs of them from the front, so packs hold neighbours.
-fn spans(files: &[FileToCopy]) -> Vec<(u32, u32)> {
-    let spans_of = |file: &FileToCopy| file.size.div_ceil(LEAF_SPAN).max(1) as u32;
-    (0_u32..)
-        .zip(files)
-        .flat_map(|(index, file)| (0..spans_of(file)).map(move |span| (index, span)))
-        .collect()
-}
-
-fn work(
-    mut copier: Copier<'_>,
-    files: &[FileToCopy],
-    spans: &[(u32, u32)],
-    handout: &Handout,
-) -> Result<Copies, BackupError> {
-    while let Some(run) = handout.take() {
-        for (index, span) in &spans[run] {
-            copier.range(*index as usize, &files[*index as usize], *span as usize)?;
+fn work(mut copier: Copier<'_>, queue: &Queue) -> Result<Copies, BackupError> {
+    let mut run = VecDeque::new();
+    loop {
+        queue.take(&mut run)?;
+        if run.is_empty() {
+            return copier.finish();
+        }
+        for Task { file, span } in run.drain(..) {
+            copier.range(file.place as usize, &file, span as usize)?;
         }
     }
-    copier.finish()
+}
+
+/// Files that come after the copy: the control file and the backup's own WAL.
+struct Late<'a> {
+    copier: Copier<'a>,
+    /// The next span's number.
+    place: u64,
+    files: Vec<FileToCopy>,
+}
+
+impl Late<'_> {
+    fn add(&mut self, path: Vec<u8>, bytes: &[u8]) -> Result<(), BackupError> {
+        if self.files.len() >= LATE_FILES {
+            return Err(BackupError::Internal("too much WAL was written during the backup"));
+        }
+        let what = What::File { size: 0, stat: FileStat::default(), leaves: Arc::from([]) };
+        let entry = Entry { path, mode: 0o600, uid: 0, gid: 0, mtime_ns: 0, what };
+        let (place, size) = (self.place, bytes.len() as u64);
+        let file = FileToCopy { place, entry, size, first_block: None, checked: false, former: None };
+        self.copier.bytes(place as usize, bytes)?;
+        self.place += file.spans();
+        self.files.push(file);
+        Ok(())
+    }
 }
 
 /// What is known when the backup mode has ended.
@@ -556,12 +567,11 @@ fn end_backup(
     prepared: &Prepared<'_>,
     mode: BackupMode,
     start: &StartPoint,
-    mut copier: Copier<'_>,
-    first_index: usize,
+    mut late: Late<'_>,
     expect_archive: bool,
 ) -> Result<(Ended, Copies, Vec<FileToCopy>), BackupError> {
     let mut notes = Vec::new();
-    let facts = facts::read(mode.session(), 0)?;
+    let facts = facts::read(mode.session(), request.repository.state())?;
     let outside = facts::outside_files(mode.session(), &request.data_directory, &mut notes)?;
     for note in notes {
         request.progress.note(&note);
@@ -570,8 +580,7 @@ fn end_backup(
         standby::settle(mode.session())?;
     }
     let (control, control_bytes) = control::read_settled(&request.data_directory)?;
-    let mut late = vec![late_file(CONTROL_FILE.to_vec(), control_bytes.len())];
-    copier.bytes(first_index, &control_bytes)?;
+    late.add(CONTROL_FILE.to_vec(), &control_bytes)?;
     fault::point("backup.before_stop").map_err(|_| BackupError::Internal("failpoint"))?;
     let (mut stop, session) = mode.stop()?;
     fault::point("backup.after_stop").map_err(|_| BackupError::Internal("failpoint"))?;
@@ -598,49 +607,25 @@ fn end_backup(
                     .progress
                     .note(&format!("{segment} is not in the archive yet: the backup takes its WAL along"));
             }
-            take_wal(request, range, first_index, &mut copier, &mut late)?;
+            take_wal(request, range, &mut late)?;
             true
         }
     };
     let failing = FailingArchiver::lasting(&session)?;
     // The slot, if there is one, has held the WAL until here.
     session.close();
-    let copies = copier.finish()?;
-    Ok((Ended { stop, facts, outside, own_wal, failing }, copies, late))
+    let copies = late.copier.finish()?;
+    Ok((Ended { stop, facts, outside, own_wal, failing }, copies, late.files))
 }
 
-fn take_wal(
-    request: &BackupRequest<'_>,
-    range: WalRange,
-    first_index: usize,
-    copier: &mut Copier<'_>,
-    late: &mut Vec<FileToCopy>,
-) -> Result<(), BackupError> {
+fn take_wal(request: &BackupRequest<'_>, range: WalRange, late: &mut Late<'_>) -> Result<(), BackupError> {
     for segment in range.segments() {
-        if late.len() >= LATE_FILES {
-            return Err(BackupError::Internal("too much WAL was written during the backup"));
-        }
         let bytes = own_wal::read_segment(&request.data_directory, range, segment)?;
-        copier.bytes(first_index + late.len(), &bytes)?;
-        late.push(late_file(wal_path(segment), bytes.len()));
+        late.add(wal_path(segment), &bytes)?;
     }
     Ok(())
 }
 
 fn wal_path(segment: WalSegmentName) -> Vec<u8> {
     format!("pg_wal/{segment}").into_bytes()
-}
-
-fn late_file(path: Vec<u8>, size: usize) -> FileToCopy {
-    let what = What::File { size: 0, stat: FileStat::default(), leaves: Arc::from([]) };
-    let entry = Entry { path, mode: 0o600, uid: 0, gid: 0, mtime_ns: 0, what };
-    FileToCopy { entry, size: size as u64, first_block: None, checked: false, former: None }
-}
-
-fn name_relations(bad: &mut [BadPage], facts: &RecordedFacts) {
-    for page in bad {
-        if let FileClass::Relation(file) = classify(page.path.as_bytes()) {
-            page.relation = facts.relation_of(file.database, file.number);
-        }
-    }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use refloat_pg::history::TimelineHistory;
 use refloat_repo::commit::CommitRecord;
 use refloat_repo::layout::{self, Named};
-use refloat_repo::repository::{Hold, OwnerRecord, SeenPin, StoredTombstone, StoredWal, Uses};
+use refloat_repo::repository::{CommitCache, Hold, OwnerRecord, SeenPin, StoredTombstone, StoredWal, Uses};
 use refloat_repo::{RepoError, Repository};
-use refloat_store::Key;
+use refloat_store::{Key, ObjectInfo};
 use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
 
 use super::ExpireError;
@@ -126,30 +126,33 @@ impl Facts {
         }
     }
 
-    /// Reads what changes. `store_now` asks the store for its time.
+    /// Reads what changes. `store_now` asks the store for its time. With `known`, commits that this host has read before
+    /// are not read again: never where something is deleted by what they say.
     pub(super) fn refresh(
         &mut self,
         repository: &Repository,
         uptime: &dyn Uptime,
         store_now: &dyn Fn() -> Result<Timestamp, ExpireError>,
+        known: bool,
     ) -> Result<(), ExpireError> {
         self.read_at = uptime.get();
         self.store_now = store_now()?;
         self.tombstones = repository.list_tombstones().map_err(unsure("a tombstone"))?;
         self.pins = repository.list_pins().map_err(unsure("a pin"))?;
         self.holds = repository.list_holds().map_err(unsure("a hold"))?;
-        self.read_commits(repository)
+        self.read_commits(repository, known)
     }
 
-    fn read_commits(&mut self, repository: &Repository) -> Result<(), ExpireError> {
+    fn read_commits(&mut self, repository: &Repository, from_cache: bool) -> Result<(), ExpireError> {
         let mut known = std::mem::take(&mut self.commits);
-        let mut keys: BTreeMap<Key, Timestamp> = BTreeMap::new();
+        let mut keys: BTreeMap<Key, ObjectInfo> = BTreeMap::new();
+        let mut caches: BTreeMap<SourceId, CommitCache<'_>> = BTreeMap::new();
         let listed = repository.store().list(layout::SOURCES, &mut |info| {
             // Whatever lies among commits must be read, whatever it is called.
             if matches!(Named::parse(&info.key), Some(Named::Commit(..)))
                 || info.key.as_str().contains("/commits/")
             {
-                keys.insert(info.key, info.created);
+                keys.insert(info.key.clone(), info);
             }
             ControlFlow::Continue(())
         });
@@ -158,27 +161,35 @@ impl Facts {
             let Entry::Vacant(place) = keys.entry(key) else { continue };
             // The list may lack it, or it was deleted: only its name tells.
             if let Some(info) = repository.store().head(place.key()).map_err(RepoError::from)? {
-                place.insert(info.created);
+                place.insert(info);
                 self.sources.entry(source).or_insert_with(|| (source.to_string(), None));
             }
         }
-        for (key, created) in keys {
+        for (key, info) in keys {
             if let Some(commit) = known.remove(&key) {
                 self.commits.insert(key, commit);
                 continue;
             }
-            match repository.read_commit(&key) {
+            let read = match Named::parse(&key) {
+                Some(Named::Commit(source, ..)) if from_cache => {
+                    let cache = caches.entry(source).or_insert_with(|| repository.commit_cache(source));
+                    cache.read(&info).map(|known| known.record)
+                }
+                _ => repository.read_commit(&key),
+            };
+            match read {
                 Ok(record) => {
                     if self.is_whole(repository, &record)? {
                         self.whole.insert(key.clone());
                     }
-                    self.commits.insert(key, (record, created));
+                    self.commits.insert(key, (record, info.created));
                 }
                 // Deleted between the list and the look.
                 Err(RepoError::Missing { object }) if object == key.as_str() => {}
                 Err(source) => return Err(ExpireError::Unsure { what: format!("commit \"{key}\""), source }),
             }
         }
+        caches.into_values().for_each(CommitCache::close);
         Ok(())
     }
 

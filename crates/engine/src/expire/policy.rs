@@ -205,13 +205,14 @@ impl<'a> Work<'a> {
     /// Backups that no rule of their own speaks of stay with the full they were made on, where that stays for its own
     /// sake, not only as the last of a day or month.
     fn with_their_full(&mut self, policy: &Policy) {
+        let fulls = self.fulls();
         for kind in [BackupType::Diff, BackupType::Incr] {
             if policy.of_type(kind).is_some() {
                 continue;
             }
             let mut found = Vec::new();
             for commit in self.all(kind) {
-                let Some(full) = self.full_of(commit) else { continue };
+                let Some(full) = fulls.get(&commit.backup).copied() else { continue };
                 let kept = self.reasons.get(&full);
                 if kept.is_some_and(|reasons| reasons.iter().any(|r| !matches!(r, Reason::Calendar { .. }))) {
                     found.push((commit.backup, full));
@@ -223,18 +224,38 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The full that a backup was made on: by its parents, else the newest before it.
-    fn full_of(&self, commit: &Commit) -> Option<BackupId> {
-        let mut at = commit;
-        for _ in 0..self.sorted.len() {
-            let Some(parent) = at.parent else { break };
-            match self.sorted.iter().find(|candidate| candidate.commit.backup == parent) {
-                Some(found) if found.commit.kind == BackupType::Full => return Some(parent),
-                Some(found) => at = found.commit,
-                None => break,
+    /// The full that each backup was made on: by its parents, else the newest before it. Each way is gone once, however
+    /// long the chains are.
+    fn fulls(&self) -> BTreeMap<BackupId, BackupId> {
+        let commits = self.sorted.iter().rev().map(|candidate| candidate.commit);
+        let by_id: BTreeMap<BackupId, &Commit> = commits.map(|commit| (commit.backup, commit)).collect();
+        let by_number: Vec<&Commit> = self.all(BackupType::Full).collect();
+        let mut by_parents: BTreeMap<BackupId, Option<BackupId>> = BTreeMap::new();
+        let mut fulls = BTreeMap::new();
+        for commit in self.sorted.iter().map(|candidate| candidate.commit) {
+            let (mut at, mut way) = (commit, Vec::new());
+            let full = loop {
+                if let Some(known) = by_parents.get(&at.backup) {
+                    break *known;
+                }
+                // Parents in a circle are nothing that a backup writes.
+                if way.len() > self.sorted.len() {
+                    break None;
+                }
+                way.push(at.backup);
+                match at.parent.and_then(|parent| by_id.get(&parent)) {
+                    None => break None,
+                    Some(parent) if parent.kind == BackupType::Full => break Some(parent.backup),
+                    Some(parent) => at = parent,
+                }
+            };
+            by_parents.extend(way.into_iter().map(|backup| (backup, full)));
+            let before = by_number.partition_point(|full| full.number < commit.number);
+            let newest = || by_number[..before].last().map(|full| full.backup);
+            if let Some(full) = full.or_else(newest) {
+                fulls.insert(commit.backup, full);
             }
         }
-        let before = self.sorted.iter().rev().filter(|candidate| candidate.commit.number < commit.number);
-        before.map(|c| c.commit).find(|c| c.kind == BackupType::Full).map(|c| c.backup)
+        fulls
     }
 }

@@ -98,7 +98,7 @@ pub fn expire(request: &ExpireRequest<'_>) -> Result<ExpireReport, ExpireError> 
 pub fn explain(request: &ExpireRequest<'_>) -> Result<ExpireReport, ExpireError> {
     let now = request.clock.now();
     let mut facts = Facts::begin(request.repository)?;
-    facts.refresh(request.repository, request.uptime.as_ref(), &|| Ok(now))?;
+    facts.refresh(request.repository, request.uptime.as_ref(), &|| Ok(now), true)?;
     let mut notes = Vec::new();
     if let Err(error) = clocks::check(&facts, &request.policies, now) {
         notes.push(format!("nothing would be deleted: {error}"));
@@ -162,7 +162,7 @@ impl Run<'_> {
     fn read_again(&mut self) -> Result<(), ExpireError> {
         let (repository, guard) = (self.request.repository, &self.guard);
         let store_now = || Ok(written_at(repository, &guard.renewed()?)?);
-        self.facts.refresh(repository, self.request.uptime.as_ref(), &store_now)?;
+        self.facts.refresh(repository, self.request.uptime.as_ref(), &store_now, false)?;
         // Each time: a clock may be set while this goes on.
         clocks::check(&self.facts, &self.request.policies, self.request.clock.now())?;
         self.read = self.request.uptime.get();

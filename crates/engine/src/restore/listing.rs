@@ -3,18 +3,21 @@
 //! Files are listed while the plan reads the backup's manifest, with the CRC that their ranges add up to; what a restore
 //! may change, and what it adds, is listed at the end from what is on disk.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use refloat_pg::manifest::{IGNORED_BY_VERIFYBACKUP, ManifestFile, ManifestWriter, WalRange};
+use refloat_repo::StateDirectory;
 use refloat_repo::manifest::{Entry, What};
 use refloat_types::{SystemIdentifier, Timestamp};
 
 use super::{Owner, WalNeed};
+use crate::spill::RecordWriter;
 
 /// Its name.
 const NAME: &str = "backup_manifest";
@@ -39,8 +42,10 @@ const UNCHANGED: [&[u8]; 12] = [
 pub(super) struct Listing {
     directory: PathBuf,
     writer: ManifestWriter<BufWriter<File>>,
-    /// Paths whose files may still change.
-    later: Vec<Vec<u8>>,
+    /// Paths whose files may still change, in order: as many as others have put into the data directory.
+    later: RecordWriter,
+    /// Files that the backup does not have.
+    added: BTreeSet<Vec<u8>>,
 }
 
 impl Listing {
@@ -53,6 +58,7 @@ impl Listing {
         major: u32,
         system: SystemIdentifier,
         owner: Option<Owner>,
+        state: &StateDirectory,
     ) -> io::Result<Self> {
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(directory.join(NAME))?;
@@ -60,7 +66,8 @@ impl Listing {
             owner.give(file.as_fd())?;
         }
         let writer = ManifestWriter::new(BufWriter::with_capacity(1 << 17, file), major, system)?;
-        Ok(Self { directory: directory.to_owned(), writer, later: Vec::new() })
+        let later = RecordWriter::create(state).map_err(io::Error::other)?;
+        Ok(Self { directory: directory.to_owned(), writer, later, added: BTreeSet::new() })
     }
 
     /// Lists a file that is placed as it was backed up, or keeps it for later.
@@ -75,8 +82,7 @@ impl Listing {
             return Ok(());
         }
         if !(inside && UNCHANGED.contains(&first)) {
-            self.later.push(entry.path.clone());
-            return Ok(());
+            return self.later.push(&entry.path).map_err(io::Error::other);
         }
         let modified = Timestamp::from_nanosecond(i128::from(entry.mtime_ns)).unwrap_or_default();
         self.writer.file(&ManifestFile { path: &entry.path, size: *size, modified, crc32c })
@@ -85,10 +91,7 @@ impl Listing {
     /// Adds files that the backup does not have.
     pub(super) fn add(&mut self, file: &Path) {
         if let Ok(path) = file.strip_prefix(&self.directory) {
-            let path = path.as_os_str().as_bytes().to_vec();
-            if !self.later.contains(&path) {
-                self.later.push(path);
-            }
+            self.added.insert(path.as_os_str().as_bytes().to_vec());
         }
     }
 
@@ -97,13 +100,14 @@ impl Listing {
     /// # Errors
     /// When a file cannot be read, or the manifest not be written.
     pub(super) fn finish(mut self, control: &[u8], now: Timestamp, wal: &WalNeed) -> io::Result<()> {
-        self.later.sort();
-        for path in std::mem::take(&mut self.later) {
-            let bytes = fs::read(self.directory.join(std::ffi::OsStr::from_bytes(&path)))?;
-            let meta = fs::metadata(self.directory.join(std::ffi::OsStr::from_bytes(&path)))?;
-            let modified = Timestamp::from_second(meta.mtime()).unwrap_or_default();
-            let (size, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-            self.writer.file(&ManifestFile { path: &path, size, modified, crc32c })?;
+        let later = self.later.finish().map_err(io::Error::other)?;
+        let mut reader = later.reader();
+        while let Some(path) = reader.next().map_err(io::Error::other)? {
+            self.added.remove(path);
+            list(&self.directory, &mut self.writer, path)?;
+        }
+        for path in &self.added {
+            list(&self.directory, &mut self.writer, path)?;
         }
         self.writer.file(&ManifestFile {
             path: b"global/pg_control",
@@ -115,4 +119,23 @@ impl Listing {
         let file = self.writer.finish(&[range])?.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()
     }
+}
+
+/// Lists a file as it is on disk.
+fn list(directory: &Path, writer: &mut ManifestWriter<BufWriter<File>>, path: &[u8]) -> io::Result<()> {
+    let mut file = File::open(directory.join(std::ffi::OsStr::from_bytes(path)))?;
+    let modified = Timestamp::from_second(file.metadata()?.mtime()).unwrap_or_default();
+    let (mut size, mut crc32c, mut buffer) = (0, 0, vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(got) => {
+                crc32c = crc32c::crc32c_append(crc32c, &buffer[..got]);
+                size += got as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    writer.file(&ManifestFile { path, size, modified, crc32c })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use std::sync::Arc;
 
 use refloat_pg::control::{ControlFile, read_settled};
 use refloat_pg::server::{ServerState, server_state};
-use refloat_repo::Repository;
 use refloat_repo::crypt::page_hash::PageHasher;
 use refloat_repo::manifest::{Entry, What};
 use refloat_repo::repository::Uses;
+use refloat_repo::{RepoError, Repository};
 use refloat_types::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 
 use super::aside::{Aside, Move, link_of};
@@ -211,8 +212,20 @@ fn planned<'a>(
     let label = label.ok_or(RestoreError::Incomplete { what: "backup_label" })?;
     let tablespaces = tablespaces(&contents, &request)?;
     let wal = wal_need(&request)?;
-    let recorded =
-        backup.blob("facts")?.and_then(|facts| serde_json::from_slice::<RecordedMode>(&facts).ok());
+    let recorded = match backup.blob_reader("facts")? {
+        // What is no such document says nothing of the mode; a frame that cannot be read ends the restore.
+        Some(facts) => match serde_json::from_reader::<_, RecordedMode>(BufReader::new(facts)) {
+            Ok(mode) => Some(mode),
+            Err(error) if error.is_io() => {
+                return Err(match io::Error::from(error).downcast::<RepoError>() {
+                    Ok(error) => error.into(),
+                    Err(error) => RepoError::internal("read a backup's facts", error).into(),
+                });
+            }
+            Err(_) => None,
+        },
+        None => None,
+    };
     let made = request.made_tablespaces.clone().into_iter();
     let mut plan = RestorePlan {
         mode: mode(&directory, recorded.map(|facts| facts.data_directory_mode)),
@@ -269,7 +282,7 @@ pub(super) fn inspect(directory: &Path, request: &RestoreRequest) -> Result<Pres
     let unfinished = |error| io_error("read", directory)(error);
     let meta = match fs::symlink_metadata(directory) {
         Ok(meta) => meta,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let left = if in_place { Aside::unfinished(directory).map_err(unfinished)? } else { None };
             return Ok(left.map_or(Present::Nothing, Present::Cluster));
         }

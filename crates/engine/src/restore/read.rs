@@ -17,11 +17,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use refloat_repo::manifest::root::LeafReader;
+use refloat_repo::manifest::root::{BlobReader, LeafReader};
 use refloat_repo::manifest::{Entry, Root, What};
 use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::reader::PackKeys;
-use refloat_repo::{RepoError, Repository};
+use refloat_repo::{RepoError, Repository, StateDirectory};
 use refloat_store::Store;
 
 use refloat_repo::commit::CommitRecord;
@@ -35,6 +35,7 @@ pub struct Backup {
     store: Arc<dyn Store>,
     keys: Arc<PackKeys>,
     root: Root,
+    state: StateDirectory,
 }
 
 /// A file, as far as its bytes are in a window.
@@ -213,7 +214,7 @@ impl Backup {
         let store = Arc::clone(repository.store());
         let mut opener = FrameOpener::new(Arc::clone(&keys))?;
         let root = Root::read(store.as_ref(), &mut opener, &commit.commit.root)?;
-        Ok(Self { store, keys, root })
+        Ok(Self { store, keys, root, state: repository.state().clone() })
     }
 
     /// The manifest's root.
@@ -231,6 +232,20 @@ impl Backup {
     /// When it cannot be read.
     pub fn blob(&self, name: &str) -> Result<Option<Vec<u8>>, RepoError> {
         self.root.blob(self.store.as_ref(), &mut self.opener()?, name)
+    }
+
+    /// The same, little by little.
+    ///
+    /// # Errors
+    /// When its first bytes cannot be read.
+    pub(super) fn blob_reader(&self, name: &str) -> Result<Option<BlobReader<'_>>, RepoError> {
+        let Some(blob) = self.root.blobs.get(name) else { return Ok(None) };
+        Ok(Some(BlobReader::new(self.store.as_ref(), self.opener()?, blob)))
+    }
+
+    /// Where this host keeps what is too much for memory.
+    pub(super) fn state(&self) -> &StateDirectory {
+        &self.state
     }
 
     /// Calls `each` for every entry of the manifest, in order.

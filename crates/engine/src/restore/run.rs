@@ -263,7 +263,8 @@ impl Restore<'_> {
         let comparer = Comparer::new(&directory, &self.plan.hasher, self.progress)
             .map_err(io_error("open", &directory))?;
         let compare = over.then_some(&comparer as &dyn Compare);
-        let mut listing = Listing::begin(&directory, major(&self.plan), system, owner)
+        let state = self.plan.backup.state();
+        let mut listing = Listing::begin(&directory, major(&self.plan), system, owner, state)
             .map_err(io_error("write", directory.join("backup_manifest")))?;
         let places = Places { plan: &self.plan, placer: &placer };
         let mut notes = Vec::new();

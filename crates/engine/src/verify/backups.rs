@@ -9,7 +9,7 @@ use std::sync::Arc;
 use refloat_repo::commit::CommitRecord;
 use refloat_repo::error::KeyError;
 use refloat_repo::layout::{self, Named};
-use refloat_repo::manifest::root::{LeafReader, read_blob, read_part};
+use refloat_repo::manifest::root::{LeafReader, read_part};
 use refloat_repo::manifest::{Entry, Leaf, Root, What};
 use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::reader::PackKeys;
@@ -288,8 +288,9 @@ impl Walk<'_> {
             Ok(root) => root,
             Err(error) => return self.fail(error, None),
         };
+        let mut piece = Vec::new();
         for blob in root.blobs.values() {
-            if let Err(error) = read_blob(store, &mut opener, blob) {
+            if let Err(error) = blob.iter().try_for_each(|frame| opener.fetch(store, frame, &mut piece)) {
                 self.fail(error, None)?;
             }
         }

@@ -164,21 +164,45 @@ impl Range {
     }
 }
 
-/// Leaves that several backups share are checked once. Only those in packs that several backups name are remembered.
+/// Leaves that several backups share are checked once. Only those in packs that several backups name are remembered: 17
+/// to 39 bytes of memory each.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    packs: HashMap<ObjectId, u32>,
-    seen: HashSet<LeafRef>,
+    packs: HashMap<ObjectId, Pack>,
+    seen: HashSet<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Pack {
+    number: u32,
+    users: u32,
+}
+
+/// A leaf, as far as two that a signed backup names can differ, and a sum of all the rest.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Seen {
+    pack: u32,
+    frame: u32,
+    offset: u32,
+    rest: u32,
 }
 
 impl Shared {
     /// A backup names this pack.
     pub(super) fn count(&mut self, pack: ObjectId) {
-        *self.packs.entry(pack).or_default() += 1;
+        let number = self.packs.len() as u32;
+        self.packs.entry(pack).or_insert(Pack { number, users: 0 }).users += 1;
     }
     /// Whether this leaf is met for the first time.
     pub(super) fn is_new(&mut self, leaf: &LeafRef) -> bool {
-        self.packs.get(&leaf.frame.pack).is_none_or(|users| *users < 2) || self.seen.insert(*leaf)
+        let frame = &leaf.frame;
+        let Some(pack) = self.packs.get(&frame.pack).filter(|pack| pack.users > 1) else { return true };
+        let numbers = [leaf.length, frame.stored, frame.plain, u32::from(frame.codec.number())];
+        let rest = numbers.iter().fold(crc32c::crc32c(&frame.tag), |sum, number| {
+            crc32c::crc32c_append(sum, &number.to_le_bytes())
+        });
+        let rest = crc32c::crc32c_append(rest, &frame.offset.to_le_bytes());
+        self.seen.insert(Seen { pack: pack.number, frame: frame.index, offset: leaf.offset, rest })
     }
 }
 
@@ -188,6 +212,35 @@ mod tests {
     use refloat_repo::pack::frame::FrameRef;
 
     use super::*;
+
+    #[test]
+    fn leaves_that_backups_share_are_met_once_and_others_always() {
+        let frame = FrameRef {
+            pack: ObjectId([1; 16]),
+            offset: 64,
+            index: 3,
+            stored: 100,
+            plain: 50,
+            codec: Codec::None,
+            tag: [7; 16],
+        };
+        let leaf = LeafRef { frame, offset: 10, length: 5 };
+        let mut shared = Shared::default();
+        shared.count(frame.pack);
+        assert!(shared.is_new(&leaf) && shared.is_new(&leaf), "one backup alone meets each once");
+        shared.count(frame.pack);
+        assert!(shared.is_new(&leaf));
+        assert!(!shared.is_new(&leaf));
+        let others = [
+            LeafRef { offset: 11, ..leaf },
+            LeafRef { length: 6, ..leaf },
+            LeafRef { frame: FrameRef { index: 4, ..frame }, ..leaf },
+            LeafRef { frame: FrameRef { offset: 65, ..frame }, ..leaf },
+            LeafRef { frame: FrameRef { tag: [8; 16], ..frame }, ..leaf },
+            LeafRef { frame: FrameRef { codec: Codec::Zstd, ..frame }, ..leaf },
+        ];
+        assert!(others.iter().all(|other| shared.is_new(other)), "another reference is another leaf");
+    }
 
     #[test]
     fn ranges_add_up_whatever_the_order_of_their_frames() {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use refloat_repo::commit::{CommitNames, CommitRecord};
-use refloat_repo::repository::SourceInfo;
+use refloat_repo::repository::{KnownCommit, SourceInfo};
 use refloat_types::{ByteSize, Timestamp};
 use serde::Serialize;
 
@@ -188,7 +188,12 @@ pub(crate) fn commits_of(
     opened: &Opened,
     source: &SourceInfo,
 ) -> Result<Vec<CommitRecord>, Failure> {
-    Ok(opened.repository.list_commits(source.id, &mut |key, error| {
+    Ok(known_of(context, opened, source)?.into_iter().map(|known| known.record).collect())
+}
+
+/// The same with their names, where this host can read them.
+fn known_of(context: &Context, opened: &Opened, source: &SourceInfo) -> Result<Vec<KnownCommit>, Failure> {
+    Ok(opened.repository.known_commits(source.id, &mut |key, error| {
         context.out.warn(&format!(
             "repository {}: backup {} cannot be used: {error}",
             opened.name,
@@ -212,8 +217,7 @@ impl List {
                 if self.source.as_ref().is_some_and(|wanted| *wanted != name) {
                     continue;
                 }
-                for record in commits_of(&context, one, &source)? {
-                    let names = one.repository.read_commit_names(&record).ok();
+                for KnownCommit { record, names } in known_of(&context, one, &source)? {
                     let mut listed = Listed::new(one, &name, &record, names.as_ref());
                     listed.retention = kept.get(&record.commit.backup).cloned();
                     all.push(listed);

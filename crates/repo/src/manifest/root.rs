@@ -4,6 +4,7 @@
 //! carries the tag of what it names, so the commit vouches for every byte of the backup.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
 use refloat_store::Store;
 use refloat_types::Timestamp;
@@ -111,6 +112,29 @@ impl<'a> ManifestWriter<'a> {
         self.root.blobs.insert(name.to_owned(), blob);
         Ok(())
     }
+    /// Keeps bytes under `name` that come little by little: `more` appends some, and answers `false` with the last.
+    ///
+    /// # Errors
+    /// When they cannot be stored, or what `more` answers.
+    pub fn blob_of(
+        &mut self,
+        name: &str,
+        more: &mut dyn FnMut(&mut Vec<u8>) -> Result<bool, RepoError>,
+    ) -> Result<(), RepoError> {
+        let (mut blob, mut bytes, mut goes_on) = (Blob::new(), Vec::new(), true);
+        while goes_on {
+            goes_on = more(&mut bytes)?;
+            let mut done = 0;
+            while bytes.len() - done >= BLOB_PIECE || (!goes_on && done < bytes.len()) {
+                let end = bytes.len().min(done + BLOB_PIECE);
+                blob.push(self.packer.add(Content::Root, &bytes[done..end])?);
+                done = end;
+            }
+            bytes.drain(..done);
+        }
+        self.root.blobs.insert(name.to_owned(), blob);
+        Ok(())
+    }
     /// Says how the files were read.
     pub fn reading(&mut self, reading: Reading) {
         self.root.reading = Some(reading);
@@ -148,6 +172,36 @@ pub fn read_blob(
         out.extend_from_slice(&piece);
     }
     Ok(out)
+}
+
+/// Reads a byte string that was kept in pieces, one of them in memory at a time.
+pub struct BlobReader<'a> {
+    store: &'a dyn Store,
+    opener: FrameOpener,
+    frames: std::slice::Iter<'a, FrameRef>,
+    piece: Vec<u8>,
+    used: usize,
+}
+
+impl<'a> BlobReader<'a> {
+    /// From its first byte on.
+    pub fn new(store: &'a dyn Store, opener: FrameOpener, blob: &'a [FrameRef]) -> Self {
+        Self { store, opener, frames: blob.iter(), piece: Vec::new(), used: 0 }
+    }
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.used == self.piece.len() {
+            let Some(frame) = self.frames.next() else { return Ok(0) };
+            self.opener.fetch(self.store, frame, &mut self.piece).map_err(io::Error::other)?;
+            self.used = 0;
+        }
+        let length = into.len().min(self.piece.len() - self.used);
+        into[..length].copy_from_slice(&self.piece[self.used..self.used + length]);
+        self.used += length;
+        Ok(length)
+    }
 }
 
 impl Root {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use refloat_store::Key;
 use refloat_types::{BackupId, ObjectId, SourceId, fault};
 
-use super::Repository;
+use super::{KnownCommit, Repository};
 use crate::commit::{Commit, CommitNames, CommitRecord, PackUse, decode_packs, encode_packs};
 use crate::crypt::random;
 use crate::crypt::seal::DataKey;
@@ -99,7 +99,36 @@ impl Repository {
         self.open_document(&key, &self.get_signed(&key, Kind::Commit, MAX_COMMIT)?)
     }
 
-    /// All backups of `source` that can be believed, oldest first; `wrong` gets the others.
+    /// All backups of `source` that can be believed, oldest first; `wrong` gets the others. What this host has read
+    /// before is not read again: see [`CommitCache`](super::CommitCache).
+    ///
+    /// # Errors
+    /// When the store cannot list.
+    pub fn known_commits(
+        &self,
+        source: SourceId,
+        wrong: &mut dyn FnMut(&Key, RepoError),
+    ) -> Result<Vec<KnownCommit>, RepoError> {
+        let mut infos = Vec::new();
+        self.store.list(&layout::commits(source), &mut |info| {
+            infos.push(info);
+            ControlFlow::Continue(())
+        })?;
+        infos.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut cache = self.commit_cache(source);
+        let mut out = Vec::with_capacity(infos.len());
+        for info in &infos {
+            match cache.read(info) {
+                Ok(known) => out.push(known),
+                Err(RepoError::Store(error)) if error.is_retryable() => return Err(error.into()),
+                Err(error) => wrong(&info.key, error),
+            }
+        }
+        cache.close();
+        Ok(out)
+    }
+
+    /// The commits of [`known_commits`](Self::known_commits), without names.
     ///
     /// # Errors
     /// When the store cannot list.
@@ -108,15 +137,7 @@ impl Repository {
         source: SourceId,
         wrong: &mut dyn FnMut(&Key, RepoError),
     ) -> Result<Vec<CommitRecord>, RepoError> {
-        let mut out = Vec::new();
-        for key in self.commit_keys(source)? {
-            match self.read_commit(&key) {
-                Ok(record) => out.push(record),
-                Err(RepoError::Store(error)) if error.is_retryable() => return Err(error.into()),
-                Err(error) => wrong(&key, error),
-            }
-        }
-        Ok(out)
+        Ok(self.known_commits(source, wrong)?.into_iter().map(|known| known.record).collect())
     }
 
     /// Finds a backup of `source` by its id.

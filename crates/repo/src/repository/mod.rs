@@ -1,12 +1,14 @@
 //! A repository in a store, as one host sees it.
 //!
 //! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys,
-//! `generations` and `rotate` say who can read, `rewrap` seals keys again, `invite` enrols hosts that cannot read, `backups` lists and writes commits,
+//! `generations` and `rotate` say who can read, `rewrap` seals keys again, `invite` enrols hosts that cannot read, `backups` lists and
+//! writes commits, `commit_cache` knows them,
 //! `sources` knows what a source is called, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
 //! do the rest. Nothing is ever overwritten.
 
 mod agents;
 mod backups;
+mod commit_cache;
 mod confirmation;
 mod generations;
 mod holds;
@@ -31,6 +33,7 @@ use refloat_types::{ObjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use agents::ListedAgent;
+pub use commit_cache::{CommitCache, KnownCommit};
 pub use confirmation::{Confirmation, Shown};
 pub use generations::Generation;
 pub use holds::{Hold, HoldWords};

@@ -2,76 +2,110 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use refloat_repo::RepoError;
-use refloat_repo::manifest::root::read_part;
+use refloat_repo::manifest::root::{PartRef, read_part};
 use refloat_repo::manifest::{Entry, LeafRef, What};
 use refloat_repo::pack::FrameOpener;
 use refloat_store::Store;
 
 use super::{Parent, Trust, may_pass};
-use crate::backup::files::{FileToCopy, Listing};
+use crate::backup::files::FileToCopy;
 
 /// What the parent has of a file.
+#[derive(Debug)]
 pub(in crate::backup) struct Former {
     pub(in crate::backup) leaves: Arc<[LeafRef]>,
     /// The file need not be read: it is what it was.
     pub(in crate::backup) is_unchanged: bool,
 }
 
-/// Tells for each file of the listing what the parent has of it. Where a part of the parent's manifest is damaged, the
-/// files of it are taken for new ones, and a note says so.
-///
-/// # Errors
-/// When the repository does not answer.
-pub(in crate::backup) fn attach(
-    listing: &mut Listing,
-    parent: &Parent,
-    store: &dyn Store,
-    data_directory: &Path,
-) -> Result<(), RepoError> {
-    let mut opener = FrameOpener::new(Arc::clone(&parent.keys))?;
-    let mut local = LocalDevices { data_directory, known: BTreeMap::new() };
-    let mut files = listing.files.iter_mut().peekable();
-    let mut damaged = None;
-    for part in &parent.root.parts {
-        if files.peek().is_none() {
-            break;
-        }
-        let entries = match read_part(store, &mut opener, part) {
-            Ok(entries) => entries,
-            Err(error) if may_pass(&error) => return Err(error),
-            Err(error) => {
-                damaged = Some(error);
-                continue;
+/// The files of the parent, in the order of their paths; a part of its manifest is in memory at a time. Where one is
+/// damaged, the files of it are taken for new ones, and a note says so.
+pub(in crate::backup) struct FormerFiles<'a> {
+    parent: &'a Parent,
+    store: &'a dyn Store,
+    opener: FrameOpener,
+    parts: std::slice::Iter<'a, PartRef>,
+    entries: Peekable<std::vec::IntoIter<Entry>>,
+    local: LocalDevices<'a>,
+    damaged: Option<RepoError>,
+}
+
+impl<'a> FormerFiles<'a> {
+    /// From the first file on.
+    ///
+    /// # Errors
+    /// When frames cannot be opened at all.
+    pub(in crate::backup) fn new(
+        parent: &'a Parent,
+        store: &'a dyn Store,
+        data_directory: &'a Path,
+    ) -> Result<Self, RepoError> {
+        Ok(Self {
+            parent,
+            store,
+            opener: FrameOpener::new(Arc::clone(&parent.keys))?,
+            parts: parent.root.parts.iter(),
+            entries: Vec::new().into_iter().peekable(),
+            local: LocalDevices { data_directory, known: BTreeMap::new() },
+            damaged: None,
+        })
+    }
+
+    /// What the parent has of a file, which comes behind all that were asked for before.
+    ///
+    /// # Errors
+    /// When the repository does not answer.
+    pub(in crate::backup) fn of(&mut self, file: &FileToCopy) -> Result<Option<Former>, RepoError> {
+        let path = &file.entry.path;
+        loop {
+            while self.entries.next_if(|entry| entry.path < *path).is_some() {}
+            if self.entries.peek().is_some() || !self.read_part()? {
+                break;
             }
-        };
-        for entry in entries {
-            while files.next_if(|file| file.entry.path < entry.path).is_some() {}
-            let Some(file) = files.peek_mut() else { break };
-            let What::File { leaves, .. } = &entry.what else { continue };
-            if file.entry.path == entry.path {
-                let is_unchanged = is_unchanged(file, &entry, parent) && local.is_local(file);
-                file.former = Some(Former { leaves: Arc::clone(leaves), is_unchanged });
+        }
+        let Some(entry) = self.entries.next_if(|entry| entry.path == *path) else { return Ok(None) };
+        let What::File { leaves, .. } = &entry.what else { return Ok(None) };
+        let is_unchanged = is_unchanged(file, &entry, self.parent) && self.local.is_local(file);
+        Ok(Some(Former { leaves: Arc::clone(leaves), is_unchanged }))
+    }
+
+    /// Reads the next part that can be read; `false` behind the last.
+    fn read_part(&mut self) -> Result<bool, RepoError> {
+        for part in self.parts.by_ref() {
+            match read_part(self.store, &mut self.opener, part) {
+                Ok(entries) => {
+                    self.entries = entries.into_iter().peekable();
+                    return Ok(true);
+                }
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => self.damaged = Some(error),
             }
         }
+        Ok(false)
     }
-    if local.known.values().any(|local| !local) {
-        listing
-            .notes
-            .push("files are always read where their file system is not known to be a local one".to_owned());
+
+    /// What a person should know, when all files were asked for.
+    pub(in crate::backup) fn notes(self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.local.known.values().any(|local| !local) {
+            let what = "files are always read where their file system is not known to be a local one";
+            notes.push(what.to_owned());
+        }
+        if let Some(error) = self.damaged {
+            notes.push(format!(
+                "files are stored anew, because a part of {}'s manifest cannot be read: {error}; refloat verify tells what \
+                 else that concerns",
+                self.parent.id()
+            ));
+        }
+        notes
     }
-    if let Some(error) = damaged {
-        listing.notes.push(format!(
-            "files are stored anew, because a part of {}'s manifest cannot be read: {error}; refloat verify tells what \
-             else that concerns",
-            parent.id()
-        ));
-    }
-    Ok(())
 }
 
 /// Whether a relation's file is what it was when the parent read it, as far as the file system can tell: a write changes

@@ -42,6 +42,33 @@ enum Wanted {
     Nothing,
 }
 
+/// Names in one directory: 8 bytes each, and their own.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    items: Vec<(u32, u32)>,
+}
+
+impl Names {
+    fn push(&mut self, name: &[u8]) {
+        let start = u32::try_from(self.bytes.len()).expect("a directory of 4 GiB of names does not exist");
+        self.bytes.extend_from_slice(name);
+        self.items.push((start, name.len() as u32));
+    }
+    fn get(&self, (start, length): (u32, u32)) -> &[u8] {
+        &self.bytes[start as usize..][..length as usize]
+    }
+    fn last(&self) -> Option<&[u8]> {
+        self.items.last().map(|item| self.get(*item))
+    }
+    /// Last first.
+    fn sort(&mut self) {
+        let mut items = std::mem::take(&mut self.items);
+        items.sort_unstable_by(|a, b| self.get(*b).cmp(self.get(*a)));
+        self.items = items;
+    }
+}
+
 /// The directory, in the order of its paths.
 struct Disk<'a> {
     plan: &'a RestorePlan<'a>,
@@ -49,7 +76,7 @@ struct Disk<'a> {
     links: BTreeMap<Vec<u8>, PathBuf>,
     /// The way down to where we are: the path of each directory, and what is left of it, last first. A name that ends
     /// in a slash stands for what is in that directory, and so comes where its paths come.
-    open: Vec<(Vec<u8>, Vec<Vec<u8>>)>,
+    open: Vec<(Vec<u8>, Names)>,
     /// Directories that stay as they are.
     passed: BTreeSet<Vec<u8>>,
 }
@@ -76,19 +103,17 @@ impl<'a> Disk<'a> {
     }
 
     /// The names in a directory, last first.
-    fn list(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        let mut names = Vec::new();
+    fn list(&self, path: &[u8]) -> io::Result<Names> {
+        let mut names = Names::default();
         for entry in fs::read_dir(self.on_disk(path))? {
             let entry = entry?;
             let name = entry.file_name().into_vec();
             if entry.file_type()?.is_dir() || self.links.contains_key(&below(path, &name)) {
-                let mut contents = name.clone();
-                contents.push(b'/');
-                names.push(contents);
+                names.push(&[&name[..], b"/"].concat());
             }
-            names.push(name);
+            names.push(&name);
         }
-        names.sort_unstable_by(|a, b| b.cmp(a));
+        names.sort();
         Ok(names)
     }
 
@@ -113,7 +138,7 @@ impl<'a> Disk<'a> {
 
     fn take(&mut self) {
         if let Some((_, names)) = self.open.last_mut() {
-            names.pop();
+            names.items.pop();
         }
     }
 

@@ -11,6 +11,7 @@ mod kills;
 mod limits;
 mod pitr;
 mod restored;
+mod scale;
 mod site;
 mod standby;
 mod tablespaces;
