@@ -23,9 +23,11 @@ pub struct NewGeneration {
     pub to_version: u32,
 }
 
-/// Whether the cluster in a data directory can only be an upgrade of the source's, as pg_upgrade leaves it: the same host,
-/// the same directory, a newer major version. Two clusters of one version, or a data directory that was mistaken for
-/// another, are for a person to judge.
+/// Whether the cluster in a data directory is an upgrade of the source's, as pg_upgrade leaves it: the same host, the same
+/// directory, a newer major version, and WAL that goes on behind the old one's, which pg_upgrade sees to and no initdb does.
+/// Two clusters of one version, a new empty one, or a data directory that was mistaken for another, are for a person to judge.
+///
+/// PostgreSQL: `pg_upgrade.c`, `copy_xact_xlog_xid`.
 ///
 /// # Errors
 /// When the newest backup cannot be read.
@@ -33,6 +35,7 @@ pub fn is_upgrade(
     repository: &Repository,
     known: &SourceInfo,
     now: &SourceDescription,
+    found: &ControlFile,
     major: u32,
 ) -> Result<bool, RepoError> {
     let is_same_place = known
@@ -43,7 +46,8 @@ pub fn is_upgrade(
         return Ok(false);
     };
     let before = repository.read_commit(&key)?.commit.cluster;
-    Ok(known.system == Some(before.system) && before.server_version / 10_000 < major)
+    let goes_on = found.checkpoint.redo > before.stop_lsn;
+    Ok(known.system == Some(before.system) && before.server_version / 10_000 < major && goes_on)
 }
 
 /// What changed since the newest backup of a source, where that is of another cluster.
@@ -74,14 +78,24 @@ pub fn begin(
     now: Timestamp,
 ) -> Result<SourceInfo, RepoError> {
     let described = repository.describe_source(Some(known.id), description, found.system_identifier, now)?;
+    put_owner(repository, known.id, found, now)?;
+    Ok(described)
+}
+
+/// Makes the server of a cluster the source's.
+pub(crate) fn put_owner(
+    repository: &Repository,
+    source: SourceId,
+    found: &ControlFile,
+    now: Timestamp,
+) -> Result<OwnerRecord, RepoError> {
     repository.put_owner(OwnerRecord {
-        source: known.id,
+        source,
         number: 0,
         at: now,
         system: found.system_identifier,
         timeline: found.timeline(),
         fork_lsn: None,
         restored_from: None,
-    })?;
-    Ok(described)
+    })
 }

@@ -78,14 +78,7 @@ pub fn takeover(
     progress: &dyn Progress,
 ) -> Result<TakeoverReport, TakeoverError> {
     let directory = &request.data_directory;
-    let lock = Locked::read(directory).map_err(|source| TakeoverError::Io {
-        action: "read",
-        path: directory.join(LOCK_FILE),
-        source,
-    })?;
-    if let Some(lock) = lock.as_ref().filter(|lock| lock.purpose == Purpose::Copy) {
-        return Err(TakeoverError::IsCopy { path: directory.clone(), source_name: lock.source.clone() });
-    }
+    let lock = read_lock(directory)?;
     let (control, _) = read_settled(directory)?;
     check_cluster(directory, repositories, control.system_identifier)?;
     let (running, promoted, notes) = match server_state(directory)? {
@@ -129,6 +122,42 @@ pub fn takeover(
     fault::point("takeover.after_unlock").map_err(lift)?;
     report.waiting_wal = waiting(directory);
     Ok(report)
+}
+
+/// The lock of a directory that may be taken over.
+fn read_lock(directory: &Path) -> Result<Option<Locked>, TakeoverError> {
+    let lock = Locked::read(directory).map_err(|source| TakeoverError::Io {
+        action: "read",
+        path: directory.join(LOCK_FILE),
+        source,
+    })?;
+    match lock.as_ref().filter(|lock| lock.purpose == Purpose::Copy) {
+        None => Ok(lock),
+        Some(lock) => {
+            Err(TakeoverError::IsCopy { path: directory.to_owned(), source_name: lock.source.clone() })
+        }
+    }
+}
+
+/// Makes sure that the cluster in a directory can become the source before anything is recorded: it is no copy and no
+/// standby, and a stopped one has ended its recovery.
+///
+/// # Errors
+/// As [`takeover`]; nothing was changed.
+pub fn check_new_cluster(directory: &Path) -> Result<ControlFile, TakeoverError> {
+    read_lock(directory)?;
+    let (control, _) = read_settled(directory)?;
+    if directory.join("standby.signal").exists() {
+        return Err(TakeoverError::NotRecovered { path: directory.to_owned() });
+    }
+    match server_state(directory)? {
+        ServerState::Running(_) => {}
+        ServerState::Doubtful { why } => {
+            return Err(TakeoverError::Doubtful { path: directory.to_owned(), why });
+        }
+        ServerState::NotRunning { .. } => check_finished(directory, &control)?,
+    }
+    Ok(control)
 }
 
 /// Every repository must know the source, and know it as this cluster.

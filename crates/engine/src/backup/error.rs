@@ -8,7 +8,7 @@ use refloat_pg::layout::WalkError;
 use refloat_pg::sql::SqlError;
 use refloat_repo::RepoError;
 use refloat_store::StoreErrorKind;
-use refloat_types::{Advice, ByteSize, Explain, Lsn, SystemIdentifier};
+use refloat_types::{Advice, BackupId, ByteSize, Explain, Lsn, SystemIdentifier};
 
 use crate::guard::GuardError;
 
@@ -149,6 +149,16 @@ pub enum BackupError {
         /// Where the source left the standby's, where it was ever on it.
         fork: Option<Lsn>,
     },
+    /// A standby that has not come as far as what is stored.
+    #[error("the standby has replayed to {at}, and backup {backup} ends at {end} already")]
+    StandbyBehind {
+        /// What it has replayed.
+        at: Lsn,
+        /// The newest backup.
+        backup: BackupId,
+        /// Where that ends.
+        end: Lsn,
+    },
     /// A standby that follows another timeline than its last restartpoint was on.
     #[error("the standby went on from timeline {from} to timeline {to}")]
     StandbySwitched {
@@ -243,6 +253,8 @@ impl Explain for BackupError {
                 .hint("What it holds is not what the source holds. Run the backup on the primary, or on a standby that follows it.")
                 .hint("Make this standby anew from the repository: refloat restore SOURCE --in-place --as standby --delta")
                 .hint("Is this server the source from now on? Promote it by: refloat takeover SOURCE"),
+            Self::StandbyBehind { .. } => Advice::failed("BAK-016", safe)
+                .hint("A backup of it would be an older state than the newest that is stored. Run it on the primary, or on a standby that is not behind."),
             Self::StandbySwitched { .. } => Advice::unreachable("BAK-012", safe)
                 .hint("Run it again after the next checkpoint; CHECKPOINT on the primary hastens it."),
             Self::State { .. } => Advice::failed("STA-002", safe)

@@ -7,8 +7,8 @@
 use refloat_pg::history::TimelineHistory;
 use refloat_types::{SystemIdentifier, TimelineId, WalFileName};
 
+use super::own_wal::push_file;
 use super::{BackupError, BackupRequest};
-use crate::wal::{PushOptions, push};
 
 /// Stores the history files of `timeline` and its ancestors. Answers what a person should know.
 pub(super) fn keep(
@@ -34,15 +34,7 @@ pub(super) fn keep(
             ));
             continue;
         }
-        let options = PushOptions {
-            compression: request.compression,
-            now: request.clock.now(),
-            expected_system: Some(system),
-            data_directory: None,
-            source: Some(&request.source),
-            deadline: request.archive_timeout,
-        };
-        push(&[request.repository], &options, &path)
+        push_file(request, system, name)
             .map_err(|source| BackupError::History { name: name.to_string(), source: Box::new(source) })?;
     }
     Ok(notes)

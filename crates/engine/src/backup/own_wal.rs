@@ -10,6 +10,8 @@ use refloat_pg::wal::{InspectOptions, SegmentInspector};
 use refloat_types::{Lsn, SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSize};
 
 use super::{BackupError, BackupRequest, OwnWal};
+use crate::guard::Forbidden;
+use crate::wal::{PushError, PushOptions, push};
 
 /// How often the archive is asked.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -56,12 +58,17 @@ pub(super) fn archive_is_expected(
 pub(super) fn wait_for_archive(
     request: &BackupRequest<'_>,
     range: WalRange,
+    forbidden: &Forbidden,
 ) -> Result<Option<WalSegmentName>, BackupError> {
     // Nobody closes the last WAL segment for a standby: what is not archived by now may never be.
     let is_waited_for = range.unfinished_to.is_none() || request.own_wal == OwnWal::Archive;
     let deadline = Instant::now() + if is_waited_for { request.archive_timeout } else { Duration::ZERO };
     let mut segments = range.segments().peekable();
     while let Some(segment) = segments.peek().copied() {
+        if forbidden.wal.contains_key(&(range.system, segment)) {
+            // It is there, and about to go.
+            return Ok(Some(segment));
+        }
         let found = request.repository.find_wal(range.system, WalFileName::Segment(segment))?;
         // Two that contradict each other are no proof: then the backup carries its own.
         if found.len() == 1 {
@@ -111,6 +118,42 @@ pub(super) fn read_segment(
         }
     }
     Ok(bytes)
+}
+
+/// Archives the WAL segments of a standby's backup that are whole and not archived: with its primary gone nobody else does,
+/// and moments behind the backup could not be reached by what a promoted standby archives.
+pub(super) fn archive(request: &BackupRequest<'_>, range: WalRange) {
+    let is_whole = |segment: &WalSegmentName| {
+        *segment != range.last || range.unfinished_to.is_none_or(|to| to >= segment.end(range.size))
+    };
+    for segment in range.segments().filter(is_whole) {
+        let name = WalFileName::Segment(segment);
+        if !request.repository.find_wal(range.system, name).is_ok_and(|found| found.is_empty()) {
+            continue;
+        }
+        if let Err(error) = push_file(request, range.system, name) {
+            let note = format!("{segment} is in the backup, and could not be archived as well: {error}");
+            request.progress.note(&note);
+        }
+    }
+}
+
+/// Stores a file of `pg_wal` in the archive.
+pub(super) fn push_file(
+    request: &BackupRequest<'_>,
+    system: SystemIdentifier,
+    name: WalFileName,
+) -> Result<(), PushError> {
+    let options = PushOptions {
+        compression: request.compression,
+        now: request.clock.now(),
+        expected_system: Some(system),
+        data_directory: None,
+        source: Some(&request.source),
+        deadline: request.archive_timeout,
+    };
+    let path = request.data_directory.join("pg_wal").join(name.to_string());
+    push(&[request.repository], &options, &path).map(drop)
 }
 
 /// The error for WAL that neither arrived nor may be taken along.

@@ -269,7 +269,7 @@ fn find_or_describe(
     if let Some(known) = &known {
         let found = control.system_identifier;
         if let Some(system) = known.system.filter(|system| *system != found) {
-            if !is_standby && generation::is_upgrade(repository, known, &description, major)? {
+            if !is_standby && generation::is_upgrade(repository, known, &description, control, major)? {
                 return Ok(generation::begin(repository, known, &description, control, now)?.id);
             }
             return Err(BackupError::OtherCluster {
@@ -279,6 +279,10 @@ fn find_or_describe(
                 directory: request.data_directory.clone(),
                 found,
             });
+        }
+        // A crash may have left an owner that is of another cluster.
+        if !is_standby && repository.owner(known.id)?.is_none_or(|owner| owner.system != found) {
+            generation::put_owner(repository, known.id, control, now)?;
         }
         // The description says where the source's own server is; a standby is another one.
         if is_standby || known.description.as_ref() == Some(&description) {
@@ -341,6 +345,7 @@ fn copy_and_commit(
     fault::point("backup.after_start").map_err(|_| BackupError::Internal("failpoint"))?;
     let start = mode.start().clone();
     if prepared.is_standby {
+        standby::still(&start, request)?;
         standby::same_timeline(&start, &control::read_settled(&request.data_directory)?.0)?;
     }
     let history_notes = histories::keep(request, prepared.control.system_identifier, start.timeline)?;
@@ -577,7 +582,7 @@ fn end_backup(
         request.progress.note(&note);
     }
     if prepared.is_standby {
-        standby::settle(mode.session())?;
+        standby::settle(request, &mode)?;
     }
     let (control, control_bytes) = control::read_settled(&request.data_directory)?;
     late.add(CONTROL_FILE.to_vec(), &control_bytes)?;
@@ -585,7 +590,7 @@ fn end_backup(
     let (mut stop, session) = mode.stop()?;
     fault::point("backup.after_stop").map_err(|_| BackupError::Internal("failpoint"))?;
     if prepared.is_standby {
-        stop = standby::stop(stop, start, &control, &session)?;
+        stop = standby::stop(request, stop, start, &control, &session)?;
     }
     let range = WalRange {
         system: prepared.control.system_identifier,
@@ -595,7 +600,11 @@ fn end_backup(
         unfinished_to: prepared.is_standby.then_some(stop.lsn),
     };
     request.progress.phase("wal", 0);
-    let missing = if expect_archive { own_wal::wait_for_archive(request, range)? } else { Some(range.first) };
+    let missing = if expect_archive {
+        own_wal::wait_for_archive(request, range, &prepared.guard.forbidden())?
+    } else {
+        Some(range.first)
+    };
     let own_wal = match missing {
         None => false,
         Some(segment) if request.own_wal == super::OwnWal::Archive => {
@@ -608,6 +617,9 @@ fn end_backup(
                     .note(&format!("{segment} is not in the archive yet: the backup takes its WAL along"));
             }
             take_wal(request, range, &mut late)?;
+            if prepared.is_standby && request.own_wal == super::OwnWal::Auto {
+                own_wal::archive(request, range);
+            }
             true
         }
     };

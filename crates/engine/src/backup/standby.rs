@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use refloat_pg::control::ControlFile;
-use refloat_pg::sql::{Session, StandbyPosition, StartPoint, StopPoint};
+use refloat_pg::label::BackupLabel;
+use refloat_pg::sql::{BackupMode, Session, SqlError, StandbyPosition, StartPoint, StopPoint};
 use refloat_types::{Lsn, TimelineId, Timestamp, WalSegmentName};
 
 use super::{BackupError, BackupRequest};
@@ -21,7 +22,7 @@ const FAR_BEHIND: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// `InRecovery` when it is not a standby but on its way to a target; `StandbyLeft` when it follows a timeline that the
-/// source has left before.
+/// source has left before; `StandbyBehind` when a backup is stored that ends behind what it has replayed.
 pub(super) fn admit(
     request: &BackupRequest<'_>,
     session: &Session,
@@ -32,22 +33,34 @@ pub(super) fn admit(
         return Err(BackupError::InRecovery { directory: directory.clone() });
     }
     let position = session.standby_position()?;
-    let timeline = followed(control);
-    let known = KnownSource::read(request.repository, &request.source)?;
-    let left = known.and_then(|known| known.left(control.system_identifier, timeline));
     let at = position.replayed.or(control.min_recovery_point).unwrap_or(Lsn(0));
-    if let Some(left) = left.filter(|left| left.is_passed(at)) {
+    is_on_the_way(request, control, at)?;
+    let mut notes = vec!["the server is a standby; its primary is not asked for anything".to_owned()];
+    notes.extend(behind(&position));
+    Ok(notes)
+}
+
+/// Makes sure that a standby which is at `at` is where the source is going, and not behind what is stored: retention and
+/// windows take a later backup for a later state.
+fn is_on_the_way(request: &BackupRequest<'_>, control: &ControlFile, at: Lsn) -> Result<(), BackupError> {
+    let (system, timeline) = (control.system_identifier, followed(control));
+    let Some(known) = KnownSource::read(request.repository, &request.source)? else { return Ok(()) };
+    if let Some(left) = known.left(system, timeline).filter(|left| left.is_passed(at)) {
         return Err(BackupError::StandbyLeft {
-            directory: directory.clone(),
+            directory: request.data_directory.clone(),
             timeline: timeline.get(),
             at,
             owner: left.owner.get(),
             fork: left.fork,
         });
     }
-    let mut notes = vec!["the server is a standby; its primary is not asked for anything".to_owned()];
-    notes.extend(behind(&position));
-    Ok(notes)
+    let Some(key) = request.repository.commit_keys(known.id)?.pop() else { return Ok(()) };
+    let newest = request.repository.read_commit(&key)?.commit;
+    let point = &newest.cluster;
+    if point.system == system && point.timeline >= timeline && point.stop_lsn > at {
+        return Err(BackupError::StandbyBehind { at, backup: newest.backup, end: point.stop_lsn });
+    }
+    Ok(())
 }
 
 /// That the standby is far behind, as far as it can tell by itself.
@@ -86,9 +99,26 @@ pub(super) fn same_timeline(start: &StartPoint, control: &ControlFile) -> Result
     Err(BackupError::StandbySwitched { from: start.timeline.get(), to: now.get() })
 }
 
+/// Makes sure that the server that was a standby when it was looked at was one when the backup began.
+///
+/// # Errors
+/// `Promoted`.
+pub(super) fn still(start: &StartPoint, request: &BackupRequest<'_>) -> Result<(), BackupError> {
+    if start.in_recovery {
+        return Ok(());
+    }
+    let target = request.data_directory.display().to_string();
+    Err(SqlError::Promoted { target }.into())
+}
+
 /// Moves `minRecoveryPoint` on to what has been replayed, so that the backup ends there and not minutes before. Without the
-/// right to it the backup ends earlier, and is whole all the same.
-pub(super) fn settle(session: &Session) -> Result<(), BackupError> {
+/// right to it the backup ends earlier, and is whole all the same; so it does where nothing holds the WAL that it needs
+/// (a restartpoint would remove it), and where checkpoints shall be spread.
+pub(super) fn settle(request: &BackupRequest<'_>, mode: &BackupMode) -> Result<(), BackupError> {
+    if !request.fast_checkpoint || mode.ping()?.wal_held != Some(true) {
+        return Ok(());
+    }
+    let session = mode.session();
     // The first makes a restartpoint where there is a new checkpoint to make it from; one that has nothing to do moves
     // the point. PostgreSQL: `CreateRestartPoint`.
     if session.checkpoint()? {
@@ -100,17 +130,26 @@ pub(super) fn settle(session: &Session) -> Result<(), BackupError> {
 /// The end of a standby's backup: where the control file in it says that recovery becomes consistent, and the last moment
 /// that may be in it.
 pub(super) fn stop(
+    request: &BackupRequest<'_>,
     told: StopPoint,
     start: &StartPoint,
     control: &ControlFile,
     session: &Session,
 ) -> Result<StopPoint, BackupError> {
     same_timeline(start, control)?;
+    let label =
+        BackupLabel::parse(&told.label).map_err(|_| BackupError::Internal("the label cannot be read"))?;
+    if label.start_timeline != start.timeline {
+        let (from, to) = (label.start_timeline.get(), start.timeline.get());
+        return Err(BackupError::StandbySwitched { from, to });
+    }
     let lsn =
         control.min_recovery_point.ok_or(BackupError::Internal("the standby has no minRecoveryPoint"))?;
-    let position = session.standby_position()?;
-    // No transaction after this one can be in the backup. Where none was replayed, the clock must do.
-    let server_time: Timestamp = position.last_commit.unwrap_or(told.server_time);
+    is_on_the_way(request, control, lsn)?;
+    // No transaction after this one can be in the backup. Where none was replayed since the server was started, none came
+    // behind the checkpoint that it started from.
+    let last = session.standby_position()?.last_commit;
+    let server_time: Timestamp = last.unwrap_or(control.checkpoint.time);
     let wal_segment = WalSegmentName::ending(start.timeline, lsn, start.wal_segment_size);
     Ok(StopPoint { lsn, wal_segment, server_time, ..told })
 }

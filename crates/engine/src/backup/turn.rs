@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use refloat_repo::Repository;
+use refloat_repo::RepoError;
 use refloat_repo::commit::BackupType;
 use refloat_repo::repository::SeenPin;
 use refloat_types::{BackupId, ObjectId, SourceId, Timestamp};
@@ -48,7 +48,7 @@ pub(super) fn by_role(
                 None => None,
             };
             match last {
-                Some(last) if since(last, now) <= TOO_LONG => Err(BackupError::NotHere(
+                Some(last) if apart(last, now) <= TOO_LONG => Err(BackupError::NotHere(
                     "this server is the primary, and run_on = \"standby\"".to_owned(),
                 )),
                 _ => Err(BackupError::NoStandby { last: last.map(|at| format!("{at:.0}")) }),
@@ -69,11 +69,10 @@ pub(super) fn by_others(
     source: SourceId,
     now: Timestamp,
 ) -> Result<(), BackupError> {
-    let repository = request.repository;
-    match rival(repository, guard, source) {
+    match rival(request, guard, source) {
         Ok(None) => {}
-        Ok(Some(seen)) => {
-            let host = repository.pinned_on(&seen).unwrap_or_else(|| "another host".to_owned());
+        Ok(Some((seen, host))) => {
+            let host = host.unwrap_or_else(|| "another host".to_owned());
             let since = seen.pin.since;
             return Err(match request.run_on {
                 RunOn::Primary => BackupError::RunningElsewhere {
@@ -97,23 +96,34 @@ pub(super) fn by_others(
 
 /// The backup of the same source that another host makes, where it began before this one: of two that see each other one
 /// goes on.
+///
+/// What this host left before it was started again is none: it holds the source's lock now.
 fn rival(
-    repository: &Repository,
+    request: &BackupRequest<'_>,
     guard: &Guard<'_>,
     source: SourceId,
-) -> Result<Option<SeenPin>, refloat_repo::RepoError> {
+) -> Result<Option<(SeenPin, Option<String>)>, RepoError> {
+    let repository = request.repository;
     let pins = repository.list_pins()?;
     let place = |seen: &SeenPin| (seen.began.unwrap_or(seen.renewed), seen.pin.pin);
     let own: Option<(Timestamp, ObjectId)> = pins.iter().find(|seen| seen.pin.pin == guard.pin()).map(place);
     let own = own.unwrap_or((guard.store_now(), guard.pin()));
     let holder = guard.holder();
-    Ok(pins.into_iter().find(|seen| {
+    let others = pins.into_iter().filter(|seen| {
         seen.pin.source == Some(source)
             && seen.pin.backup.is_some()
             && seen.pin.holder != holder
             && seen.is_alive(guard.store_now())
             && place(seen) < own
-    }))
+    });
+    let mut named = others.map(|seen| {
+        let host = repository.pinned_on(&seen);
+        (seen, host)
+    });
+    let is_ours = |seen: &SeenPin, host: &Option<String>| {
+        seen.pin.agent == repository.agent() && host.as_ref().is_none_or(|host| *host == request.host)
+    };
+    Ok(named.find(|(seen, host)| !is_ours(seen, host)))
 }
 
 /// The newest backup, where another host began it a moment ago and it is what is wanted, or more.
@@ -130,12 +140,12 @@ fn just_made(
         Wanted::Diff => commit.kind != BackupType::Incr,
         Wanted::Full => commit.kind == BackupType::Full,
     };
-    let is_recent = since(commit.started, now) < SAME_TURN;
+    let is_recent = apart(commit.started, now) < SAME_TURN;
     let is_others = record.agent != request.repository.agent();
     Ok((enough && is_recent && is_others).then_some((commit.backup, commit.started)))
 }
 
-/// How long ago `at` was; zero where it is still to come.
-fn since(at: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(at)).unwrap_or_default()
+/// How far two moments are apart. One that is still to come says that a clock is wrong.
+fn apart(at: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(at).unsigned_abs()
 }

@@ -158,7 +158,7 @@ impl View<'_> {
         for system in systems {
             // What the source was before an upgrade has no owner any more, and goes as its WAL grows old.
             let owner = owner.filter(|owner| owner.system == system).map(|owner| owner.timeline);
-            for base in wal::bases(self.facts, system, &whole, owner, (cutoff, *window)) {
+            for base in wal::bases(self.facts, system, &whole, owner, cutoff) {
                 members.insert(base.backup);
                 let (why, list) = (Reason::Window(text.clone()), reasons.entry(base.backup).or_default());
                 // Of two ways to begin the window both may be the same backup.

@@ -16,7 +16,6 @@ use refloat_types::{
 };
 
 use super::facts::Facts;
-use super::policy::later;
 
 /// WAL is never deleted before it is this old, by the store's clock.
 pub const YOUNGEST_WAL: Duration = Duration::from_secs(48 * 3600);
@@ -215,7 +214,7 @@ pub(super) fn bases<'a>(
     system: SystemIdentifier,
     backups: &[&'a refloat_repo::commit::Commit],
     owner: Option<TimelineId>,
-    (cutoff, window): (Timestamp, Duration),
+    cutoff: Timestamp,
 ) -> Vec<&'a refloat_repo::commit::Commit> {
     let mut timelines: std::collections::BTreeSet<TimelineId> = owner.into_iter().collect();
     let of_it = |commit: &&&refloat_repo::commit::Commit| commit.cluster.system == system;
@@ -223,7 +222,7 @@ pub(super) fn bases<'a>(
     timelines.extend(recent.map(|commit| commit.cluster.timeline));
     for file in facts.wal.get(&system).into_iter().flatten() {
         if let Some(segment) = segment_of(file.name)
-            && later(file.created, window).is_none_or(|end| end >= facts.store_now)
+            && file.created >= cutoff
         {
             timelines.insert(segment.timeline);
         }

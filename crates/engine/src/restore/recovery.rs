@@ -22,7 +22,14 @@ const MAIN_CONF: &str = "postgresql.conf";
 pub(crate) const MARK: &str = "# written by refloat: restore ";
 
 /// The settings of the recovery, in the order they are written.
-pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) -> Vec<(&'static str, String)> {
+///
+/// A standby has no target, whatever the recovery says: it would end there, and promote itself.
+pub(super) fn settings(
+    recovery: &Recovery,
+    becomes: Become,
+    taken_on: TimelineId,
+    major: u32,
+) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     let command = match &recovery.restore_command {
         Some(command) if command.contains("%f") => command.clone(),
@@ -43,6 +50,9 @@ pub(super) fn settings(recovery: &Recovery, taken_on: TimelineId, major: u32) ->
     all.push(("recovery_target_timeline", timeline));
     if let Some(primary) = &recovery.primary_conninfo {
         all.push(("primary_conninfo", primary.clone()));
+    }
+    if becomes == Become::Standby {
+        return all;
     }
     let (name, value, has_edge) = match &recovery.target {
         Target::Latest => return all,

@@ -353,8 +353,9 @@ impl Restore<'_> {
                 "the backup has no postgresql.conf: the server starts with PostgreSQL's defaults".to_owned(),
             );
         }
+        let request = &self.plan.request;
         let mut settings =
-            recovery::settings(&self.plan.request.recovery, self.plan.wal.timeline, major(&self.plan));
+            recovery::settings(&request.recovery, request.becomes, self.plan.wal.timeline, major(&self.plan));
         if self.plan.request.becomes == Become::Copy {
             // Another tool's archive_command knows nothing of our lock.
             settings.push(("archive_mode", "off".to_owned()));

@@ -219,16 +219,45 @@ fn a_late_standby_is_backed_up_as_of_then() {
     standby.wait_for("postgres", "show recovery_min_apply_delay", "1h");
     let before = SystemClock.now();
     primary.psql("postgres", "insert into t values (3)");
-    let newer = make(&primary, &home, Wanted::Full);
     let received = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()";
     standby.wait_for("postgres", received, "t");
     let late = make(&standby, &home, Wanted::Suitable);
-    assert_eq!((late.kind, late.parent), ("full", None), "{:?}", late.notes);
-    assert!(late.notes.iter().any(|note| note.contains(&newer.backup.to_string())), "{:?}", late.notes);
     let commit = record(&home, &late);
     let point = &commit.commit.cluster;
     assert!(point.stop_time <= before, "{} {before}", point.stop_time);
     assert!(point.start_time <= point.stop_time);
     let copy = restored(&home, &primary, &commit, &primary.make_dir("copies").join("late"));
     assert_eq!(copy.psql("postgres", "select string_agg(a::text, ',' order by a) from t"), "1,2");
+
+    // Behind what is stored by now, another one would pass for the newest state and is none.
+    let newer = make(&primary, &home, Wanted::Suitable);
+    let error = backup::run(&request(&standby, &home)).expect_err("refused");
+    assert!(
+        matches!(error, BackupError::StandbyBehind { backup, .. } if backup == newer.backup),
+        "{error:?}"
+    );
+}
+
+/// No slot keeps the WAL: nothing must be done that removes it.
+#[test]
+fn without_a_slot_the_wal_is_not_removed_under_the_backup() {
+    let primary = TestCluster::builder().build();
+    primary.pgbench_init(1);
+    let standby = primary.standby(&[("max_replication_slots", "0"), ("wal_keep_size", "0")]);
+    let home = home(encrypted());
+    let busy = WhenCopying(Box::new(|| {
+        for _ in 0..3 {
+            primary.psql(
+                "postgres",
+                "update pgbench_accounts set abalance = abalance + 1; select pg_switch_wal()",
+            );
+        }
+        primary.psql("postgres", "checkpoint");
+        standby.catch_up(&primary);
+    }));
+    let report = backup::run(&backup::BackupRequest { progress: &busy, ..request(&standby, &home) });
+    let report = report.expect("a backup that ends earlier, and is whole");
+    let commit = record(&home, &report);
+    let copy = restored(&home, &standby, &commit, &primary.make_dir("copies").join("noslot"));
+    copy.amcheck().expect("amcheck is content");
 }

@@ -20,7 +20,7 @@ use refloat_engine::restore::{
 use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
 use refloat_repo::crypt::random;
 use refloat_repo::repository::SourceInfo;
-use refloat_types::{Clock as _, SystemIdentifier, WalFileName, WalSegmentSize};
+use refloat_types::{Clock as _, SystemIdentifier, TimelineId, WalFileName, WalSegmentSize};
 
 use self::ask::Asked;
 use self::place::Place;
@@ -184,10 +184,10 @@ impl Restore {
         operation: &mut Operation,
     ) -> Result<Outcome, Failure> {
         let source = self.find(context, opened)?;
-        let found = self.resolve(context, asked, opened, &source)?;
+        let (found, follow) = self.resolve(context, asked, opened, &source)?;
         let restore_id = random::backup_id().as_str().get(..4).unwrap_or("rest").to_owned();
         operation.about = Some(format!("{restore_id} of backup {}", found.backup.commit.backup));
-        let request = self.request(context, place, &found, &restore_id);
+        let request = self.request(context, place, (&found, follow), &restore_id);
         let refuse = |error| refusal::of_plan(context, &self.source, error);
         if self.dry_run {
             let plan = dry_run(&opened.repository, request).map_err(refuse)?;
@@ -238,7 +238,7 @@ impl Restore {
         asked: &Asked,
         opened: &Opened,
         source: &SourceInfo,
-    ) -> Result<pitr::Plan, Failure> {
+    ) -> Result<(pitr::Plan, FollowTimeline), Failure> {
         let commits = commits_of(context, opened, source)?;
         let last = asked.of_cluster(&commits);
         let system = last.map(|record| record.commit.cluster.system).or(source.system);
@@ -252,14 +252,27 @@ impl Restore {
         let owner = opened.repository.owner(source.id)?;
         let wal = RepositoryWal::new(&opened.repository, system);
         let situation = Situation { archive: &archive, commits: &commits, owner: owner.as_ref(), wal: &wal };
-        Ok(pitr::resolve(&situation, &asked.request(&commits)?)?)
+        let mut found = pitr::resolve(&situation, &asked.request(&commits)?)?;
+        let mut follow = FollowTimeline::Latest;
+        if self.becomes == Some(As::Standby)
+            && let Some(stray) = stray(&archive, found.timeline)
+        {
+            // The newest timeline is what PostgreSQL would follow, whoever began it.
+            follow = FollowTimeline::Number(found.timeline);
+            found.notes.push(format!(
+                "it follows timeline {} and no later one, because timeline {stray} in the archive does not come from that: \
+                 after a failover set recovery_target_timeline",
+                found.timeline
+            ));
+        }
+        Ok((found, follow))
     }
 
     fn request(
         &self,
         context: &Context,
         place: &Place,
-        found: &pitr::Plan,
+        (found, follow): (&pitr::Plan, FollowTimeline),
         restore_id: &str,
     ) -> RestoreRequest {
         let own_timeline = found.backup.commit.cluster.timeline;
@@ -294,11 +307,11 @@ impl Restore {
             primary_conninfo: self.primary.clone(),
         };
         if becomes == Become::Standby {
-            // Wherever its primary goes; and what is archived next, though nothing is now.
-            recovery.timeline = FollowTimeline::Latest;
+            // All that comes, and what is archived next, though nothing may be now.
+            recovery.target = EngineTarget::Latest;
+            recovery.timeline = follow;
             recovery.restore_command = Some(place.restore_command(context, &self.source));
-        }
-        if let Some(lsn) = found.stop_lsn {
+        } else if let Some(lsn) = found.stop_lsn {
             // The same state, without what the next transaction did.
             (recovery.target, recovery.inclusive) = (EngineTarget::Lsn(lsn), true);
         }
@@ -421,6 +434,12 @@ fn tell_guard(context: &Context, plan: &RestorePlan<'_>, found: &pitr::Plan) {
             .out
             .say("This host cannot write into the repository: do not run expire elsewhere meanwhile."),
     }
+}
+
+/// The first archived timeline with a higher number that does not come from `timeline`.
+fn stray(archive: &Archive, timeline: TimelineId) -> Option<TimelineId> {
+    let comes_from_it = |later: TimelineId| archive.history(later).is_some_and(|it| it.includes(timeline));
+    archive.timelines.keys().copied().find(|later| *later > timeline && !comes_from_it(*later))
 }
 
 impl As {

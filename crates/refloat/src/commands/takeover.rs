@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use refloat_config::SourceConfig;
 use refloat_engine::generation;
-use refloat_engine::takeover::{Kept, TakeoverReport, TakeoverRequest, takeover};
-use refloat_pg::control::read_settled;
+use refloat_engine::takeover::{Kept, TakeoverReport, TakeoverRequest, check_new_cluster, takeover};
+use refloat_pg::control::{ControlFile, read_settled};
 use refloat_repo::repository::{SourceDescription, SourceInfo};
 use refloat_types::Clock as _;
 
@@ -84,18 +84,25 @@ impl Takeover {
         source: &SourceConfig,
         opened: &[Opened],
     ) -> Result<TakeoverReport, Failure> {
-        let mut kept = Vec::new();
+        let mut sources = Vec::new();
         for one in opened {
             let known = one.repository.find_source(&source.name)?.ok_or_else(|| CliError::NoSource {
                 name: self.source.clone(),
                 place: format!("repository {}", one.name),
                 known: Vec::new(),
             })?;
-            if self.new_cluster {
-                self.begin_generation(context, source, one, &known)?;
-            }
-            kept.push(Kept { repository: &one.repository, source: known.id });
+            sources.push((one, known));
         }
+        if self.new_cluster {
+            let control = check_new_cluster(&source.data_directory)?;
+            for (one, known) in &sources {
+                begin_generation(context, source, one, known, &control)?;
+            }
+        }
+        let kept: Vec<Kept<'_>> = sources
+            .iter()
+            .map(|(one, known)| Kept { repository: &one.repository, source: known.id })
+            .collect();
         let request = TakeoverRequest {
             data_directory: source.data_directory.clone(),
             connection: Context::connection(source),
@@ -104,28 +111,6 @@ impl Takeover {
         };
         let meter = Meter::new(context.out);
         Ok(takeover(&request, &kept, &meter)?)
-    }
-
-    /// Makes the cluster that is there the source's, unless it is that already.
-    fn begin_generation(
-        &self,
-        context: &Context,
-        source: &SourceConfig,
-        opened: &Opened,
-        known: &SourceInfo,
-    ) -> Result<(), Failure> {
-        let (control, _) = read_settled(&source.data_directory)?;
-        if known.system == Some(control.system_identifier) {
-            return Ok(());
-        }
-        let description = SourceDescription {
-            name: source.name.clone(),
-            kind: "postgres".to_owned(),
-            host: context.host.clone(),
-            data_directory: source.data_directory.display().to_string(),
-        };
-        generation::begin(&opened.repository, known, &description, &control, context.clock.now())?;
-        Ok(())
     }
 
     fn tell(&self, context: &Context, report: &TakeoverReport) {
@@ -155,4 +140,25 @@ impl Takeover {
             "was_locked": report.was_locked, "running": report.running, "waiting_wal": report.waiting_wal, "notes": report.notes,
         }));
     }
+}
+
+/// Makes the cluster that is there the source's, unless it is that already.
+fn begin_generation(
+    context: &Context,
+    source: &SourceConfig,
+    opened: &Opened,
+    known: &SourceInfo,
+    control: &ControlFile,
+) -> Result<(), Failure> {
+    if known.system == Some(control.system_identifier) {
+        return Ok(());
+    }
+    let description = SourceDescription {
+        name: source.name.clone(),
+        kind: "postgres".to_owned(),
+        host: context.host.clone(),
+        data_directory: source.data_directory.display().to_string(),
+    };
+    generation::begin(&opened.repository, known, &description, control, context.clock.now())?;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use refloat_config::SourceConfig;
 use refloat_engine::wal::{Archive, GoesOn, KnownSource};
+use refloat_pg::control::read_settled;
 
 use super::Lines;
 use crate::context::Opened;
@@ -21,6 +22,15 @@ pub(super) fn check(lines: &mut Lines<'_>, source: &SourceConfig, opened: &[&Ope
             Ok(None) => continue,
             Ok(Some(found)) => found,
         };
+        if let Some(what) = left_behind(source, &known) {
+            let mend = format!(
+                "{} restore {} --in-place --as standby --delta     with its server stopped",
+                lines.context().command(),
+                source.name
+            );
+            lines.fault(about, what, mend);
+            continue;
+        }
         let other = other_cluster(source, known.system);
         let context = lines.context();
         let go_on = recent(context, go_on).map(|it| goes_on(context, source.name.as_str(), &it));
@@ -35,6 +45,19 @@ pub(super) fn check(lines: &mut Lines<'_>, source: &SourceConfig, opened: &[&Ope
             lines.ok(about, what);
         }
     }
+}
+
+/// That the standby in a data directory follows what the source has left.
+fn left_behind(source: &SourceConfig, known: &KnownSource) -> Option<String> {
+    let directory = &source.data_directory;
+    let (control, _) = read_settled(directory).ok().filter(|_| directory.join("standby.signal").exists())?;
+    let timeline = control.min_recovery_timeline.unwrap_or(control.checkpoint.timeline);
+    let at = control.min_recovery_point?;
+    let left = known.left(control.system_identifier, timeline).filter(|left| left.is_passed(at))?;
+    Some(format!(
+        "this standby follows timeline {timeline}, which {} left for timeline {}: it is not backed up, and must not take over",
+        source.name, left.owner
+    ))
 }
 
 fn look(opened: &Opened, source: &SourceConfig) -> Result<Option<(KnownSource, Vec<GoesOn>)>, Failure> {

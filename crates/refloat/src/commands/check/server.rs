@@ -88,19 +88,24 @@ fn standby(lines: &mut Lines<'_>, source: &SourceConfig, session: &Session) {
             let last = position
                 .last_commit
                 .map_or_else(String::new, |last| format!(", last commit {}", time::moment(last)));
+            let conninfo = session.show("primary_conninfo").unwrap_or_default();
             if position.is_streaming {
                 lines.ok(&about, format!("streams; replayed to {at}{last}"));
+            } else if conninfo.is_empty() {
+                let what = format!("nothing streams to it; it follows the archive. Replayed to {at}{last}");
+                lines.warn(&about, what, "");
             } else {
-                lines.warn(
+                lines.look(
                     &about,
-                    format!("nothing streams to it; it follows the archive. Replayed to {at}{last}"),
-                    "",
+                    format!("nothing streams to it, though primary_conninfo is set. Replayed to {at}{last}"),
+                    "look at the server's log: is the primary there, and is this standby on its timeline?",
                 );
             }
         }
     }
     let about = format!("archiving {}", source.name);
-    if settings(lines, source, session) {
+    let works = settings(lines, source, session) && is_this_command(lines, source, session);
+    if works {
         lines.ok(about, "not now; promoted, this server would archive: its settings are right");
     } else {
         lines.fault(
@@ -111,6 +116,35 @@ fn standby(lines: &mut Lines<'_>, source: &SourceConfig, session: &Session) {
     }
     if source.run_on == RunOn::Primary {
         lines.ok(format!("backups {}", source.name), "the primary's (run_on = \"primary\")");
+    }
+}
+
+/// What a primary proves by archiving: that the command of the server is the one with this configuration, which was seen to
+/// reach the repositories.
+fn is_this_command(lines: &mut Lines<'_>, source: &SourceConfig, session: &Session) -> bool {
+    let wanted = archive_command(lines.context());
+    let context = lines.context();
+    // The usual configuration need not be named, and may be.
+    let named = format!(
+        "{} --config {} wal push %p",
+        shell_path(&context.executable),
+        shell_path(&context.config_file)
+    );
+    match session.show("archive_command") {
+        Ok(found) if found == wanted || found == named => true,
+        Ok(found) => {
+            let line = format!("archive_command = '{}'", wanted.replace('\'', "''"));
+            lines.fault(
+                format!("archiving {}", source.name),
+                format!("archive_command is \"{found}\", with which nothing was tried here"),
+                Mender::of(lines.context(), source).set(&line, false),
+            );
+            false
+        }
+        Err(error) => {
+            lines.failure(format!("archiving {}", source.name), &Failure::from(error));
+            false
+        }
     }
 }
 

@@ -147,7 +147,9 @@ fn refuse_later(options: &Restore) -> Result<(), RestoreRefusal> {
 fn check_standby(options: &Restore, target: Option<&Target>) -> Result<(), Failure> {
     let is_standby = options.becomes == Some(As::Standby);
     if is_standby
-        && (target.is_some_and(|target| *target != Target::Latest) || options.target_action.is_some())
+        && (target.is_some_and(|target| *target != Target::Latest)
+            || options.target_action.is_some()
+            || options.target_timeline.is_some())
     {
         return Err(bad(
             "a standby goes on following: it has no target".to_owned(),

@@ -83,6 +83,19 @@ fn a_standby_from_the_repository_streams_is_backed_up_and_takes_over() {
     );
     let said = second.run(&site, &["backup", "prod", "--label", "from the standby"]).ends(0);
     assert!(said.stdout.contains("carries its own WAL"), "{}", said.stdout);
+    // A standby from that backup, behind which nothing is archived, follows all the same, and does not promote itself.
+    let third = site.path("third").display().to_string();
+    second.run(&site, &["restore", "prod", "--to", &third, "--as", "standby", "--primary", &primary]).ends(0);
+    let settings = fs::read_to_string(Path::new(&third).join("postgresql.auto.conf")).expect("reads");
+    assert!(!settings.lines().any(|line| line.starts_with("recovery_target =")), "{settings}");
+    let follower = TestCluster::builder().start_existing(&third);
+    follower.wait_for(
+        "postgres",
+        "select count(*) from pg_stat_wal_receiver where status = 'streaming'",
+        "1",
+    );
+    assert_eq!(follower.psql("postgres", "select pg_is_in_recovery()"), "t");
+    drop(follower);
     let shown = second.run(&site, &["list", "prod", "--json"]).ends(0);
     assert_eq!(shown.stdout.matches("\"standby\": true").count(), 1, "{}", shown.stdout);
 

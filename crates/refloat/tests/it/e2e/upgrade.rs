@@ -78,6 +78,25 @@ fn pg_upgrade_in_place_begins_a_new_generation() {
     site.run(&["check", "prod"]);
 }
 
+/// A newer version in the same place is no upgrade when its WAL does not go on behind the old one's: initdb made it.
+#[test]
+fn a_new_empty_cluster_of_a_newer_version_is_refused() {
+    if skip_without(17) {
+        return;
+    }
+    let mut site = Site::new(TestCluster::builder());
+    site.archive_all();
+    site.cluster.psql("postgres", "create table t as select 1 a");
+    site.archive_all();
+    site.backup();
+    site.cluster.stop(StopMode::Fast);
+    let fresh = TestCluster::builder().version(17).fresh_identity().build_stopped();
+    fs::rename(site.cluster.data_directory(), site.path("data.old")).expect("moved");
+    let _server = instead(&site, 17, fresh.data_directory());
+    let refused = site.run(&["backup", "prod"]).ends(1);
+    assert!(refused.stderr.contains("BAK-002"), "{}", refused.stderr);
+}
+
 /// Another cluster of the same version may be a mistake: it is refused until somebody says so.
 #[test]
 fn another_cluster_becomes_the_source_by_word() {
