@@ -92,6 +92,10 @@ pub struct ClusterPoint {
     /// Whether it was taken from a standby: then `stop_time` is a moment of its primary, which may lie far back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standby: bool,
+    /// Of a standby's, where no record follows `stop_lsn` in the WAL that it needs: where the record begins that ends there.
+    /// PostgreSQL ends a recovery that shall end when it is consistent just before the record that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_record: Option<Lsn>,
 }
 
 /// Sizes of a backup.

@@ -45,6 +45,7 @@ pub(super) fn commit(
     }
     let bad_pages = copied.bad_pages.len() as u64 + copied.collected.suspects_dropped;
     let (stop, own_wal, read) = (copied.stop.clone(), copied.own_wal, copied.read);
+    let stop_record = copied.stop_record;
     let archiver_failing = copied.failing.clone();
     let (reported_bad, uses) = (copied.bad_pages.clone(), copied.uses.clone());
     let reading = reading_of(request, prepared, parent, copied.read_from);
@@ -85,6 +86,7 @@ pub(super) fn commit(
             server_version: written.server_version,
             checksums: control.checksum_version != 0,
             standby: prepared.is_standby,
+            stop_record,
         },
         sizes,
         keys,

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use refloat_pg::sql::ArchiverStatus;
-use refloat_pg::wal::{InspectOptions, SegmentInspector};
+use refloat_pg::wal::{InspectOptions, Record, RecordHeader, RecordVisitor, SegmentInspector};
 use refloat_types::{Lsn, SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSize};
 
 use super::{BackupError, BackupRequest, OwnWal};
 use crate::guard::Forbidden;
-use crate::wal::{PushError, PushOptions, push};
+use crate::wal::{ArchivedFacts, PushError, PushOptions, push};
 
 /// How often the archive is asked.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -85,13 +85,50 @@ pub(super) fn wait_for_archive(
     Ok(None)
 }
 
+/// The last whole record of some WAL.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LastRecord {
+    begin: Option<Lsn>,
+    end: Option<Lsn>,
+}
+
+impl LastRecord {
+    /// Where it begins, if it ends at `stop` and so nothing follows.
+    pub(super) fn ending_at(self, stop: Lsn) -> Option<Lsn> {
+        self.begin.filter(|_| self.end == Some(stop))
+    }
+}
+
+impl RecordVisitor for LastRecord {
+    fn keep(&self, _: &RecordHeader) -> usize {
+        0
+    }
+    fn record(&mut self, record: &Record<'_>) {
+        (self.begin, self.end) = (Some(record.at), Some(record.end));
+    }
+}
+
+/// The last whole record of an archived WAL segment.
+pub(super) fn archived_last(request: &BackupRequest<'_>, range: WalRange) -> Result<LastRecord, BackupError> {
+    let found = request.repository.find_wal(range.system, WalFileName::Segment(range.last))?;
+    let [stored] = found.as_slice() else { return Ok(LastRecord::default()) };
+    let Some(facts) = ArchivedFacts::read(&request.repository.read_wal_head(stored)?.clear.facts).segment
+    else {
+        return Ok(LastRecord::default());
+    };
+    if facts.wal.unfinished_tail.is_some() {
+        return Ok(LastRecord::default());
+    }
+    Ok(LastRecord { begin: facts.wal.last_record, end: facts.wal.last_record_end })
+}
+
 /// Reads one WAL segment out of `pg_wal` and checks every record of it. One that is still filling is good to its last whole
 /// record; what follows is what the file was used for before, and is cleared.
 pub(super) fn read_segment(
     data_directory: &Path,
     range: WalRange,
     segment: WalSegmentName,
-) -> Result<Vec<u8>, BackupError> {
+) -> Result<(Vec<u8>, LastRecord), BackupError> {
     let fail = |source: io::Error| BackupError::OwnWal { segment: segment.to_string(), source };
     let mut bytes = Vec::new();
     let mut file = File::open(data_directory.join("pg_wal").join(segment.to_string())).map_err(fail)?;
@@ -104,9 +141,9 @@ pub(super) fn read_segment(
         expected_system: Some(range.system),
         ancestors: Vec::new(),
     };
-    let mut inspector = SegmentInspector::new(segment, options);
-    let inspected = inspector.feed(&bytes).and_then(|()| inspector.finish(bytes.len() as u64));
-    let inspected = inspected.map_err(|fault| fail(io::Error::other(fault)))?;
+    let mut inspector = SegmentInspector::with_visitor(segment, options, LastRecord::default());
+    let inspected = inspector.feed(&bytes).and_then(|()| inspector.finish_with_visitor(bytes.len() as u64));
+    let (inspected, last) = inspected.map_err(|fault| fail(io::Error::other(fault)))?;
     if let Some(needed) = unfinished_to {
         let whole_to = Lsn(segment.start(range.size).0 + inspected.valid_bytes);
         if whole_to < needed {
@@ -117,7 +154,7 @@ pub(super) fn read_segment(
             tail.fill(0);
         }
     }
-    Ok(bytes)
+    Ok((bytes, last))
 }
 
 /// Archives the WAL segments of a standby's backup that are whole and not archived: with its primary gone nobody else does,

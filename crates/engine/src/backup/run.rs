@@ -14,7 +14,7 @@ use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
 use refloat_repo::{RepoError, layout};
-use refloat_types::{BackupId, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
+use refloat_types::{BackupId, Lsn, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
 use super::commit::commit;
@@ -22,7 +22,7 @@ use super::copy::{Copier, Copies, Message, Shared};
 use super::facts::{self, RecordedFacts};
 use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
 use super::leftovers::{self, Crashed, Note, SourceLock};
-use super::own_wal::{self, WalRange};
+use super::own_wal::{self, LastRecord, WalRange};
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::places::Places;
 use super::queue::{Queue, Task};
@@ -72,6 +72,8 @@ pub(super) struct Copied {
     pub(super) facts: RecordedFacts,
     pub(super) outside: Vec<facts::OutsideFile>,
     pub(super) own_wal: bool,
+    /// Where the record begins that ends the backup, where none follows.
+    pub(super) stop_record: Option<Lsn>,
     pub(super) failing: Option<FailingArchiver>,
     pub(super) bad_pages: Vec<BadPage>,
     /// Bytes of files that were read.
@@ -446,6 +448,7 @@ fn copy(
         facts: ended.facts,
         outside: ended.outside,
         own_wal: ended.own_wal,
+        stop_record: ended.stop_record,
         failing: ended.failing,
         bad_pages,
         read: shared.read.get(),
@@ -563,6 +566,7 @@ struct Ended {
     facts: RecordedFacts,
     outside: Vec<facts::OutsideFile>,
     own_wal: bool,
+    stop_record: Option<Lsn>,
     failing: Option<FailingArchiver>,
 }
 
@@ -605,8 +609,14 @@ fn end_backup(
     } else {
         Some(range.first)
     };
+    let mut last = LastRecord::default();
     let own_wal = match missing {
-        None => false,
+        None => {
+            if prepared.is_standby {
+                last = own_wal::archived_last(request, range)?;
+            }
+            false
+        }
         Some(segment) if request.own_wal == super::OwnWal::Archive => {
             return Err(own_wal::missing(request, segment));
         }
@@ -616,7 +626,7 @@ fn end_backup(
                     .progress
                     .note(&format!("{segment} is not in the archive yet: the backup takes its WAL along"));
             }
-            take_wal(request, range, &mut late)?;
+            last = take_wal(request, range, &mut late)?;
             if prepared.is_standby && request.own_wal == super::OwnWal::Auto {
                 own_wal::archive(request, range);
             }
@@ -627,15 +637,23 @@ fn end_backup(
     // The slot, if there is one, has held the WAL until here.
     session.close();
     let copies = late.copier.finish()?;
-    Ok((Ended { stop, facts, outside, own_wal, failing }, copies, late.files))
+    let stop_record = last.ending_at(stop.lsn).filter(|_| prepared.is_standby);
+    Ok((Ended { stop, stop_record, facts, outside, own_wal, failing }, copies, late.files))
 }
 
-fn take_wal(request: &BackupRequest<'_>, range: WalRange, late: &mut Late<'_>) -> Result<(), BackupError> {
+/// Takes the WAL along; answers its last whole record.
+fn take_wal(
+    request: &BackupRequest<'_>,
+    range: WalRange,
+    late: &mut Late<'_>,
+) -> Result<LastRecord, BackupError> {
+    let mut last = LastRecord::default();
     for segment in range.segments() {
-        let bytes = own_wal::read_segment(&request.data_directory, range, segment)?;
+        let bytes;
+        (bytes, last) = own_wal::read_segment(&request.data_directory, range, segment)?;
         late.add(wal_path(segment), &bytes)?;
     }
-    Ok(())
+    Ok(last)
 }
 
 fn wal_path(segment: WalSegmentName) -> Vec<u8> {

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use refloat_pg::conf;
-use refloat_types::TimelineId;
+use refloat_repo::commit::ClusterPoint;
 
 use super::disk::write_durably;
 use super::error::{RestoreError, io_error};
@@ -27,7 +27,7 @@ pub(crate) const MARK: &str = "# written by refloat: restore ";
 pub(super) fn settings(
     recovery: &Recovery,
     becomes: Become,
-    taken_on: TimelineId,
+    point: &ClusterPoint,
     major: u32,
 ) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
@@ -42,7 +42,9 @@ pub(super) fn settings(
         FollowTimeline::Latest => "latest".to_owned(),
         FollowTimeline::Current => "current".to_owned(),
         // A number wants its history file, which is not there where nothing is fetched.
-        FollowTimeline::Number(timeline) if timeline == taken_on && recovery.restore_command.is_none() => {
+        FollowTimeline::Number(timeline)
+            if timeline == point.timeline && recovery.restore_command.is_none() =>
+        {
             "current".to_owned()
         }
         FollowTimeline::Number(timeline) => timeline.get().to_string(),
@@ -54,15 +56,17 @@ pub(super) fn settings(
     if becomes == Become::Standby {
         return all;
     }
-    let (name, value, has_edge) = match &recovery.target {
-        Target::Latest => return all,
-        Target::Immediate => ("recovery_target", "immediate".to_owned(), false),
-        Target::Time(at) => {
+    let (name, value, has_edge) = match (&recovery.target, point.stop_record) {
+        (Target::Latest, _) => return all,
+        // PostgreSQL would wait for the record behind it, and there may be none.
+        (Target::Immediate, Some(last)) => ("recovery_target_lsn", last.to_string(), true),
+        (Target::Immediate, None) => ("recovery_target", "immediate".to_owned(), false),
+        (Target::Time(at), _) => {
             ("recovery_target_time", at.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string(), true)
         }
-        Target::Lsn(lsn) => ("recovery_target_lsn", lsn.to_string(), true),
-        Target::Xid(xid) => ("recovery_target_xid", xid.to_string(), true),
-        Target::Name(name) => ("recovery_target_name", name.clone(), false),
+        (Target::Lsn(lsn), _) => ("recovery_target_lsn", lsn.to_string(), true),
+        (Target::Xid(xid), _) => ("recovery_target_xid", xid.to_string(), true),
+        (Target::Name(name), _) => ("recovery_target_name", name.clone(), false),
     };
     all.push((name, value));
     if recovery.target == Target::Immediate && major >= 15 {
@@ -71,7 +75,8 @@ pub(super) fn settings(
         all.push(("recovery_prefetch", "off".to_owned()));
     }
     if has_edge {
-        all.push(("recovery_target_inclusive", if recovery.inclusive { "on" } else { "off" }.to_owned()));
+        let inclusive = recovery.inclusive || recovery.target == Target::Immediate;
+        all.push(("recovery_target_inclusive", if inclusive { "on" } else { "off" }.to_owned()));
     }
     all.push(("recovery_target_action", recovery.action.as_str().to_owned()));
     if recovery.action == TargetAction::Pause {

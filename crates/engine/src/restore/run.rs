@@ -354,8 +354,12 @@ impl Restore<'_> {
             );
         }
         let request = &self.plan.request;
-        let mut settings =
-            recovery::settings(&request.recovery, request.becomes, self.plan.wal.timeline, major(&self.plan));
+        let mut settings = recovery::settings(
+            &request.recovery,
+            request.becomes,
+            &request.commit.commit.cluster,
+            major(&self.plan),
+        );
         if self.plan.request.becomes == Become::Copy {
             // Another tool's archive_command knows nothing of our lock.
             settings.push(("archive_mode", "off".to_owned()));

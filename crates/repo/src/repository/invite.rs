@@ -47,6 +47,14 @@ pub struct Invitation {
     pub created: Timestamp,
     /// Until when it may be used.
     pub expires: Timestamp,
+    /// Who could read when it was made: a store that shows older recipients only is not believed.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub generation: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(generation: &u64) -> bool {
+    *generation == 0
 }
 
 /// What a host needs to write, sealed with a key that the token gives. None of it opens data.
@@ -157,6 +165,7 @@ impl Repository {
             public_key: token.signing().public(),
             created: now,
             expires: now.checked_add(valid).map_err(late)?,
+            generation: self.current.number,
         };
         let gift = Gift { naming_key: self.local.naming_key, page_key: self.local.page_key };
         let gift = serde_json::to_vec(&gift).map_err(|e| RepoError::internal("write an invitation", e))?;
@@ -220,6 +229,10 @@ impl Repository {
             Some(known) => known,
             None => {
                 let newest = generations::newest(store.as_ref(), &marker, None)?;
+                if newest.generation.number < invitation.generation {
+                    let object = layout::generation(layout::RECIPIENTS, invitation.generation);
+                    return Err(RepoError::Missing { object: object.to_string() });
+                }
                 let gift = document.open_body(Some(&token.gift_key()))?;
                 let gift: Gift = parse(layout::invitation(token.invitation()).as_str(), &gift)?;
                 let local = Local {

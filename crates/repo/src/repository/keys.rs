@@ -141,8 +141,10 @@ impl Repository {
         };
         for number in (1..=self.current.number).rev() {
             match self.open_envelope_at(&layout::rewrapped(id, number), id) {
-                Err(RepoError::Missing { .. } | RepoError::NoKey { .. }) => {}
-                other => return other,
+                Ok(key) => return Ok(key),
+                Err(RepoError::Store(error)) if error.is_retryable() => return Err(error.into()),
+                // One that cannot be believed or opened must not hide one that can.
+                Err(_) => {}
             }
         }
         Err(first)
@@ -150,16 +152,8 @@ impl Repository {
 
     /// Whether another envelope of the same key may help.
     fn may_be_rewrapped(&self, error: &RepoError) -> bool {
-        let other = matches!(
-            error,
-            RepoError::Missing { .. }
-                | RepoError::Damaged { .. }
-                | RepoError::NoKey {
-                    source: KeyError::OtherRecipients { .. } | KeyError::Rotated { .. },
-                    ..
-                }
-        );
-        other && self.current.number > 0
+        let will_pass = matches!(error, RepoError::Store(error) if error.is_retryable());
+        !will_pass && self.current.number > 0
     }
 
     pub(super) fn open_envelope_at(&self, key: &Key, id: ObjectId) -> Result<Arc<DataKey>, RepoError> {

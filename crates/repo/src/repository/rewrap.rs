@@ -131,6 +131,20 @@ impl Repository {
         if found.is_empty() { Err(wrong.unwrap_or_else(|| missing(stored.id))) } else { Ok(found) }
     }
 
+    /// The envelopes of a data key, all of which must say that they hold the same one. Any agent can sign an envelope, with a
+    /// key of its own in it; for such a one the good ones must not be given up.
+    fn agreeing(&self, stored: &StoredKey) -> Result<Vec<Envelope>, RepoError> {
+        let all = self.envelopes(stored)?;
+        let other = all.windows(2).find(|pair| pair[0].clear.commitment != pair[1].clear.commitment);
+        match other {
+            None => Ok(all),
+            Some(pair) => Err(RepoError::damaged(
+                &pair[0].object,
+                "it does not hold the key that the other envelopes of that key hold; none is deleted",
+            )),
+        }
+    }
+
     /// Seals a data key to the current recipients, where it is not yet. The new envelope is durable and was read back
     /// when this answers.
     ///
@@ -138,8 +152,8 @@ impl Repository {
     /// `NoKey` where this host cannot open it; what the store says. Its old envelope is untouched.
     pub fn rewrap_key(&self, stored: &StoredKey) -> Result<Rewrapped, RepoError> {
         let current = self.generation_now()?;
-        let all = self.envelopes(stored)?;
-        if all.iter().any(|envelope| envelope.clear.generation >= current.number) {
+        let all = self.agreeing(stored)?;
+        if all.iter().any(|envelope| envelope.clear.generation == current.number) {
             return Ok(Rewrapped::Already);
         }
         let mut refused = None;
@@ -180,8 +194,8 @@ impl Repository {
     /// `NoKey` where this host does not open the new one, which must be seen to open first: nothing is deleted then.
     pub fn delete_old_envelopes(&self, stored: &StoredKey) -> Result<u64, RepoError> {
         let current = self.generation_now()?.number;
-        let mut all = self.envelopes(stored)?;
-        let at = all.iter().position(|envelope| envelope.clear.generation >= current);
+        let mut all = self.agreeing(stored)?;
+        let at = all.iter().position(|envelope| envelope.clear.generation == current);
         let Some(at) = at else {
             let what = "it is not sealed to the current recipients yet";
             return Err(RepoError::damaged(layout::envelope(stored.id), what));

@@ -52,6 +52,14 @@ impl Repository {
         // Names that forged or rotten generations have taken are passed over.
         let taken = generations::numbers(self.store.as_ref())?;
         let mut number = self.current.number + 1;
+        for later in taken.iter().filter(|taken| **taken > self.current.number) {
+            match generations::read(self.store.as_ref(), &self.marker, *later) {
+                // Another host was faster, between the look before and this one.
+                Ok(opening) => return Err(RepoError::AlreadyRotated { object: opening.object }),
+                Err(RepoError::Store(error)) if error.is_retryable() => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
         while taken.contains(&number) {
             number += 1;
         }
@@ -150,7 +158,8 @@ impl Repository {
     /// As for [`Repository::open`]; then everything stays as it was.
     pub fn adopt(&self, now: Timestamp, credentials: CredentialSource<'_>) -> Result<(), RepoError> {
         let opening = self.opening()?;
-        let (new, _) = unlock(&self.store, &self.state, &self.marker, &opening, true, now, &credentials()?)?;
+        let (new, root) =
+            unlock(&self.store, &self.state, &self.marker, &opening, true, now, &credentials()?)?;
         let mut local = self.local.clone();
         local.generation = opening.generation.number;
         local.naming_key = new.naming_key;
@@ -159,6 +168,11 @@ impl Repository {
             local.hold(identity, new.earlier);
         }
         self.state.write(&self.state_name(LOCAL), &local)?;
-        self.keep_generation(&opening.generation)
+        self.keep_generation(&opening.generation)?;
+        if root.is_some() && opening.generation.suite != Suite::Plain {
+            // It is sealed in the repository now, and needs to be readable nowhere else.
+            self.state.remove(&self.state_name("root.json"))?;
+        }
+        Ok(())
     }
 }

@@ -357,6 +357,53 @@ fn keys_that_were_sealed_again_open_without_the_old_identity() {
     }
 }
 
+/// Any agent can sign an envelope. One with a key of its own must neither be taken for the key nor take its place.
+#[test]
+fn an_envelope_with_another_key_displaces_none() {
+    use refloat_repo::crypt::identity::seal_to;
+    use refloat_repo::crypt::random;
+    use refloat_repo::crypt::seal::DataKey;
+    use refloat_repo::kind::{Kind, Suite};
+    use refloat_repo::object::Body;
+    use refloat_repo::object::document::{Document, Signer};
+    let home = Home::new();
+    let first = home.init(secret("one")).unwrap();
+    let made = fill(&first);
+    let (_, rotated) = rotate(&home, "first", &secret("two"));
+    let mut forged = Vec::new();
+    for stored in rotated.list_data_keys().unwrap() {
+        let bytes: [u8; 32] = random::bytes();
+        let key = DataKey::from_parts(stored.id, bytes);
+        let clear = serde_json::json!({
+            "key": stored.id, "purpose": "backup", "created": now(), "generation": 1,
+            "commitment": refloat_types::hex::encode(&key.commitment()),
+        });
+        let sealed = seal_to(&rotated.generation().recipients, &bytes).unwrap();
+        let signer = Signer::Agent(first.signing());
+        let id = random::object_id();
+        let document =
+            Document::encode(Kind::Envelope, Suite::Standard, id, &signer, &clear, &[], Body::Raw(&sealed));
+        let object = layout::rewrapped(stored.id, 1);
+        home.store.put_new(&object, &document.unwrap()).unwrap();
+        forged.push(object);
+    }
+    let before = objects(&home.store);
+    for stored in rotated.list_data_keys().unwrap() {
+        let error = rotated.rewrap_key(&stored).unwrap_err();
+        assert!(matches!(error, RepoError::Damaged { .. }), "{error:?}");
+        assert!(rotated.delete_old_envelopes(&stored).is_err());
+    }
+    assert_eq!(objects(&home.store), before, "nothing was deleted");
+    // With the old identity, which the new passphrase opens too, everything is read as before.
+    let reader = home.open("reader", None, passphrase("two")).unwrap();
+    assert_eq!(read_files(&reader, made.source, made.backup).unwrap(), expected_files());
+    for object in forged {
+        home.store.delete(&object).unwrap();
+    }
+    assert_eq!(rewrap(&rotated, true).unwrap().1, rotated.list_data_keys().unwrap().len() as u64);
+    assert_eq!(read_files(&reader, made.source, made.backup).unwrap(), expected_files());
+}
+
 #[test]
 #[cfg(feature = "failpoints")]
 fn sealing_again_goes_on_where_it_was_killed() {

@@ -197,6 +197,7 @@ pub(crate) fn put_backup(repository: &Repository, source: SourceId) -> BackupId 
             server_version: 150_018,
             checksums: true,
             standby: false,
+            stop_record: None,
         },
         sizes: Sizes {
             entries: entries.len() as u64,

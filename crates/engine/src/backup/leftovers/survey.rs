@@ -121,7 +121,8 @@ pub(in crate::backup) fn survey(
         let can_be_opened = match key {
             // Without its envelope nobody could open what the key seals.
             Some(key) if key != ObjectId::NONE => head(repository, &layout::envelope(key))?.is_some(),
-            key => key.is_some(),
+            // Not encrypted, and nothing that is readable goes into a backup made since encryption was turned on.
+            key => key.is_some() && !repository.is_encrypted(),
         };
         let usable = |id: &ObjectId| {
             let info = there.get(id).filter(|info| is_usable(info, *id))?;

@@ -141,6 +141,7 @@ impl World {
                 server_version: 150_000,
                 checksums: true,
                 standby: false,
+                stop_record: None,
             },
             sizes: Sizes::default(),
             keys: Vec::new(),

@@ -310,6 +310,7 @@ impl World {
             server_version: 150_018,
             checksums: true,
             standby: false,
+            stop_record: None,
         };
         let commit = Commit {
             source: self.source,

@@ -33,6 +33,7 @@ fn backup(source: &Source, number: u64, size: u32) -> CommitRecord {
         server_version: 150_000,
         checksums: true,
         standby: false,
+        stop_record: None,
     };
     let commit = Commit {
         source: SourceId([1; 16]),
