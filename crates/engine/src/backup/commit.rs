@@ -27,7 +27,7 @@ pub(super) fn commit(
     choice: Choice,
     copied: Copied,
     began: Instant,
-) -> Result<BackupReport, BackupError> {
+) -> Result<(BackupReport, CommitNames), BackupError> {
     let Choice { kind, parent, notes: choice_notes } = choice;
     let parent = parent.as_ref();
     request.progress.phase("commit", 0);
@@ -99,7 +99,7 @@ pub(super) fn commit(
     repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
     prepared.guard.after_commit(&commit, &packs)?;
     prepared.note.done()?;
-    Ok(BackupReport {
+    let report = BackupReport {
         backup: prepared.id,
         number: commit.number,
         kind: kind.as_str(),
@@ -120,7 +120,9 @@ pub(super) fn commit(
         bad_pages: reported_bad,
         notes,
         cleared_packs: prepared.cleared_packs,
-    })
+        others: Vec::new(),
+    };
+    Ok((report, names))
 }
 
 fn names(request: &BackupRequest<'_>, copied: &Copied) -> CommitNames {

@@ -15,6 +15,7 @@ use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
 use refloat_repo::{RepoError, Repository, layout};
+use refloat_store::Store;
 use refloat_types::{BackupId, Lsn, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
@@ -29,8 +30,8 @@ use super::places::Places;
 use super::queue::{Queue, Task};
 use super::throttle::Throttle;
 use super::{
-    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight, standby,
-    turn,
+    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, others, pages, preflight,
+    standby, turn,
 };
 use crate::generation::{self, NewGeneration};
 use crate::guard::{Guard, GuardRequest, SinceBoot};
@@ -51,6 +52,8 @@ pub(super) struct Prepared<'a> {
     /// Seals page maps and the manifest: a key of its own where this host cannot read its data again.
     pub(super) map_key: Option<Arc<DataKey>>,
     pub(super) note: Arc<Note>,
+    /// Where packs are written to.
+    pub(super) packs: Arc<dyn Store>,
     /// What backups that died have left.
     pub(super) crashed: Crashed,
     pub(super) control: ControlFile,
@@ -221,6 +224,7 @@ fn prepare<'a>(
         key,
         map_key,
         note,
+        packs: others::store(request),
         crashed,
         control,
         is_standby,
@@ -368,8 +372,9 @@ fn copy_and_commit(
     let used: Vec<BackupId> = parent.chain(prepared.crashed.backups().iter().copied()).collect();
     prepared.guard.uses(&used)?;
     let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
-    let mut report = commit(request, prepared, &start, choice, copied, began)?;
+    let (mut report, names) = commit(request, prepared, &start, choice, copied, began)?;
     report.notes.extend(history_notes);
+    report.others = others::bring(request, prepared, &report, &names);
     Ok(report)
 }
 
@@ -384,7 +389,7 @@ fn new_packer(
     key: Option<&Arc<DataKey>>,
 ) -> Result<Packer, BackupError> {
     let note = Arc::clone(&prepared.note);
-    let store = Arc::clone(request.repository.store());
+    let store = Arc::clone(&prepared.packs);
     let announce = Arc::new(move |pack| note.announce(pack));
     Ok(Packer::new(store, key.cloned(), request.compression, announce)?)
 }

@@ -21,36 +21,29 @@ use crate::guard::{Guard, span};
 use crate::progress::Progress;
 
 /// Carries backups of one source.
-pub(crate) struct Carrier<'a> {
-    pub(crate) from: Named<'a>,
-    pub(crate) to: Named<'a>,
+pub(super) struct Carrier<'a> {
+    pub(super) from: Named<'a>,
+    pub(super) to: Named<'a>,
     /// Its guard in the repository it goes to.
-    pub(crate) guard: &'a Guard<'a>,
-    pub(crate) self_contained: bool,
-    pub(crate) compression: Compression,
-    pub(crate) jobs: usize,
-    pub(crate) wal_timeout: Duration,
-    pub(crate) clock: &'a dyn Clock,
-    pub(crate) progress: &'a dyn Progress,
+    pub(super) guard: &'a Guard<'a>,
+    pub(super) self_contained: bool,
+    pub(super) compression: Compression,
+    pub(super) jobs: usize,
+    pub(super) wal_timeout: Duration,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) progress: &'a dyn Progress,
     /// Data keys that are known without being opened.
-    pub(crate) known: &'a [Arc<DataKey>],
+    pub(super) known: &'a [Arc<DataKey>],
 }
 
 /// A backup to carry.
-pub(crate) struct CarryWhat<'a> {
+pub(super) struct CarryWhat<'a> {
     /// As it is where it comes from.
-    pub(crate) record: &'a CommitRecord,
+    pub(super) record: &'a CommitRecord,
     /// Its names.
-    pub(crate) names: &'a CommitNames,
+    pub(super) names: &'a CommitNames,
     /// The source where it goes to.
-    pub(crate) source: SourceId,
-}
-
-/// A backup that was carried.
-pub(crate) struct Carried {
-    pub(crate) copied: BackupCopied,
-    /// As it is where it went to.
-    pub(crate) commit: Commit,
+    pub(super) source: SourceId,
 }
 
 /// What has to be done.
@@ -72,7 +65,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// What copying a backup would cost.
-    pub(crate) fn estimate(&self, record: &CommitRecord) -> Result<BackupCopied, CopyError> {
+    pub(super) fn estimate(&self, record: &CommitRecord) -> Result<BackupCopied, CopyError> {
         let plan = self.plan(record)?;
         let live = |packs: &mut dyn Iterator<Item = &PackUse>| packs.map(|pack| pack.live).sum::<u64>();
         let stored_again = live(&mut record.packs.iter().filter(|pack| plan.moving.contains(&pack.id)));
@@ -101,7 +94,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// Carries one backup. Nothing of it is visible before its commit.
-    pub(crate) fn carry(&self, what: &CarryWhat<'_>) -> Result<Carried, CopyError> {
+    pub(super) fn carry(&self, what: &CarryWhat<'_>) -> Result<BackupCopied, CopyError> {
         let record = what.record;
         let plan = self.plan(record)?;
         let keys = Arc::new(self.keys(record, &plan)?);
@@ -142,14 +135,13 @@ impl<'a> Carrier<'a> {
         let put = to.put_commit(&commit, &uses, what.names, sealing.as_deref());
         put.map_err(|error| self.failed_to(error))?;
         self.guard.after_commit(&commit, &uses).map_err(guarded)?;
-        let copied = BackupCopied {
+        Ok(BackupCopied {
             backup: record.commit.backup,
             packs: plan.copy.len() as u64,
             bytes: bytes + stored_again,
             stored_again,
             present: plan.present.len() as u64,
-        };
-        Ok(Carried { copied, commit })
+        })
     }
 
     /// The keys of a backup's packs, each known in the other repository where its packs are taken over.
@@ -237,12 +229,12 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    pub(crate) fn wal_carrier(&self) -> Result<WalCarrier<'a>, CopyError> {
+    pub(super) fn wal_carrier(&self) -> Result<WalCarrier<'a>, CopyError> {
         WalCarrier::new(self.from, self.to, self.compression, self.wal_timeout, self.clock)
     }
 
     /// The source where it goes to: described there as where it comes from, and with the same owner.
-    pub(crate) fn source(&self, name: &SourceName, from: &SourceInfo) -> Result<SourceId, CopyError> {
+    pub(super) fn source(&self, name: &SourceName, from: &SourceInfo) -> Result<SourceId, CopyError> {
         let to = self.to.repository;
         let there = to.find_source(name).map_err(|error| self.failed_to(error))?;
         let systems = self.from.repository.systems_of(from.id).map_err(|error| self.failed_from(error))?;

@@ -27,8 +27,8 @@ use serde::Serialize;
 use crate::expire::Policy;
 use crate::progress::Progress;
 
-pub(crate) use carry::{Carried, Carrier, CarryWhat};
 pub use error::CopyError;
+pub(crate) use run::{Fresh, bring};
 pub use run::{copy, plan};
 pub use select::{Passed, WhyPassed};
 pub use wal::WalCopied;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use refloat_repo::RepoError;
-use refloat_repo::commit::CommitRecord;
+use refloat_repo::commit::{CommitNames, CommitRecord};
+use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::repository::{SourceInfo, Uses};
-use refloat_types::{Lsn, SystemIdentifier, TimelineId, fault};
+use refloat_types::{BackupId, Lsn, SystemIdentifier, TimelineId, fault};
 
 use super::carry::{CarryWhat, Carrier};
 use super::select::{Selection, select};
@@ -19,7 +20,24 @@ use crate::guard::{self, Guard, GuardRequest, SinceBoot};
 /// # Errors
 /// What was copied before stays, and is whole.
 pub fn copy(request: &CopyRequest<'_>) -> Result<CopyReport, CopyError> {
-    run(request, false)
+    run(request, None, false)
+}
+
+/// A backup that this process has just made.
+pub(crate) struct Fresh<'a> {
+    pub(crate) backup: BackupId,
+    pub(crate) names: &'a CommitNames,
+    /// The keys that it was sealed with: a host that cannot read has them now, and not later.
+    pub(crate) keys: &'a [Arc<DataKey>],
+}
+
+/// Copies a backup that was just made, and before it those that the other repository lacks since the newest one that both
+/// have. Where they have none in common, it alone.
+///
+/// # Errors
+/// As for [`copy`].
+pub(crate) fn bring(request: &CopyRequest<'_>, fresh: &Fresh<'_>) -> Result<CopyReport, CopyError> {
+    run(request, Some(fresh), false)
 }
 
 /// What [`copy`] would do.
@@ -27,7 +45,7 @@ pub fn copy(request: &CopyRequest<'_>) -> Result<CopyReport, CopyError> {
 /// # Errors
 /// As for [`copy`].
 pub fn plan(request: &CopyRequest<'_>) -> Result<CopyReport, CopyError> {
-    run(request, true)
+    run(request, None, true)
 }
 
 /// What both repositories have.
@@ -42,7 +60,7 @@ fn failed(repository: Named<'_>, source: impl Into<RepoError>) -> CopyError {
     CopyError::Repository { repository: repository.name.to_owned(), source: source.into() }
 }
 
-fn run(request: &CopyRequest<'_>, dry: bool) -> Result<CopyReport, CopyError> {
+fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Result<CopyReport, CopyError> {
     let began = Instant::now();
     let both = look(request)?;
     let to = request.to;
@@ -73,9 +91,9 @@ fn run(request: &CopyRequest<'_>, dry: bool) -> Result<CopyReport, CopyError> {
         wal_timeout: request.wal_timeout,
         clock: request.clock,
         progress: request.progress,
-        known: &[],
+        known: fresh.map_or(&[], |fresh| fresh.keys),
     };
-    let selection = selection(request, &both)?;
+    let selection = selection(request, &both, fresh)?;
     let mut report = CopyReport {
         source: request.source.to_string(),
         from: request.from.name.to_owned(),
@@ -96,9 +114,14 @@ fn run(request: &CopyRequest<'_>, dry: bool) -> Result<CopyReport, CopyError> {
         for record in &wanted {
             fault::point("copy.before_backup").map_err(|e| failed(to, RepoError::internal("copy a backup", e)))?;
             guard.look_again().map_err(|error| guarded(to, error))?;
-            let names = request.from.repository.read_commit_names(record);
-            let names = names.map_err(|error| unreadable(request.from, error))?;
-            report.backups.push(carrier.carry(&CarryWhat { record, names: &names, source })?.copied);
+            let names = match fresh.filter(|fresh| fresh.backup == record.commit.backup) {
+                Some(fresh) => fresh.names.clone(),
+                None => {
+                    let names = request.from.repository.read_commit_names(record);
+                    names.map_err(|error| unreadable(request.from, error))?
+                }
+            };
+            report.backups.push(carrier.carry(&CarryWhat { record, names: &names, source })?);
         }
     }
     if request.wal {
@@ -142,11 +165,24 @@ fn look(request: &CopyRequest<'_>) -> Result<Both, CopyError> {
     Ok(Both { source, from: commits, to: theirs, notes })
 }
 
-fn selection<'b>(request: &CopyRequest<'_>, both: &'b Both) -> Result<Selection<'b>, CopyError> {
+fn selection<'b>(
+    request: &CopyRequest<'_>,
+    both: &'b Both,
+    fresh: Option<&Fresh<'_>>,
+) -> Result<Selection<'b>, CopyError> {
     let marked = request.to.repository.marked().map_err(|error| failed(request.to, error))?;
     // A backup that is named is wanted whatever the retention says.
     let policy = request.keeps.filter(|_| request.only.is_none());
     let mut selection = select(&both.from, &both.to, &marked, policy, request.clock.now());
+    if let Some(fresh) = fresh {
+        let there = |record: &CommitRecord| both.to.iter().any(|to| to.commit.backup == record.commit.backup);
+        // A host that cannot read cannot copy what it did not just make; and who adds a repository copies what is older when
+        // he wants it there, not in the middle of a backup.
+        if !request.from.repository.can_read() || !both.from.iter().any(there) {
+            selection.wanted.retain(|record| record.commit.backup == fresh.backup);
+        }
+        selection.passed.clear();
+    }
     if let Some(only) = request.only {
         if both.from.iter().all(|record| record.commit.backup != only) {
             return Err(CopyError::NoBackup { repository: request.from.name.to_owned(), backup: only });
