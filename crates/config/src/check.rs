@@ -19,6 +19,7 @@ use crate::setting::{At, Layer, nearest, refuse_unknown};
 use crate::show::Showing;
 use crate::values::plain::AbsolutePath;
 use crate::values::retention::PolicyOptions;
+use crate::values::words::Mode;
 
 /// Checks everything.
 pub(crate) fn check(file: PathBuf, document: Document) -> Result<Config, ConfigError> {
@@ -167,6 +168,7 @@ impl<'a> Checker<'a> {
             encryption: encryption.value,
             compression,
             fingerprint,
+            mode: self.shown.value(path, "mode", &raw.mode, Mode::Sync),
         })
     }
 

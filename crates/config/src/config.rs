@@ -17,7 +17,7 @@ use crate::values::encryption::Encryption;
 use crate::values::retention::Policy;
 use crate::values::schedule::Schedule;
 use crate::values::url::RepositoryUrl;
-use crate::values::words::{BackupWal, Checkpoint, Kind, RunOn, Wal};
+use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Wal};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/refloat/refloat.toml";
@@ -60,6 +60,8 @@ pub struct RepositoryConfig {
     pub compression: Compression,
     /// The root fingerprint it must have, as printed by `init`.
     pub fingerprint: Option<String>,
+    /// When it gets what is stored.
+    pub mode: Mode,
 }
 
 /// A source: a PostgreSQL cluster.
@@ -75,6 +77,8 @@ pub struct SourceConfig {
     pub connection: Option<Connection>,
     /// Repositories, the first one first; at least one, each defined.
     pub repositories: Vec<RepositoryName>,
+    /// How many of them must hold something before it counts as stored.
+    pub acknowledge: u32,
     /// What is to be kept.
     pub retention: Option<Policy>,
     /// What is to be kept in single repositories.

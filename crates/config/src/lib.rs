@@ -33,4 +33,4 @@ pub use values::encryption::Encryption;
 pub use values::retention::{Keep, Policy, Window};
 pub use values::schedule::{Cron, Schedule, Zone};
 pub use values::url::{BadUrl, RepositoryUrl};
-pub use values::words::{BackupWal, Checkpoint, Kind, RunOn, Style, Wal};
+pub use values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Style, Wal};

@@ -4,11 +4,11 @@ use crate::setting::{nothing_required, options, schema_of};
 use crate::values::compression::Compression;
 use crate::values::connection::Connection;
 use crate::values::encryption::{Credentials, CredentialsOptions, Encryption, EncryptionOptions};
-use crate::values::plain::{AbsolutePath, Jobs, Rate, Repositories, Text, Timeout, UserName};
+use crate::values::plain::{AbsolutePath, Acknowledge, Jobs, Rate, Repositories, Text, Timeout, UserName};
 use crate::values::retention::{PolicyOptions, RetentionOptions};
 use crate::values::schedule::{Schedule, ScheduleOptions};
 use crate::values::url::RepositoryUrl;
-use crate::values::words::{BackupWal, Checkpoint, Kind, RunOn, Style, Wal};
+use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Style, Wal};
 
 options! {
     /// A place where backups and WAL are kept.
@@ -26,6 +26,10 @@ options! {
         /// The root fingerprint that `refloat init` printed. Where it is set, a repository with another one is refused,
         /// so that nobody can put a forged repository in its place.
         fingerprint: Text,
+        /// When it gets what is stored: `"sync"` at once, together with the others that do; `"async"` in the background, out of one
+        /// that has it.
+        #[schemars(extend("default" = "sync"))]
+        mode: Mode,
         /// Region of an object store. Refused with `file://`.
         region: Text,
         /// Address of an object store that is not the provider's own. Refused with `file://`.
@@ -48,6 +52,10 @@ options! {
         connection: Connection,
         /// The repositories that its backups and WAL go to, the first one first. Default: the only one there is.
         repositories: Repositories,
+        /// How many of its repositories must hold a WAL segment durably before PostgreSQL may recycle it, and a backup before it
+        /// counts as made. The others get it too; one that does not answer delays nothing and catches up.
+        #[schemars(extend("default" = 1))]
+        acknowledge: Acknowledge,
         /// How long backups and WAL are to be kept; for one repository by `[source.NAME.retention.REPOSITORY]`.
         /// `refloat expire` deletes what none of it wants. Without it nothing is ever deleted.
         retention: RetentionOptions,

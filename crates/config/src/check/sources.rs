@@ -13,9 +13,9 @@ use crate::node::Table;
 use crate::options::{PostgresOptions, SourceHead};
 use crate::place::{Origin, Place};
 use crate::setting::{At, Layer, Layered, Set, refuse_unknown};
-use crate::values::plain::{AbsolutePath, Text};
+use crate::values::plain::{AbsolutePath, Acknowledge, Text};
 use crate::values::retention::RetentionOptions;
-use crate::values::words::{BackupWal, Checkpoint, Kind, RunOn, Wal};
+use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Wal};
 
 /// `wal push` and `wal fetch` give up after this.
 const WAL_TIMEOUT: (Duration, &str) = (Duration::from_secs(60), "60s");
@@ -151,6 +151,7 @@ impl<'a> Checker<'a> {
         let listed = self.source_repositories(path, place, &raw, repositories);
         let retention = raw.retention.as_ref().map(|set| set.value.clone()).unwrap_or_default();
         self.retention(path, &retention, &listed, repositories);
+        self.acknowledge(path, place, &raw, &listed, repositories);
         if self.problems.len() > before {
             return None;
         }
@@ -171,6 +172,7 @@ impl<'a> Checker<'a> {
             data_directory: directory.value.0,
             connection: shown.optional(path, "connection", &raw.connection),
             repositories: listed,
+            acknowledge: shown.value(path, "acknowledge", &raw.acknowledge, Acknowledge(1)).0,
             retention: retention.general.map(|placed| placed.policy),
             retention_of: retention
                 .repositories
@@ -231,6 +233,31 @@ impl<'a> Checker<'a> {
         let fault = Fault::Undefined { what: format!("repository \"{name}\""), hint };
         if !self.problems.iter().any(|known| known.place == *place && known.fault == fault) {
             self.problems.push(Problem::new(place.clone(), fault));
+        }
+    }
+
+    /// What must be acknowledged can be only by repositories that get everything at once.
+    fn acknowledge(
+        &mut self,
+        path: &str,
+        place: &Place,
+        raw: &PostgresOptions,
+        listed: &[RepositoryName],
+        repositories: &Repositories,
+    ) {
+        let known = || listed.iter().filter_map(|name| repositories.get(name)?.as_ref());
+        if known().count() < listed.len() || listed.is_empty() {
+            return;
+        }
+        let at_once = known().filter(|repository| repository.mode == Mode::Sync).count() as u32;
+        if at_once == 0 {
+            let why = "all of its repositories are \"async\": nothing would ever be stored in one of them first";
+            let hint = "Set mode = \"sync\" in one of them.";
+            self.problems.push(Problem::bad_hint(place, format!("{path}.repositories"), why, hint));
+        } else if let Some(set) = raw.acknowledge.as_ref().filter(|set| set.value.0 > at_once) {
+            let why = format!("{} must acknowledge, and it has {at_once} that store at once", set.value.0);
+            let hint = "Lower it, or add repositories with mode = \"sync\".";
+            self.problems.push(Problem::bad_hint(&set.place, format!("{path}.acknowledge"), why, hint));
         }
     }
 

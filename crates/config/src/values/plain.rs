@@ -94,6 +94,34 @@ schema_of!(Jobs, |_g| schemars::json_schema!({
     "type": "integer", "minimum": 1, "maximum": MOST_JOBS, "description": "a whole number"
 }));
 
+/// How many repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acknowledge(pub u32);
+
+/// Nobody keeps more copies of one WAL segment than this.
+const MOST_COPIES: u32 = 16;
+
+impl Setting for Acknowledge {
+    const TAKES: &'static str = "a whole number";
+    fn read(node: &Node, at: &At<'_>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let Value::Integer(number) = node.value else { return wrong_type(node, at, Self::TAKES, problems) };
+        match u32::try_from(number) {
+            Ok(count) if (1..=MOST_COPIES).contains(&count) => Some(Self(count)),
+            _ => {
+                let why = format!("{number} is not between 1 and {MOST_COPIES}");
+                problems.push(Problem::bad(&node.place, at.path.clone(), why));
+                None
+            }
+        }
+    }
+    fn show(&self) -> Json {
+        Json::from(self.0)
+    }
+}
+schema_of!(Acknowledge, |_g| schemars::json_schema!({
+    "type": "integer", "minimum": 1, "maximum": MOST_COPIES, "description": "a whole number"
+}));
+
 /// Bytes a second: `"100MB"`, `"100MB/s"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rate {

@@ -90,6 +90,15 @@ words! {
     } later []
 }
 words! {
+    /// When a repository gets what is stored.
+    Mode {
+        /// At once: a backup and a WAL segment are not done before it has them, or has failed.
+        Sync = "sync",
+        /// Later, in the background, out of one that has it.
+        Async = "async",
+    } later []
+}
+words! {
     /// Where the WAL is that a backup needs to become consistent.
     BackupWal {
         /// Verified in the archive when archiving works, else stored in the backup.

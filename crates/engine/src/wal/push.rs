@@ -1,4 +1,4 @@
-//! `archive_command`: one WAL file into every repository, acknowledged when all of them hold it durably.
+//! `archive_command`: one WAL file into every repository, acknowledged when as many hold it durably as must.
 //!
 //! A file that is torn, recycled or another cluster's is refused before anything is stored: PostgreSQL keeps it and
 //! offers it again. A crash at any point leaves in each repository nothing or the whole file.
@@ -37,14 +37,25 @@ pub struct PushOptions<'a> {
     pub data_directory: Option<&'a Path>,
     /// The source, so that a repository can be asked whether this is its cluster, and this server still the one.
     pub source: Option<&'a SourceName>,
+    /// So many repositories must hold the file before it is acknowledged; at least one, at most all.
+    pub acknowledge: usize,
     /// No step begins after this long. Each call to a store has its own deadline in the store.
     pub deadline: Duration,
 }
 
+/// A repository that does not hold a file which is acknowledged all the same.
+#[derive(Debug)]
+pub struct LeftBehind {
+    /// Its place among those that were asked.
+    pub place: usize,
+    /// Why it does not.
+    pub error: PushError,
+}
+
 /// How a push ended well.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub enum Pushed {
-    /// Every repository holds it.
+    /// Enough repositories hold it.
     Stored(Stored),
     /// The server is a declared copy: nothing was stored, and PostgreSQL may recycle the file.
     Discarded {
@@ -55,15 +66,17 @@ pub enum Pushed {
     },
 }
 
-/// A file that every repository holds.
-#[derive(Debug, Clone, PartialEq)]
+/// A file that enough repositories hold.
+#[derive(Debug)]
 pub struct Stored {
     /// Which.
     pub name: WalFileName,
     /// Its bytes.
     pub file_bytes: u64,
-    /// In the order that was asked for.
+    /// Those that hold it, in the order that was asked for.
     pub repositories: Vec<StoredIn>,
+    /// Those that do not, while enough others do.
+    pub left_behind: Vec<LeftBehind>,
     /// How long it took.
     pub seconds: f64,
     /// What a person should see.
@@ -94,14 +107,17 @@ impl fmt::Display for Stored {
             [one] => write!(f, " as {}", ByteSize(one.stored_bytes))?,
             many => write!(f, " in {} repositories", many.len())?,
         }
+        if !self.left_behind.is_empty() {
+            write!(f, ", {} behind", self.left_behind.len())?;
+        }
         write!(f, " in {:.2} s", self.seconds)
     }
 }
 
-/// Stores the WAL file at `path` in every one of `repositories`.
+/// Stores the WAL file at `path` in `repositories`.
 ///
 /// # Errors
-/// When any of them does not hold it: then PostgreSQL must keep the file and offer it again.
+/// When too few of them hold it: then PostgreSQL must keep the file and offer it again.
 pub fn push(
     repositories: &[&Repository],
     options: &PushOptions<'_>,
@@ -143,13 +159,14 @@ pub fn push(
         history,
         until: started + options.deadline,
     };
-    let stored = keep_everywhere(repositories, &task)?;
+    let (stored, left_behind) = keep_everywhere(repositories, &task, options.acknowledge)?;
     warnings.extend(warning::of_source(repositories, options, control.as_ref(), &task));
     warnings.extend(stored.iter().flat_map(warning::of_repository));
     Ok(Pushed::Stored(Stored {
         name,
         file_bytes: file.size,
         repositories: stored,
+        left_behind,
         seconds: started.elapsed().as_secs_f64(),
         warnings,
     }))
@@ -186,7 +203,11 @@ fn cluster(options: &PushOptions<'_>) -> Result<(SystemIdentifier, Option<Contro
 }
 
 /// Stores the file in all repositories, at once when they are several; one that fails does not keep it from the others.
-fn keep_everywhere(repositories: &[&Repository], task: &Task<'_>) -> Result<Vec<StoredIn>, PushError> {
+fn keep_everywhere(
+    repositories: &[&Repository],
+    task: &Task<'_>,
+    acknowledge: usize,
+) -> Result<(Vec<StoredIn>, Vec<LeftBehind>), PushError> {
     let results: Vec<Result<StoredIn, Refusal>> = match repositories {
         [one] => vec![keep::keep(one, 0, task)],
         many => std::thread::scope(|scope| {
@@ -208,15 +229,20 @@ fn keep_everywhere(repositories: &[&Repository], task: &Task<'_>) -> Result<Vec<
         }),
     };
     let mut stored = Vec::new();
-    let mut errors = Vec::new();
-    for (repository, result) in repositories.iter().zip(results) {
+    let mut left_behind = Vec::new();
+    for (place, (repository, result)) in repositories.iter().zip(results).enumerate() {
         match result {
             Ok(one) => stored.push(one),
-            Err(refusal) => errors.push(PushError::refused(repository, task, refusal)),
+            Err(refusal) => {
+                left_behind.push(LeftBehind { place, error: PushError::refused(repository, task, refusal) });
+            }
         }
     }
+    if stored.len() >= acknowledge.clamp(1, repositories.len()) {
+        return Ok((stored, left_behind));
+    }
+    let mut errors: Vec<PushError> = left_behind.into_iter().map(|left| left.error).collect();
     match errors.len() {
-        0 => Ok(stored),
         1 => Err(errors.remove(0)),
         _ => Err(PushError::Several { of: repositories.len(), errors }),
     }

@@ -7,6 +7,7 @@ mod incremental;
 mod leaf_reads;
 mod pins;
 mod restore;
+mod several;
 mod standby;
 mod takeover;
 mod verify;
