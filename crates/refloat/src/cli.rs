@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, completions, config, demo, expire, explain, hold, init, key, list, man_pages, repository,
+    backup, check, completions, config, copy, demo, expire, explain, hold, init, key, list, man_pages, repository,
     restore, show, status, takeover, verify, wal,
 };
 
@@ -66,6 +66,7 @@ pub(crate) enum Command {
     Wal(wal::Wal),
     Verify(verify::Verify),
     Expire(expire::Expire),
+    Copy(copy::Copy),
     /// Backups that must not expire
     #[command(subcommand)]
     Hold(hold::Hold),

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod expire;
 pub(crate) mod explain;
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: Cli, load: impl Fn(Global) -> Result<Context, Failure>) -
         Command::Takeover(command) => command.run(load(global)?)?,
         Command::Verify(command) => command.run(load(global)?)?,
         Command::Expire(command) => command.run(load(global)?)?,
+        Command::Copy(command) => command.run(load(global)?)?,
         Command::Hold(command) => command.run(load(global)?)?,
         Command::Key(command) => command.run(load(global)?)?,
         Command::Repository(command) => command.run(&load(global)?)?,

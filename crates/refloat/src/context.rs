@@ -1,5 +1,6 @@
 //! What every command starts from: the configuration, who we are, the clock, the repositories.
 
+mod down;
 mod patient;
 
 use std::ffi::OsString;

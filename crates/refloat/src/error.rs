@@ -63,6 +63,13 @@ impl Failure {
         }
     }
 
+    /// All of it in one line.
+    pub(crate) fn line(&self) -> String {
+        let causes = self.detail.iter().map(|cause| format!(": {cause}"));
+        let text: String = std::iter::once(self.message.clone()).chain(causes).collect();
+        text.replace(['\n', '\r'], " ")
+    }
+
     /// The exit code of a command that ends with this.
     pub(crate) const fn exit_code(&self) -> u8 {
         match self.severity {
@@ -112,6 +119,20 @@ pub(crate) enum CliError {
         message: String,
         /// The right command.
         hint: String,
+    },
+    /// Fewer repositories hold a backup than must.
+    #[error("backup {backup} is whole in {first}, and only {holders} of the {enough} repositories that must acknowledge have it")]
+    TooFew {
+        /// The backup.
+        backup: String,
+        /// The repository that has it for sure.
+        first: String,
+        /// How many have it.
+        holders: usize,
+        /// How many must.
+        enough: usize,
+        /// Which do not.
+        behind: Vec<String>,
     },
     /// No such source.
     #[error("there is no source \"{name}\" in {place}")]
@@ -255,6 +276,11 @@ impl Explain for CliError {
                     .hint("Was it pasted from where you keep it? `refloat key sheet` prints the sheet again.")
             }
             Self::File { .. } => Advice::failed("CLI-013", "nothing else was changed"),
+            Self::TooFew { backup, behind, .. } => Advice::failed("CLI-020", "the backup is made and can be restored")
+                .hint(format!(
+                    "{} lacks it and gets it as soon as it answers; refloat copy does that at once. Lower `acknowledge`, if {backup} counts as made without that.",
+                    behind.join(", ")
+                )),
             Self::Demo(_) => {
                 Advice::failed("CLI-014", "nothing is left behind; no other cluster was touched")
                     .hint("Run it with -v to see every command.")

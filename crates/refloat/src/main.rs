@@ -15,6 +15,7 @@ mod operations;
 mod progress;
 mod render;
 mod retention;
+mod several;
 mod sheet;
 mod terminal;
 mod times;

@@ -18,7 +18,6 @@ const LATER: &[(&str, &str)] = &[
         "Look for the moment in the server's log, then: refloat restore SOURCE 'TIME' --to DIR --as copy",
     ),
     ("recover", "Restore beside the server and look: refloat restore SOURCE 'TIME' --to DIR --as copy"),
-    ("copy", "Give a source two repositories in the configuration; each gets its own backups."),
     ("export", "A whole cluster can be restored: refloat restore SOURCE --to DIR --as copy"),
     ("drill", "Restore and look: refloat restore SOURCE --to DIR --as copy"),
     ("instant", "Restore beside the server: refloat restore SOURCE --to DIR --as copy"),

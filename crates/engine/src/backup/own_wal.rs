@@ -187,6 +187,7 @@ pub(super) fn push_file(
         expected_system: Some(system),
         data_directory: None,
         source: Some(&request.source),
+        acknowledge: 1,
         deadline: request.archive_timeout,
     };
     let path = request.data_directory.join("pg_wal").join(name.to_string());

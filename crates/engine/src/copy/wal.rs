@@ -70,6 +70,7 @@ impl<'a> WalCarrier<'a> {
             expected_system: Some(system),
             data_directory: None,
             source: None,
+            acknowledge: 1,
             deadline: self.timeout,
         };
         let path = self.directory.join(name.to_string());

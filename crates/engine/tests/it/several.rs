@@ -322,6 +322,7 @@ fn push(repository: &Repository, source: &crate::wal::fixture::Source, name: &st
         expected_system: Some(source.system),
         data_directory: None,
         source: None,
+        acknowledge: 1,
         deadline: Duration::from_secs(30),
     };
     push(&[repository], &options, &source.path(name)).expect("archives");

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use refloat_config::{BackupWal, Checkpoint, RepositoryConfig, SourceConfig};
-use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, OwnWal, RunOn, Wanted};
-use refloat_types::{ByteSize, Clock as _};
+use refloat_config::{BackupWal, Checkpoint, Mode, RepositoryConfig, SourceConfig};
+use refloat_engine::backup::{
+    self, BackupError, BackupReport, BackupRequest, Other, OwnWal, RunOn, Wanted,
+};
+use refloat_repo::Repository;
+use refloat_types::{ByteSize, Clock as _, Severity};
 
 use super::key::unconfirmed;
 use crate::Outcome;
@@ -13,10 +16,14 @@ use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::operations::Operation;
 use crate::progress::Meter;
+use crate::render::text::count;
 use crate::render::time;
+use crate::several::{self, Several};
 
 /// How long an unconfirmed recovery sheet is only warned about.
 const PATIENCE: Duration = Duration::from_secs(72 * 3600);
+/// How long a call to one of several repositories may take.
+const PATIENCE_WITH_ONE: Duration = Duration::from_secs(60);
 /// How long the last WAL segment of a backup may take to arrive.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -95,44 +102,29 @@ impl Backup {
         let mut outcome = Outcome::Done;
         let mut failed: Option<Failure> = None;
         for source in &sources {
-            for repository in context.repositories(Some(source))? {
-                if self.dry_run {
-                    context.out.text(&format!(
-                        "would make {} of {} ({}) in {} ({})\n",
-                        match self.wanted() {
-                            Wanted::Full => "a full backup",
-                            Wanted::Diff => "a differential backup (a full one where there is none)",
-                            Wanted::Suitable | Wanted::Incr => {
-                                "an incremental backup (a full one where there is nothing to refer to)"
-                            }
-                        },
-                        source.name,
-                        source.data_directory.display(),
-                        repository.name,
-                        repository.url
-                    ));
-                    continue;
-                }
-                match self.one(&context, source, &repository) {
-                    Ok(Made::Backup(report, one)) => {
-                        reports.push(*report);
-                        if one == Outcome::Findings {
-                            outcome = one;
-                        }
+            let configs = context.repositories(Some(source))?;
+            if self.dry_run {
+                configs.iter().for_each(|config| context.out.text(&self.would(source, config)));
+                continue;
+            }
+            match self.one(&context, source, configs) {
+                Ok(Made::Backup(report, one)) => {
+                    reports.push(*report);
+                    if one == Outcome::Findings {
+                        outcome = one;
                     }
-                    Ok(Made::Left(why)) => {
-                        context.out.text(&format!(
-                            "{} in {}: nothing to do here: {why}\n",
-                            source.name, repository.name
-                        ));
-                        left.push(serde_json::json!({ "source": source.name, "repository": repository.name, "why": why }));
-                    }
-                    // The others are made all the same.
-                    Err(failure) => match &mut failed {
-                        None => failed = Some(failure),
-                        Some(first) => first.more.push(failure),
-                    },
                 }
+                Ok(Made::Left(repository, why)) => {
+                    context.out.text(&format!("{} in {repository}: nothing to do here: {why}\n", source.name));
+                    left.push(
+                        serde_json::json!({ "source": source.name, "repository": repository, "why": why }),
+                    );
+                }
+                // The others are made all the same.
+                Err(failure) => match &mut failed {
+                    None => failed = Some(failure),
+                    Some(first) => first.more.push(failure),
+                },
             }
         }
         context
@@ -141,17 +133,43 @@ impl Backup {
         failed.map_or(Ok(outcome), Err)
     }
 
+    fn would(&self, source: &SourceConfig, repository: &RepositoryConfig) -> String {
+        let what = match self.wanted() {
+            Wanted::Full => "a full backup",
+            Wanted::Diff => "a differential backup (a full one where there is none)",
+            Wanted::Suitable | Wanted::Incr => {
+                "an incremental backup (a full one where there is nothing to refer to)"
+            }
+        };
+        let when = match repository.mode {
+            Mode::Sync => "make",
+            Mode::Async => "copy later",
+        };
+        format!(
+            "would {when} {what} of {} ({}) in {} ({})\n",
+            source.name,
+            source.data_directory.display(),
+            repository.name,
+            repository.url
+        )
+    }
+
+    /// One reading of one source, into all of its repositories.
     fn one(
         &self,
         context: &Context,
         source: &SourceConfig,
-        config: &RepositoryConfig,
+        configs: Vec<RepositoryConfig>,
     ) -> Result<Made, Failure> {
         let mut operation = Operation::begin(context, "backup", Some(source.name.as_str()));
-        let opened = context.open(config, Access::Bulk).inspect_err(|failure| {
-            operation.finish_locally(&Err(failure.clone()));
-        })?;
-        let result = self.make(context, source, &opened);
+        let enough = (source.acknowledge as usize).min(configs.len());
+        // Among several, one that hangs must not hold the others.
+        let patience = |together: usize| match together {
+            0 | 1 => Access::Bulk,
+            _ => Access::Within(PATIENCE_WITH_ONE),
+        };
+        let mut all = several::open(context, configs, enough, patience);
+        let result = self.in_several(context, source, &mut all, enough);
         if let Ok(Made::Backup(report, _)) = &result {
             operation.bytes = report.stored_bytes;
             operation.about = Some(report.backup.to_string());
@@ -160,22 +178,82 @@ impl Backup {
             let failing = report.archiver_failing.as_ref().map(|it| format!("archiving fails: {}", it.file));
             operation.detail = damaged.or(failing);
         }
+        let stored = |one: &&Opened| match &result {
+            Ok(Made::Backup(report, _)) => {
+                report.others.iter().all(|other| other.repository != one.name || other.failed.is_none())
+            }
+            _ => true,
+        };
+        let repositories = all.opened.iter().filter(stored).map(|one| &one.repository);
         match &result {
             // Nobody did anything.
-            Ok(Made::Left(_)) => operation.finish_locally(&Ok(Outcome::Done)),
-            Ok(Made::Backup(_, outcome)) => {
-                operation.finish(context, [&opened.repository], &Ok(*outcome));
-            }
-            Err(failure) => operation.finish(context, [&opened.repository], &Err(failure.clone())),
+            Ok(Made::Left(..)) => operation.finish_locally(&Ok(Outcome::Done)),
+            Ok(Made::Backup(_, outcome)) => operation.finish(context, repositories, &Ok(*outcome)),
+            Err(failure) => operation.finish(context, repositories, &Err(failure.clone())),
+        }
+        if matches!(result, Ok(Made::Backup(..))) && all.has_later() {
+            several::catch_up_later(context, source);
         }
         result
     }
 
-    fn make(&self, context: &Context, source: &SourceConfig, opened: &Opened) -> Result<Made, Failure> {
+    /// Into the first that can take it and the others with it. One that goes away while it is the first is left out, and the
+    /// backup begun anew with the next.
+    fn in_several(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        all: &mut Several,
+        enough: usize,
+    ) -> Result<Made, Failure> {
+        loop {
+            if all.opened.len() < enough {
+                let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
+                let mut first = failed.next().unwrap_or_else(none_at_all);
+                first.more.extend(failed);
+                return Err(first);
+            }
+            let made = self.make(context, source, all, enough);
+            let first = &all.opened[0];
+            match made {
+                Err(failure)
+                    if failure.severity == Severity::Unreachable
+                        && all.opened.len() > enough
+                        && !answers(first) =>
+                {
+                    context.note_answer(&first.name, Err(&failure));
+                    context.out.warn(&format!(
+                        "repository {} went away: {}; the backup begins anew in {}",
+                        first.name,
+                        failure.line(),
+                        all.opened[1].name
+                    ));
+                    let gone = all.opened.remove(0);
+                    if let Ok(name) = gone.name.parse() {
+                        all.failed.push((name, failure));
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn make(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        all: &Several,
+        enough: usize,
+    ) -> Result<Made, Failure> {
+        let Some((opened, others)) = all.opened.split_first() else { return Err(none_at_all()) };
         let meter = Meter::new(context.out);
         let request = BackupRequest {
             repository: &opened.repository,
             repository_name: opened.name.clone(),
+            others: others
+                .iter()
+                .map(|other| Other { name: other.name.clone(), repository: &other.repository })
+                .collect(),
             source: source.name.clone(),
             data_directory: source.data_directory.clone(),
             connection: Context::connection(source),
@@ -204,22 +282,99 @@ impl Backup {
             progress: &meter,
         };
         let report = match backup::run(&request) {
-            Err(BackupError::NotHere(why)) => return Ok(Made::Left(why)),
+            Err(BackupError::NotHere(why)) => return Ok(Made::Left(opened.name.clone(), why)),
             other => other?,
         };
         meter.finish();
-        let outcome = judge(context, opened, &report)?;
         tell(context, opened, &report);
+        let mut outcome = judge(context, opened, &report)?;
+        for other in others {
+            outcome = worse(outcome, sheet(context, other)?);
+        }
+        let behind = tell_others(context, all, &report);
+        let holders = 1 + report.others.iter().filter(|other| other.failed.is_none()).count();
+        if holders < enough {
+            let (backup, first) = (report.backup.to_string(), opened.name.clone());
+            return Err(CliError::TooFew { backup, first, holders, enough, behind }.into());
+        }
+        if !behind.is_empty() {
+            outcome = Outcome::Findings;
+        }
         Ok(Made::Backup(Box::new(report), outcome))
     }
+}
+
+fn none_at_all() -> Failure {
+    CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.").into()
+}
+
+/// Whether a repository answers at all now: what was unreachable may have been the server.
+fn answers(opened: &Opened) -> bool {
+    Repository::read_marker(opened.repository.store().as_ref()).is_ok()
+}
+
+const fn worse(one: Outcome, other: Outcome) -> Outcome {
+    match (one, other) {
+        (Outcome::Done, Outcome::Done) => Outcome::Done,
+        _ => Outcome::Findings,
+    }
+}
+
+/// Tells of the repositories beside the first, and answers which of them lack the backup though they should have it now.
+fn tell_others(context: &Context, all: &Several, report: &BackupReport) -> Vec<String> {
+    let mut behind = Vec::new();
+    for other in &report.others {
+        match &other.failed {
+            None => {
+                context.note_answer(&other.repository, Ok(()));
+                let copied = match other.copied_bytes {
+                    0 => String::new(),
+                    bytes => format!(", {} of it copied", ByteSize(bytes)),
+                };
+                let earlier = other.backups.len().saturating_sub(1);
+                let earlier = match earlier {
+                    0 => String::new(),
+                    number => format!(", with {} that it lacked", count(number, "earlier backup")),
+                };
+                context.out.text(&format!("  also in {}{copied}{earlier}\n", other.repository));
+            }
+            Some(failed) => {
+                context.out.warn(&format!(
+                    "repository {} does not have it: {} {}; it catches up by itself, or:     {} copy {} --to {}",
+                    other.repository,
+                    failed.code,
+                    failed.why,
+                    context.command(),
+                    report.source,
+                    other.repository
+                ));
+                behind.push(other.repository.clone());
+            }
+        }
+    }
+    for (name, failure) in &all.failed {
+        context.out.warn(&format!("repository {name} does not have it: {} {}", failure.code, failure.line()));
+        behind.push(name.to_string());
+    }
+    for name in &all.later {
+        let why = match context.down(name.as_str()) {
+            Some(down) if context.is_left_alone(name.as_str()) => {
+                behind.push(name.to_string());
+                format!("it does not answer since {}", time::moment(down.since))
+            }
+            _ => "it is copied in the background".to_owned(),
+        };
+        context.out.text(&format!("  later in {name}: {why}\n"));
+    }
+    behind
 }
 
 /// What came of one source in one repository.
 enum Made {
     /// A backup, and whether a person must look.
     Backup(Box<BackupReport>, Outcome),
-    /// Another node does it; why.
-    Left(String),
+    /// Another node does it; in which repository that shows, and why.
+    Left(String, String),
 }
 
 /// How many threads: as asked for, else one for each processor.
@@ -256,6 +411,12 @@ fn judge(context: &Context, opened: &Opened, report: &BackupReport) -> Result<Ou
         ));
         outcome = Outcome::Findings;
     }
+    Ok(worse(outcome, sheet(context, opened)?))
+}
+
+/// Whether a person must see to the recovery sheet of a repository.
+fn sheet(context: &Context, opened: &Opened) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::Done;
     if unconfirmed(opened)? {
         let age = time::since(opened.repository.marker().created, context.clock.now());
         context.out.warn(&format!(

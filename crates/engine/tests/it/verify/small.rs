@@ -188,6 +188,7 @@ impl Small {
             expected_system: Some(real_wal().system),
             data_directory: None,
             source: None,
+            acknowledge: 1,
             deadline: Duration::from_secs(60),
         };
         push(&[repository], &options, path).unwrap();

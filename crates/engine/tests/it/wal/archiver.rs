@@ -43,6 +43,7 @@ fn command() {
                 expected_system: None,
                 data_directory: Some(&here),
                 source: None,
+                acknowledge: usize::MAX,
                 deadline: Duration::from_secs(30),
             };
             match push(&[&repository], &options, Path::new(file)) {

@@ -76,6 +76,7 @@ pub(crate) fn options(system: SystemIdentifier) -> PushOptions<'static> {
         expected_system: Some(system),
         data_directory: None,
         source: None,
+        acknowledge: usize::MAX,
         deadline: Duration::from_secs(60),
     }
 }

@@ -19,10 +19,14 @@ use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::operations::Operation;
 use crate::render::{complain, failure};
+use crate::several;
 use crate::{Ended, Outcome};
 
 /// Longest line for PostgreSQL's log.
 const LINE: usize = 199;
+
+/// How long a repository is waited for that others can do without.
+const SOON: Duration = Duration::from_secs(10);
 
 /// A push whose whole time was over.
 const LATE_PUSH: &str = "WAL-090";
@@ -143,22 +147,23 @@ fn push_to_all(
     operation: &mut Operation,
 ) -> Result<(), Failure> {
     let limit = source.wal_push_timeout;
-    let access = Access::Within(limit * 8 / 10);
-    let (mut opened, mut failed) = (Vec::new(), Vec::new());
-    for config in context.repositories(Some(source))? {
-        match context.open(&config, access) {
-            Ok(one) => opened.push(one),
-            Err(failure) => failed.push(failure),
-        }
-    }
-    if !opened.is_empty() {
-        let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
+    let configs = context.repositories(Some(source))?;
+    let enough = (source.acknowledge as usize).min(configs.len());
+    // Where others are enough, one that does not answer is soon left behind.
+    let patience = |together: usize| match together > enough {
+        true => Access::Within((limit * 8 / 10).min(SOON)),
+        false => Access::Within(limit * 8 / 10),
+    };
+    let mut all = several::open(context, configs, enough, patience);
+    if all.opened.len() >= enough {
+        let repositories: Vec<&Repository> = all.opened.iter().map(|one| &one.repository).collect();
         let options = PushOptions {
-            compression: opened.first().map(|one| one.compression).unwrap_or_default(),
+            compression: all.opened.first().map(|one| one.compression).unwrap_or_default(),
             now: context.clock.now(),
             expected_system: None,
             data_directory: Some(here.unwrap_or(&source.data_directory)),
             source: Some(&source.name),
+            acknowledge: enough,
             deadline: limit * 8 / 10,
         };
         match push_file(&repositories, &options, &command.file)? {
@@ -168,19 +173,37 @@ fn push_to_all(
                 for warning in &stored.warnings {
                     complain(&format!("refloat[{}]: {warning}\n", warning.code()));
                 }
+                let mut behind = Vec::new();
+                for left in &stored.left_behind {
+                    let name = all.opened[left.place].name.clone();
+                    let failure = Failure::of(&left.error);
+                    context.note_answer(&name, Err(&failure));
+                    complain(&format!("refloat: {name} does not have {}: {}\n", stored.name, one_line(&failure)));
+                    behind.push(name);
+                }
+                for (name, failure) in &all.failed {
+                    complain(&format!("refloat: {name} does not have {}: {}\n", stored.name, one_line(failure)));
+                    behind.push(name.to_string());
+                }
+                behind.extend(all.later.iter().map(ToString::to_string));
                 context.out.document(&serde_json::json!({
                     "name": stored.name.to_string(), "bytes": stored.file_bytes, "seconds": stored.seconds,
+                    "behind": behind,
                     "already_there": stored.repositories.iter().all(|one| one.already_there),
                 }));
                 tracing::info!("{stored}");
+                if !behind.is_empty() {
+                    several::catch_up_later(context, source);
+                }
+                return Ok(());
             }
         }
     }
-    // One that cannot be opened does not keep the file from the others, but it is not acknowledged.
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(failed.remove(0)),
-    }
+    let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
+    let none = || CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.");
+    let mut first = failed.next().unwrap_or_else(|| none().into());
+    first.more.extend(failed);
+    Err(first)
 }
 
 /// `wal fetch`.

@@ -1,0 +1,299 @@
+//! `copy`: backups with their WAL from repository to repository, without PostgreSQL.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use refloat_config::{RepositoryConfig, SourceConfig};
+use refloat_engine::copy::{self, CopyError, CopyReport, CopyRequest, Named};
+use refloat_types::{BackupId, ByteSize};
+
+use super::backup::jobs;
+use crate::Outcome;
+use crate::context::{Access, Context, Opened};
+use crate::error::{CliError, Failure};
+use crate::operations::Operation;
+use crate::progress::Meter;
+use crate::render::text::count;
+use crate::render::time;
+use crate::retention::policy_of;
+
+/// How long one WAL file may take.
+const WAL_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long one that works in the background waits for more, so that one list serves several WAL segments.
+const GATHER: Duration = Duration::from_secs(3);
+/// When it ends whatever is left: the next WAL segment starts another one, with the configuration of then.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Copy backups with their WAL from one repository to another
+///
+/// Without --from and --to it brings every repository of the source what another one has and it lacks. Whatever is there is not
+/// copied again, so a copy that was interrupted goes on. What the retention of a repository would delete at once is not
+/// copied there. PostgreSQL is not needed, and nothing is read from it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo refloat copy prod --from local --to offsite
+  sudo refloat copy prod --from offsite --to cold --backup bk7q2x3 --self-contained
+  sudo refloat copy --dry-run                     what every repository lacks
+
+A backup is copied in the order in which backups were made: one that is older than the newest that both have is passed over.")]
+pub(crate) struct Copy {
+    /// Name of a source [default: all]
+    #[arg(value_name = "SOURCE")]
+    source: Option<String>,
+    /// The repository that has it [default: each that answers]
+    #[arg(long, value_name = "REPOSITORY")]
+    from: Option<String>,
+    /// The repository that shall have it [default: each of the source's]
+    #[arg(long, value_name = "REPOSITORY")]
+    to: Option<String>,
+    /// Only this backup, whatever the retention there says
+    #[arg(long, value_name = "BACKUP", requires = "to")]
+    backup: Option<String>,
+    /// Store everything again in packs of its own, so that it depends on no older backup's
+    #[arg(long, requires = "to")]
+    self_contained: bool,
+    /// Threads [default: as many as processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
+    /// Say what would be copied, and copy nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Started by `wal push` and `backup`: one on a host, and silent
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+impl Copy {
+    /// Does it.
+    pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        let named: Vec<String> = self.source.iter().cloned().collect();
+        let sources = context.sources(&named)?;
+        context.assume(&sources, false)?;
+        if self.background {
+            return self.in_background(&context, &sources);
+        }
+        let (reports, failed) = self.pass(&context, &sources)?;
+        context.out.document(&serde_json::json!({ "dry_run": self.dry_run, "copies": reports }));
+        failed.map_or(Ok(Outcome::Done), Err)
+    }
+
+    /// Works until nobody has asked for more.
+    fn in_background(&self, context: &Context, sources: &[SourceConfig]) -> Result<Outcome, Failure> {
+        let Some(_lock) = lock(context)? else { return Ok(Outcome::Done) };
+        let began = Instant::now();
+        loop {
+            let asked = asked(context);
+            let (_, failed) = self.pass(context, sources)?;
+            if let Some(failed) = failed {
+                tracing::warn!(code = failed.code, message = failed.message, "a repository stays behind");
+            }
+            std::thread::sleep(GATHER);
+            if asked == self::asked(context) || began.elapsed() > LONGEST {
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+
+    /// Every source, from every repository to every other.
+    fn pass(
+        &self,
+        context: &Context,
+        sources: &[SourceConfig],
+    ) -> Result<(Vec<CopyReport>, Option<Failure>), Failure> {
+        let mut reports = Vec::new();
+        let mut failed: Option<Failure> = None;
+        let mut fail = |failure: Failure| match &mut failed {
+            None => failed = Some(failure),
+            Some(first) => first.more.push(failure),
+        };
+        for source in sources {
+            let (from, to) = (self.side(context, source, &self.from)?, self.side(context, source, &self.to)?);
+            let mut opened: Vec<Opened> = Vec::new();
+            for config in from.iter().chain(&to) {
+                if opened.iter().any(|one| one.name == config.name.as_str()) {
+                    continue;
+                }
+                let result = context.open(config, Access::Bulk);
+                context.note_answer(config.name.as_str(), result.as_ref().map(drop));
+                match result {
+                    Ok(one) => opened.push(one),
+                    Err(failure) => fail(failure),
+                }
+            }
+            let find = |config: &RepositoryConfig| opened.iter().find(|one| one.name == config.name.as_str());
+            for to in to.iter().filter_map(find) {
+                for from in from.iter().filter_map(find).filter(|from| from.name != to.name) {
+                    match self.one(context, source, from, to) {
+                        Ok(Some(report)) => reports.push(report),
+                        Ok(None) => {}
+                        Err(failure) => fail(failure),
+                    }
+                }
+            }
+        }
+        Ok((reports, failed))
+    }
+
+    /// The repositories of one side.
+    fn side(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        named: &Option<String>,
+    ) -> Result<Vec<RepositoryConfig>, Failure> {
+        let config = context.config()?;
+        match named {
+            None => context.repositories(Some(source)),
+            Some(name) => {
+                let found = config.repositories.values().find(|one| one.name.as_str() == name);
+                let known = || config.repositories.keys().map(ToString::to_string).collect();
+                let place = || context.config_file.display().to_string();
+                let found = found.cloned();
+                Ok(vec![found.ok_or_else(|| CliError::NoRepository {
+                    name: name.clone(),
+                    place: place(),
+                    known: known(),
+                })?])
+            }
+        }
+    }
+
+    /// From one to another; `None` where there is nothing to copy from and that was not asked for in words.
+    fn one(
+        &self,
+        context: &Context,
+        source: &SourceConfig,
+        from: &Opened,
+        to: &Opened,
+    ) -> Result<Option<CopyReport>, Failure> {
+        let only = self.backup.as_deref().map(str::parse::<BackupId>).transpose();
+        let only = only.map_err(|error| CliError::usage(error.to_string(), "`refloat list` shows their ids."))?;
+        let policy = policy_of(source, &to.name);
+        let meter = Meter::new(context.out);
+        let request = CopyRequest {
+            from: Named { name: &from.name, repository: &from.repository },
+            to: Named { name: &to.name, repository: &to.repository },
+            source: &source.name,
+            only,
+            keeps: policy.as_ref(),
+            self_contained: self.self_contained,
+            wal: true,
+            compression: to.compression,
+            jobs: jobs(self.jobs.or(source.jobs)),
+            wal_timeout: WAL_TIMEOUT,
+            host: &context.host,
+            clock: &context.clock,
+            progress: &meter,
+        };
+        if self.dry_run {
+            let planned = absent_is_nothing(copy::plan(&request), self.from.is_none())?;
+            if let Some(report) = &planned {
+                context.out.text(&text(report, true));
+            }
+            return Ok(planned);
+        }
+        let mut operation = Operation::begin(context, "copy", Some(source.name.as_str()));
+        let result = absent_is_nothing(copy::copy(&request), self.from.is_none()).map_err(Failure::from);
+        meter.finish();
+        match &result {
+            Ok(None) => {}
+            Ok(Some(report)) => {
+                operation.bytes = report.backups.iter().map(|one| one.bytes).sum::<u64>() + report.wal.bytes;
+                operation.detail = Some(format!("from {} to {}: {}", from.name, to.name, what(report)));
+                // Asked for by every WAL segment: where nothing was done, nothing is recorded.
+                if !report.backups.is_empty() {
+                    operation.finish(context, [&to.repository], &Ok(Outcome::Done));
+                } else if report.wal.files > 0 {
+                    operation.finish_locally(&Ok(Outcome::Done));
+                }
+                context.out.text(&text(report, false));
+            }
+            Err(failure) => {
+                context.note_answer(&to.name, Err(failure));
+                operation.detail = Some(format!("from {} to {}", from.name, to.name));
+                operation.finish_locally(&Err(failure.clone()));
+            }
+        }
+        result
+    }
+}
+
+/// A repository that does not know the source has nothing to copy from.
+fn absent_is_nothing(
+    result: Result<CopyReport, CopyError>,
+    any: bool,
+) -> Result<Option<CopyReport>, CopyError> {
+    match result {
+        Err(CopyError::NoSource { .. }) if any => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn what(report: &CopyReport) -> String {
+    let bytes: u64 = report.backups.iter().map(|one| one.bytes).sum();
+    format!(
+        "{} ({}), {} of WAL",
+        count(report.backups.len(), "backup"),
+        ByteSize(bytes),
+        count(usize::try_from(report.wal.files).unwrap_or(usize::MAX), "file")
+    )
+}
+
+fn text(report: &CopyReport, dry: bool) -> String {
+    let (from, to) = (&report.from, &report.to);
+    let nothing = report.backups.is_empty() && report.wal.files == 0;
+    let mut out = if nothing {
+        format!("{}: {to} lacks nothing that {from} has\n", report.source)
+    } else if dry {
+        format!("{}: would copy {} from {from} to {to}\n", report.source, what(report))
+    } else {
+        let took = time::seconds(report.seconds);
+        format!("{}: copied {} from {from} to {to}, in {took}\n", report.source, what(report))
+    };
+    for one in &report.backups {
+        let again = match one.stored_again {
+            0 => String::new(),
+            bytes => format!(", {} of it stored again", ByteSize(bytes)),
+        };
+        out.push_str(&format!("  {}  {}{again}\n", one.backup, ByteSize(one.bytes)));
+    }
+    for passed in &report.passed {
+        out.push_str(&format!("  {} is not copied: {}\n", passed.backup, passed.why));
+    }
+    for note in &report.notes {
+        out.push_str(&format!("  note: {note}\n"));
+    }
+    out
+}
+
+/// One on a host; `None` while another one works.
+fn lock(context: &Context) -> Result<Option<File>, Failure> {
+    let path = context.state().directory("copy")?.join("background.lock");
+    let fail = |action, source| CliError::file(action, &path, source);
+    let open = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(|source| fail("open", source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(fail("lock", source).into()),
+    }
+}
+
+/// Asks the one that works in the background to look again before it ends.
+///
+/// # Errors
+/// When the state directory cannot be written.
+pub(crate) fn ask(context: &Context) -> std::io::Result<()> {
+    let directory = context.state().directory("copy").map_err(std::io::Error::other)?;
+    let path = directory.join("background.asked");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(refloat_repo::crypt::random::object_id().to_string().as_bytes())
+}
+
+fn asked(context: &Context) -> Option<Vec<u8>> {
+    std::fs::read(context.state().directory("copy").ok()?.join("background.asked")).ok()
+}

@@ -1,0 +1,113 @@
+//! The repositories of one source together: which get something now, which later, and who brings it to the others.
+
+use std::process::{Command, Stdio};
+
+use refloat_config::{Mode, RepositoryConfig, SourceConfig};
+use refloat_types::RepositoryName;
+
+use crate::context::{Access, Context, Opened};
+use crate::error::Failure;
+
+/// The repositories of a source.
+pub(crate) struct Several {
+    /// Those that get it now, in the configured order.
+    pub opened: Vec<Opened>,
+    /// Those that should and cannot be opened.
+    pub failed: Vec<(RepositoryName, Failure)>,
+    /// Those that get it later: asynchronous ones, and those that did not answer a moment ago.
+    pub later: Vec<RepositoryName>,
+}
+
+impl Several {
+    /// Whether any of them gets it only later.
+    pub(crate) fn has_later(&self) -> bool {
+        !self.failed.is_empty() || !self.later.is_empty()
+    }
+}
+
+/// Opens those of these repositories that get something now. One that did not answer a moment ago is left for later where the
+/// others are enough.
+pub(crate) fn open(
+    context: &Context,
+    configs: Vec<RepositoryConfig>,
+    enough: usize,
+    access: impl Fn(usize) -> Access,
+) -> Several {
+    let named = context.global.repository.is_some();
+    let mut later = Vec::new();
+    let (mut now, mut doubtful) = (Vec::new(), Vec::new());
+    for (place, config) in configs.into_iter().enumerate() {
+        match config.mode {
+            // Who names one means it.
+            Mode::Async if !named => later.push(config.name),
+            _ if !named && context.is_left_alone(config.name.as_str()) => doubtful.push((place, config)),
+            _ => now.push((place, config)),
+        }
+    }
+    if now.len() < enough {
+        now.append(&mut doubtful);
+        now.sort_by_key(|(place, _)| *place);
+    }
+    later.extend(doubtful.into_iter().map(|(_, config)| config.name));
+    let access = access(now.len());
+    let (mut opened, mut failed) = (Vec::new(), Vec::new());
+    for (config, result) in open_at_once(context, now.into_iter().map(|(_, config)| config).collect(), access) {
+        context.note_answer(config.name.as_str(), result.as_ref().map(drop));
+        match result {
+            Ok(one) => opened.push(one),
+            Err(failure) => failed.push((config.name, failure)),
+        }
+    }
+    Several { opened, failed, later }
+}
+
+/// One that does not answer must not keep the others waiting.
+fn open_at_once(
+    context: &Context,
+    configs: Vec<RepositoryConfig>,
+    access: Access,
+) -> Vec<(RepositoryConfig, Result<Opened, Failure>)> {
+    if configs.len() < 2 {
+        let open = |config: RepositoryConfig| {
+            let opened = context.open(&config, access);
+            (config, opened)
+        };
+        return configs.into_iter().map(open).collect();
+    }
+    std::thread::scope(|scope| {
+        let started: Vec<_> = configs
+            .into_iter()
+            .map(|config| {
+                scope.spawn(move || {
+                    let opened = context.open(&config, access);
+                    (config, opened)
+                })
+            })
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Starts a process that brings what is missing to every repository of the source, and does not wait for it. One on this host
+/// is enough: a second one ends at once.
+pub(crate) fn catch_up_later(context: &Context, source: &SourceConfig) {
+    if context.global.repository.is_some() || context.config.is_none() {
+        return;
+    }
+    if let Err(error) = crate::commands::copy::ask(context) {
+        tracing::debug!(%error, "the wish to catch up could not be noted");
+    }
+    let mut command = Command::new(&context.executable);
+    command.arg("--config").arg(&context.config_file).args(["--quiet", "copy", "--background"]);
+    command.arg(source.name.as_str()).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Not of PostgreSQL's group: what ends an archiver does not end this.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    match command.spawn() {
+        Ok(child) => tracing::debug!(pid = child.id(), "repositories are being brought up to date"),
+        Err(error) => tracing::warn!(%error, "what other repositories lack could not be sent on its way"),
+    }
+}
