@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -15,6 +15,7 @@ use refloat_types::{Lsn, SystemIdentifier, TimelineId, Timestamp, WalFileName, W
 use super::archive::{Archive, SegmentRange};
 use super::facts::ArchivedFacts;
 use super::keep::{self, Writer};
+use super::runs::Runs;
 use crate::locked::Locked;
 
 /// The state of archiving of one cluster.
@@ -62,6 +63,12 @@ pub struct TimelineStatus {
     pub archived_to: Option<Lsn>,
     /// Bytes of WAL that the server has written since; on its present timeline only.
     pub lag_bytes: Option<u64>,
+    /// WAL segments that another repository has, and this one lacks behind where it begins.
+    pub behind: u64,
+    /// Numbers of its WAL segments.
+    stored: Runs,
+    /// Numbers of those that are missing in between.
+    lost: Vec<(u64, u64)>,
 }
 
 /// What waits on the server.
@@ -109,11 +116,34 @@ pub fn status(
         repository: repository.store().describe().to_owned(),
         timelines: timelines(repository, system, position),
     };
+    let mut repositories: Vec<RepositoryWal> = repositories.iter().map(of).collect();
+    compare(&mut repositories);
     Ok(WalStatus {
         system,
-        repositories: repositories.iter().map(of).collect(),
+        repositories,
         server: data_directory.map(server).transpose()?,
     })
+}
+
+/// Counts what each repository lacks that another one has: behind where its WAL begins, and not what it has deleted.
+fn compare(repositories: &mut [RepositoryWal]) {
+    let mut all: BTreeMap<TimelineId, Runs> = BTreeMap::new();
+    for timeline in repositories.iter().flat_map(|one| one.timelines.iter().flatten()) {
+        let of = all.entry(timeline.timeline).or_default();
+        timeline.stored.iter().flat_map(|(first, last)| first..=last).for_each(|number| {
+            of.insert(number);
+        });
+    }
+    for timeline in repositories.iter_mut().flat_map(|one| one.timelines.iter_mut().flatten()) {
+        let Some(all) = all.get(&timeline.timeline) else { continue };
+        let held = |first: u64, last: u64| (first..=last).filter(|number| all.contains(*number)).count() as u64;
+        let inside: u64 = timeline.lost.iter().map(|(first, last)| held(*first, *last)).sum();
+        let behind = match (timeline.stored.last(), all.last()) {
+            (Some(own), Some(last)) if last > own => held(own + 1, last),
+            _ => 0,
+        };
+        timeline.behind = inside + behind;
+    }
 }
 
 /// What of a gap was never to be deleted.
@@ -161,6 +191,13 @@ fn timelines(
             last_commit,
             archived_to,
             lag_bytes: here.zip(archived_to).map(|(here, to)| to.bytes_until(here.lsn)),
+            behind: 0,
+            stored: stored.segments.clone(),
+            lost: gaps
+                .iter()
+                .filter(|gap| gap.first.timeline == *timeline)
+                .map(|gap| (gap.first.number(archive.segment_size), gap.last.number(archive.segment_size)))
+                .collect(),
         });
     }
     Ok(out)

@@ -1,9 +1,11 @@
 //! `list`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use clap::Args;
 use refloat_repo::commit::{CommitNames, CommitRecord};
 use refloat_repo::repository::{KnownCommit, SourceInfo};
-use refloat_types::{ByteSize, Timestamp};
+use refloat_types::{ByteSize, RepositoryName, Timestamp};
 use serde::Serialize;
 
 use crate::Outcome;
@@ -59,6 +61,9 @@ pub(crate) struct Listed {
     /// What keeps it, or why it goes, where that is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     retention: Option<String>,
+    /// Repositories of the source that answer and do not have it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lacking: Vec<String>,
 }
 
 impl Listed {
@@ -94,6 +99,7 @@ impl Listed {
             bad_pages: commit.bad_pages,
             label: names.and_then(|names| names.label.clone()),
             retention: None,
+            lacking: Vec::new(),
         }
     }
 }
@@ -225,6 +231,7 @@ impl List {
             }
         }
         refuse_unknown(&context, self.source.as_deref(), &known)?;
+        say_who_lacks(&context, &opened, &mut all);
         context.out.text(&text(&all));
         context.out.document(&serde_json::json!({ "backups": all }));
         Ok(Outcome::Done)
@@ -254,6 +261,45 @@ pub(crate) fn refuse_unknown(
     Err(CliError::NoSource { name: name.to_owned(), place, known }.into())
 }
 
+/// Tells of each backup which repositories of its source do not have it.
+fn say_who_lacks(context: &Context, opened: &[Opened], all: &mut [Listed]) {
+    let Some(config) = &context.config else { return };
+    let mut holders: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for one in all.iter() {
+        let holders = holders.entry((one.source.clone(), one.backup.clone())).or_default();
+        holders.insert(one.repository.clone());
+    }
+    for one in all {
+        let Some(source) = config.sources.values().find(|source| source.name.as_str() == one.source) else {
+            continue;
+        };
+        let Some(holders) = holders.get(&(one.source.clone(), one.backup.clone())) else { continue };
+        let answers = |name: &&str| opened.iter().any(|opened| opened.name == **name);
+        let names = source.repositories.iter().map(RepositoryName::as_str).filter(answers);
+        one.lacking = names.filter(|name| !holders.contains(*name)).map(str::to_owned).collect();
+    }
+}
+
+/// Where a backup is, when there are several places, and what keeps it in each.
+fn places(of: &[&Listed], several: bool) -> Vec<String> {
+    let first = of[0];
+    let mut remarks = Vec::new();
+    if several {
+        let names: Vec<&str> = of.iter().map(|one| one.repository.as_str()).collect();
+        remarks.push(format!("in {}", names.join(", ")));
+    }
+    if !first.lacking.is_empty() {
+        remarks.push(format!("not in {}", first.lacking.join(", ")));
+    }
+    if of.iter().all(|one| one.retention == first.retention) {
+        remarks.extend(first.retention.clone());
+    } else {
+        let each = of.iter().filter_map(|one| Some(format!("{} {}", one.repository, one.retention.as_ref()?)));
+        remarks.extend(each);
+    }
+    remarks
+}
+
 fn text(all: &[Listed]) -> String {
     if all.is_empty() {
         return "no backups yet\n".to_owned();
@@ -264,15 +310,20 @@ fn text(all: &[Listed]) -> String {
             .map(str::to_owned)
             .to_vec(),
     ];
+    let mut together: BTreeMap<(&str, &str), Vec<&Listed>> = BTreeMap::new();
     for one in all {
+        together.entry((&one.source, &one.backup)).or_default().push(one);
+    }
+    for one in all {
+        // The same backup in several places is one line.
+        let Some(of) = together.remove(&(one.source.as_str(), one.backup.as_str())) else { continue };
         let mut remarks: Vec<String> = one.label.iter().map(|label| format!("\"{label}\"")).collect();
         if one.bad_pages > 0 {
             remarks.push(format!("! {} damaged pages", one.bad_pages));
         }
-        remarks.extend(one.retention.clone());
-        if several {
-            remarks.insert(0, format!("in {}", one.repository));
-        }
+        let mut places = places(&of, several);
+        places.append(&mut remarks);
+        let remarks = places;
         rows.push(vec![
             one.source.clone(),
             one.backup.clone(),
@@ -282,7 +333,7 @@ fn text(all: &[Listed]) -> String {
             ByteSize(one.stored_bytes).to_string(),
             ByteSize(one.needed_bytes).to_string(),
             if one.own_wal { "own" } else { "archive" }.to_owned(),
-            remarks.join(" "),
+            remarks.join("; "),
         ]);
     }
     table(&rows, &[4, 5, 6])

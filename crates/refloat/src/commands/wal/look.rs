@@ -30,9 +30,17 @@ pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, 
     for source in &sources {
         let mut opened = Vec::new();
         for config in context.repositories(Some(source))? {
-            match context.open(&config, Access::Within(Duration::from_secs(10))) {
+            let result = context.open(&config, Access::Within(Duration::from_secs(10)));
+            let down = context.down(config.name.as_str());
+            context.note_answer(config.name.as_str(), result.as_ref().map(drop));
+            match result {
                 Ok(one) => opened.push(one),
-                Err(failure) => context.out.warn(&format!("repository {}: {}", config.name, failure.message)),
+                Err(failure) => {
+                    let since = down.map_or_else(String::new, |down| {
+                        format!(" (no answer since {}, asked {} times)", time::moment(down.since), down.failures)
+                    });
+                    context.out.warn(&format!("repository {}: {}{since}", config.name, failure.message));
+                }
             }
         }
         let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
@@ -157,6 +165,12 @@ fn timeline_text(timeline: &TimelineStatus, now: Timestamp) -> String {
             time::length(time::since(stored, now))
         ));
     }
+    if timeline.behind > 0 {
+        out.push_str(&format!(
+            "      ! lacks {} that another repository has\n",
+            count(usize::try_from(timeline.behind).unwrap_or(usize::MAX), "segment")
+        ));
+    }
     for gap in &timeline.gaps {
         out.push_str(&format!("      ! missing: {gap}\n"));
     }
@@ -191,6 +205,7 @@ fn document(source: &SourceConfig, status: &WalStatus, findings: &[Finding]) -> 
             "last_commit": timeline.last_commit,
             "archived_to": timeline.archived_to,
             "lag_bytes": timeline.lag_bytes,
+            "behind_segments": timeline.behind,
         })
     };
     let of_repository = |repository: &RepositoryWal| match &repository.timelines {

@@ -12,6 +12,7 @@ mod limits;
 mod pitr;
 mod restored;
 mod scale;
+mod several;
 mod site;
 mod standby;
 mod tablespaces;

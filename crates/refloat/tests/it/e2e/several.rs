@@ -1,0 +1,202 @@
+//! One source in several repositories: each whole, one of them down without the others noticing, and backups copied between
+//! them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use refloat_testkit::cluster::{TestCluster, wait_until};
+use serde_json::Value;
+
+use super::site::{Run, Site, prove, start_restored};
+
+/// A site with one more repository for each of these: its name and its further settings.
+fn site(more: &[(&str, &str)], source: &str) -> Site {
+    with_tables(more, source, "")
+}
+
+/// The same with more tables at the end of the configuration.
+fn with_tables(more: &[(&str, &str)], source: &str, tables: &str) -> Site {
+    let site = Site::new(TestCluster::builder().checksums(true));
+    let mut text = fs::read_to_string(&site.config).expect("reads");
+    let mut names = String::new();
+    for (name, settings) in more {
+        let home = site.home.display();
+        let _ = write!(
+            text,
+            "\n[repository.{name}]\nurl = \"file://{home}/{name}\"\n\
+             encryption = {{ passphrase = {{ file = \"{home}/passphrase\" }} }}\n{settings}\n"
+        );
+        let _ = write!(names, ", \"{name}\"");
+    }
+    let text =
+        text.replace("repositories = [\"local\"]", &format!("repositories = [\"local\"{names}]\n{source}"));
+    fs::write(&site.config, text + tables).expect("writes");
+    site.run(&["init", "--key-kept"]).ends(0);
+    site
+}
+
+/// Takes a repository away, and gives it back.
+struct Away {
+    is: PathBuf,
+    was: PathBuf,
+}
+
+impl Away {
+    /// Its directory cannot be entered any more: what a network would be without an answer.
+    fn take(site: &Site, name: &str) -> Self {
+        let (was, is) = (site.home.join(name), site.home.join(format!("{name}-away")));
+        fs::rename(&was, &is).expect("renames");
+        Self { is, was }
+    }
+    fn back(self) {
+        fs::rename(&self.is, &self.was).expect("renames");
+    }
+}
+
+fn rows(run: &Run) -> Vec<(String, String)> {
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let json = run.json();
+    let rows = json["backups"].as_array().expect("backups").clone();
+    rows.iter().map(|row| (text(row, "repository"), text(row, "backup"))).collect()
+}
+
+fn listed(site: &Site, repository: &str) -> Vec<String> {
+    let rows = rows(&site.run(&["list", "prod", "--json"]).ends(0));
+    rows.into_iter().filter(|(name, _)| name == repository).map(|(_, backup)| backup).collect()
+}
+
+fn restored(site: &Site, repository: &str, name: &str) -> String {
+    let to = site.path(name);
+    let path = to.display().to_string();
+    site.run(&["restore", "prod", "-r", repository, "--to", &path, "--as", "copy", "--yes"]).ends(0);
+    let clone = start_restored(15, &to);
+    let sum = clone.psql("postgres", "select coalesce(sum(n), 0) from t");
+    prove(clone);
+    sum
+}
+
+#[test]
+fn what_is_read_once_is_restored_from_each() {
+    let site = site(&[("second", "")], "acknowledge = 2");
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    let run = site.run(&["backup", "prod"]).ends(0);
+    assert!(run.stdout.contains("also in second\n"), "{}", run.stdout);
+    site.cluster.psql("postgres", "insert into t select generate_series(1, 500)");
+    site.run(&["backup", "prod"]).ends(0);
+    site.cluster.psql("postgres", "insert into t values (7)");
+    site.archive_all();
+    let first = listed(&site, "local");
+    assert_eq!((first.len(), &first), (2, &listed(&site, "second")), "the same backups");
+    let text = site.run(&["list", "prod"]).ends(0).stdout;
+    assert_eq!(text.matches("in local, second").count(), 2, "one line each:\n{text}");
+    let sum = (1..=1000).sum::<u64>() + (1..=500).sum::<u64>() + 7;
+    for repository in ["local", "second"] {
+        assert_eq!(restored(&site, repository, &format!("from-{repository}")), sum.to_string());
+        site.run(&["verify", "prod", "-r", repository, "--read-data"]).ends(0);
+    }
+}
+
+#[test]
+fn one_that_is_down_delays_nothing_and_catches_up() {
+    let site = site(&[("second", "")], "");
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    site.run(&["backup", "prod"]).ends(0);
+    let away = Away::take(&site, "second");
+    site.cluster.psql("postgres", "insert into t select generate_series(1, 500)");
+    site.archive_all();
+    let run = site.run(&["backup", "prod"]).ends(3);
+    assert!(run.stderr.contains("repository second does not have it"), "{}", run.stderr);
+    site.cluster.psql("postgres", "insert into t values (7)");
+    site.archive_all();
+    let run = site.run(&["wal", "status", "prod"]).ends(0);
+    assert!(run.stderr.contains("repository second:"), "{}", run.stderr);
+
+    away.back();
+    let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+    let behind = |status: &Value| -> Vec<u64> {
+        let repositories = status["sources"][0]["repositories"].as_array().expect("repositories").clone();
+        let of = |one: &Value| one["timelines"][0]["behind_segments"].as_u64().expect("a number");
+        repositories.iter().map(of).collect()
+    };
+    let lag = behind(&status);
+    assert!(lag[0] == 0 && lag[1] >= 2, "{status}");
+    let text = site.run(&["list", "prod"]).ends(0).stdout;
+    assert_eq!(text.matches("not in second").count(), 1, "{text}");
+    // The next WAL segment goes to both, and what lacks follows by itself.
+    site.cluster.psql("postgres", "insert into t values (8)");
+    site.archive_all();
+    let caught_up = || {
+        let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+        behind(&status) == [0, 0] && listed(&site, "second").len() == 2
+    };
+    if !wait_until(Duration::from_secs(20), caught_up) {
+        // Nobody had a reason to look: the segment went to both at once.
+        site.run(&["copy", "prod"]).ends(0);
+    }
+    assert!(caught_up());
+    let sum = (1..=1000).sum::<u64>() + (1..=500).sum::<u64>() + 15;
+    assert_eq!(restored(&site, "second", "from-second"), sum.to_string());
+    let run = site.run(&["backup", "prod"]).ends(0);
+    assert!(run.stdout.contains("also in second\n"), "{}", run.stdout);
+}
+
+#[test]
+fn what_must_be_acknowledged_by_both_waits_for_both() {
+    let site = site(&[("second", "")], "acknowledge = 2");
+    site.cluster.psql("postgres", "create table t(n int)");
+    site.run(&["backup", "prod"]).ends(0);
+    let away = Away::take(&site, "second");
+    let segment = site.cluster.psql("postgres", "select pg_walfile_name(pg_switch_wal())");
+    let failed = || site.cluster.psql("postgres", "select coalesce(last_failed_wal, '') from pg_stat_archiver");
+    assert!(wait_until(Duration::from_secs(30), || failed() == segment), "{}", site.cluster.log());
+    let run = site.run(&["backup", "prod"]);
+    assert_ne!(run.code, Some(0), "{}", run.stdout);
+    away.back();
+    site.archive_all();
+    site.run(&["backup", "prod"]).ends(0);
+}
+
+#[test]
+fn an_asynchronous_one_gets_everything_in_the_background() {
+    let site = site(&[("later", "mode = \"async\"")], "");
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    let run = site.run(&["backup", "prod"]).ends(0);
+    assert!(run.stdout.contains("later in later"), "{}", run.stdout);
+    site.cluster.psql("postgres", "insert into t values (5)");
+    site.archive_all();
+    let there = || {
+        let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+        let timelines = &status["sources"][0]["repositories"][1]["timelines"];
+        listed(&site, "later").len() == 1 && timelines[0]["behind_segments"] == 0
+    };
+    assert!(wait_until(Duration::from_secs(60), there), "it never came");
+    let sum = (1..=1000).sum::<u64>() + 5;
+    assert_eq!(restored(&site, "later", "from-later"), sum.to_string());
+    site.run(&["verify", "prod", "-r", "later", "--read-data"]).ends(0);
+}
+
+/// Tiers are repositories: each keeps what its own retention says, and gets nothing that it would delete at once.
+#[test]
+fn a_tier_gets_what_it_keeps_and_needs_no_server() {
+    let retention = "[source.prod.retention]\nfull = 5\n[source.prod.retention.cold]\nfull = 1\n";
+    let mut site = with_tables(&[("cold", "mode = \"async\"")], "", retention);
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    for _ in 0..2 {
+        site.run(&["backup", "prod", "-r", "local", "--type", "full"]).ends(0);
+    }
+    site.run(&["backup", "prod", "-r", "local", "--type", "incr"]).ends(0);
+    site.archive_all();
+    site.cluster.stop(refloat_testkit::cluster::StopMode::Fast);
+    let all = listed(&site, "local");
+    let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold", "--dry-run"]).ends(0);
+    assert!(run.stdout.contains("would copy 2 backups") && listed(&site, "cold").is_empty(), "{}", run.stdout);
+    let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold"]).ends(0);
+    assert!(run.stdout.contains("is not copied: the retention there would not keep it"), "{}", run.stdout);
+    assert_eq!(listed(&site, "cold"), all[1..]);
+    let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold", "--backup", &all[0]]).ends(0);
+    assert!(run.stdout.contains("which is newer, is there already"), "{}", run.stdout);
+    site.run(&["copy", "prod", "--from", "local", "--to", "nowhere"]).ends(2);
+    assert_eq!(restored(&site, "cold", "from-cold"), (1..=1000).sum::<u64>().to_string());
+}
