@@ -11,6 +11,7 @@ use refloat_repo::pack::reader::PackKeys;
 use refloat_repo::pack::{FrameOpener, PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceInfo};
 use refloat_repo::{Compression, RepoError, layout};
+use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{Clock, ObjectId, SourceId, SourceName, WalFileName};
 
 use super::packs::{self, Side};
@@ -94,7 +95,9 @@ impl<'a> Carrier<'a> {
     }
 
     /// Carries one backup. Nothing of it is visible before its commit.
-    pub(super) fn carry(&self, what: &CarryWhat<'_>) -> Result<BackupCopied, CopyError> {
+    ///
+    /// `None`: somebody else has copied it meanwhile.
+    pub(super) fn carry(&self, what: &CarryWhat<'_>) -> Result<Option<BackupCopied>, CopyError> {
         let record = what.record;
         let plan = self.plan(record)?;
         let keys = Arc::new(self.keys(record, &plan)?);
@@ -129,19 +132,38 @@ impl<'a> Carrier<'a> {
             let sealed = keys.keys.values().next().cloned();
             sealing = Some(sealed.ok_or_else(|| self.failed_from(RepoError::internal("copy a backup", "it has no key")))?);
         }
+        // Two may copy it at once, from two hosts or by hand: one of them is enough.
+        if self.commits_of(&commit)?.next().is_some() {
+            return Ok(None);
+        }
         commit.number = to.next_commit_number(what.source).map_err(|error| self.failed_to(error))?;
         let guarded = |source| CopyError::Guard { repository: self.to.name.to_owned(), source };
         self.guard.before_commit(&commit, &uses).map_err(guarded)?;
-        let put = to.put_commit(&commit, &uses, what.names, sealing.as_deref());
-        put.map_err(|error| self.failed_to(error))?;
+        match to.put_commit(&commit, &uses, what.names, sealing.as_deref()) {
+            Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists => return Ok(None),
+            put => put.map_err(|error| self.failed_to(error))?,
+        }
         self.guard.after_commit(&commit, &uses).map_err(guarded)?;
-        Ok(BackupCopied {
+        if self.commits_of(&commit)?.any(|number| number < commit.number) {
+            let key = layout::commit(commit.source, commit.number, commit.backup);
+            to.store().delete(&key).map_err(|error| self.failed_to(error))?;
+            return Ok(None);
+        }
+        Ok(Some(BackupCopied {
             backup: record.commit.backup,
             packs: plan.copy.len() as u64,
             bytes: bytes + stored_again,
             stored_again,
             present: plan.present.len() as u64,
-        })
+        }))
+    }
+
+    /// The numbers of the commits of this backup that are there.
+    fn commits_of(&self, commit: &Commit) -> Result<impl Iterator<Item = u64> + use<>, CopyError> {
+        let ending = format!("-{}", commit.backup);
+        let keys = self.to.repository.commit_keys(commit.source).map_err(|error| self.failed_to(error))?;
+        let of = move |key: Key| layout::number_of(&key).filter(|_| key.as_str().ends_with(&ending));
+        Ok(keys.into_iter().filter_map(of))
     }
 
     /// The keys of a backup's packs, each known in the other repository where its packs are taken over.

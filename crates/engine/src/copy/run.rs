@@ -121,7 +121,7 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
                     names.map_err(|error| unreadable(request.from, error))?
                 }
             };
-            report.backups.push(carrier.carry(&CarryWhat { record, names: &names, source })?);
+            report.backups.extend(carrier.carry(&CarryWhat { record, names: &names, source })?);
         }
     }
     if request.wal {

@@ -148,6 +148,7 @@ fn what_must_be_acknowledged_by_both_waits_for_both() {
     site.cluster.psql("postgres", "create table t(n int)");
     site.run(&["backup", "prod"]).ends(0);
     let away = Away::take(&site, "second");
+    site.cluster.psql("postgres", "insert into t values (1)");
     let segment = site.cluster.psql("postgres", "select pg_walfile_name(pg_switch_wal())");
     let failed = || site.cluster.psql("postgres", "select coalesce(last_failed_wal, '') from pg_stat_archiver");
     assert!(wait_until(Duration::from_secs(30), || failed() == segment), "{}", site.cluster.log());
