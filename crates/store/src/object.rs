@@ -256,7 +256,7 @@ impl Store for ObjectStore {
         }
         let path = key.as_str().to_owned();
         let wanted = range.clone();
-        let (got, status) = self.inner.call(("read", key.as_str()), length, move |operator| {
+        let answer = self.inner.call(("read", key.as_str()), length, move |operator| {
             let (path, range) = (path.clone(), wanted.clone());
             async move {
                 let options = ReadOptions { range: range.into(), ..ReadOptions::default() };
@@ -264,7 +264,20 @@ impl Store for ObjectStore {
                 let status = ANSWER.with(|noted| noted.lock().unwrap_or_else(PoisonError::into_inner).status);
                 Ok((got, status))
             }
-        })?;
+        });
+        // An object that ends early is told in many ways; its size is the same in all of them.
+        let (got, status) = match answer {
+            Err(error) if matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Truncated) => {
+                return match self.stat("read", key)? {
+                    Some(info) if info.size < range.end => {
+                        let text = format!("it holds {} bytes where {} are needed", info.size, range.end);
+                        Err(fail(StoreErrorKind::Truncated, text))
+                    }
+                    _ => Err(error),
+                };
+            }
+            other => other?,
+        };
         if range.start > 0 && status == 200 {
             let text = "the store sends whole objects where parts are asked for".to_owned();
             return Err(fail(StoreErrorKind::Other, text));

@@ -1,0 +1,60 @@
+//! The contract on object stores, against real servers on loopback.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use refloat_store::{Credentials, Keys, ObjectStore, Options, Store, StoreSettings};
+use refloat_testkit::servers::{Azurite, GcsEmulator, Moto, S3sFs};
+use refloat_testkit::store_contract::run;
+
+/// Settings for a server on loopback, with keys by their names.
+pub(crate) fn settings(endpoint: &str, keys: &[(&str, &str)]) -> StoreSettings {
+    let keys = keys.iter().fold(Keys::default(), |keys, (name, value)| keys.with(name, *value));
+    StoreSettings {
+        endpoint: Some(endpoint.to_owned()),
+        region: Some("us-east-1".to_owned()),
+        credentials: Credentials::Keys(Arc::new(move || Ok(keys.clone()))),
+        ..StoreSettings::default()
+    }
+}
+
+pub(crate) fn open(url: &str, settings: &StoreSettings) -> ObjectStore {
+    ObjectStore::open(&url.parse().unwrap(), settings, Options::default()).unwrap()
+}
+
+/// Each clause gets a prefix of its own in one bucket.
+fn contract(bucket: &str, settings: &StoreSettings) {
+    let number = Cell::new(0);
+    run(&|| {
+        number.set(number.get() + 1);
+        Box::new(open(&format!("{bucket}/clause {}", number.get()).replace(' ', "%20"), settings)) as Box<dyn Store>
+    });
+}
+
+#[test]
+fn s3_of_s3s_fs() {
+    let Some(server) = S3sFs::start() else { return };
+    let keys = [("access_key_id", server.access_key()), ("secret_access_key", server.secret_key())];
+    contract(&format!("s3://{}", server.bucket("contract")), &settings(&server.endpoint(), &keys));
+}
+
+#[test]
+fn s3_of_moto() {
+    let Some(server) = Moto::start() else { return };
+    let keys = [("access_key_id", server.access_key()), ("secret_access_key", server.secret_key())];
+    contract(&format!("s3://{}", server.bucket("contract")), &settings(&server.endpoint(), &keys));
+}
+
+#[test]
+fn azure_of_azurite() {
+    let Some(server) = Azurite::start() else { return };
+    let keys = [("account_name", server.account()), ("account_key", server.account_key())];
+    contract(&format!("azblob://{}", server.container("contract")), &settings(&server.endpoint(), &keys));
+}
+
+#[test]
+fn gcs_of_an_emulator() {
+    let Some(server) = GcsEmulator::start() else { return };
+    let keys = [("anonymous", "yes")];
+    contract(&format!("gs://{}", server.bucket("contract")), &settings(&server.endpoint(), &keys));
+}
