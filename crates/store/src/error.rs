@@ -84,6 +84,10 @@ impl StoreError {
         let source = source.into();
         Self { kind, action, object: object.to_owned(), store: store.to_owned(), source }
     }
+    /// Whether these credentials, or a lock, do not allow it.
+    pub const fn is_denied(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Denied)
+    }
     /// Whether the same call may succeed when it is made again.
     pub const fn is_retryable(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unreachable)

@@ -78,6 +78,7 @@ pub(crate) fn request<'a>(cluster: &TestCluster, home: &'a Home) -> BackupReques
         own_wal: OwnWal::Auto,
         archive_timeout: Duration::from_secs(10),
         max_read_rate: None,
+        keep: None,
         configuration: "# test".to_owned(),
         host: "test".to_owned(),
         clock: &SystemClock,
