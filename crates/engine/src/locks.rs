@@ -113,7 +113,11 @@ impl<'a> Locks<'a> {
     ///
     /// # Errors
     /// As [`Locks::end`].
-    pub fn short(&self, packs: impl Iterator<Item = ObjectId>, until: Timestamp) -> Result<Vec<ObjectId>, RepoError> {
+    pub fn short(
+        &self,
+        packs: impl Iterator<Item = ObjectId>,
+        until: Timestamp,
+    ) -> Result<Vec<ObjectId>, RepoError> {
         let mut short = Vec::new();
         for pack in packs {
             if !self.reaches(&layout::pack(pack), until)? {

@@ -19,7 +19,7 @@ pub use confirm::{Assurance, Confirmed, confirm, put_confirmed};
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{BadKey, Key};
 pub use posix::{Options, PosixStore};
-pub use protect::{DefaultLock, Immutability, Known, LockMode, Version};
+pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode, Version};
 pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};
 pub use url::{OpenError, open_url};
 pub use wrap::{Backoff, Deadline, Limits, Retry};

@@ -80,3 +80,37 @@ pub struct Version {
     /// It holds nothing and hides what was there before.
     pub is_marker: bool,
 }
+
+/// One rule by which a bucket deletes or moves objects by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LifecycleRule {
+    /// What it is called.
+    pub id: String,
+    /// It is obeyed.
+    pub is_enabled: bool,
+    /// The keys it concerns, from the bucket's top.
+    pub prefix: String,
+    /// It deletes objects that are in use.
+    pub expires_current: bool,
+    /// It destroys older versions so many days after they were hidden.
+    pub noncurrent_days: Option<u32>,
+    /// It clears unfinished uploads after so many days.
+    pub abort_days: Option<u32>,
+    /// The classes that it moves objects to.
+    pub transitions: Vec<String>,
+}
+
+/// What a bucket is set to, as far as these credentials may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BucketSettings {
+    /// What stands before every key of this store: "" or text that ends in `/`.
+    pub prefix: String,
+    /// Versions and locks.
+    pub immutability: Immutability,
+    /// Its lifecycle.
+    pub lifecycle: Known<Vec<LifecycleRule>>,
+    /// Its policy, as JSON.
+    pub policy: Known<String>,
+    /// How it encrypts by default.
+    pub encryption: Known<String>,
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use refloat_types::Timestamp;
 
-use crate::{Immutability, Key, StoreError, StoreErrorKind, Version};
+use crate::{BucketSettings, Immutability, Key, StoreError, StoreErrorKind, Version};
 
 /// A flat object store.
 pub trait Store: Send + Sync {
@@ -92,6 +92,14 @@ pub trait Store: Send + Sync {
     /// When the store does not answer; what these credentials may not ask is unknown, and no error.
     fn immutability(&self) -> Result<Immutability, StoreError> {
         Ok(Immutability::default())
+    }
+
+    /// What its bucket is set to; `None` where it has none that says.
+    ///
+    /// # Errors
+    /// When the store does not answer; what these credentials may not ask is unknown, and no error.
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        Ok(None)
     }
 
     /// Until when what is stored under `key` now, or its version `version`, cannot be destroyed; `None` where no lock holds
@@ -184,6 +192,9 @@ macro_rules! forward_store {
             fn immutability(&self) -> Result<Immutability, StoreError> {
                 (**self).immutability()
             }
+            fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+                (**self).bucket_settings()
+            }
             fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
                 (**self).lock_end(key, version)
             }
@@ -264,11 +275,10 @@ pub fn read_whole(store: &dyn Store, key: &Key, limit: u64) -> Result<Vec<u8>, S
         store: store.describe().to_owned(),
         source: std::io::Error::other(text),
     };
-    let info =
-        store.head(key)?.ok_or_else(|| fail(crate::StoreErrorKind::NotFound, "no such object".to_owned()))?;
+    let info = store.head(key)?.ok_or_else(|| fail(StoreErrorKind::NotFound, "no such object".to_owned()))?;
     if info.size > limit {
         let text = format!("it holds {} bytes where at most {limit} are expected", info.size);
-        return Err(fail(crate::StoreErrorKind::Other, text));
+        return Err(fail(StoreErrorKind::Other, text));
     }
     let mut body = Vec::new();
     store.read(key, 0..info.size, &mut body)?;

@@ -31,7 +31,13 @@ pub struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         let features = Features { create_new: true, durable: true, consistent_list: true };
-        Self { objects: Arc::default(), versions: None, add_only: false, features, clock: Arc::new(SystemClock) }
+        Self {
+            objects: Arc::default(),
+            versions: None,
+            add_only: false,
+            features,
+            clock: Arc::new(SystemClock),
+        }
     }
 }
 

@@ -39,7 +39,12 @@ impl Destroyer {
     }
 
     /// Destroys an object, unless it is locked at the store's time `now`.
-    pub(super) fn destroy(&self, repository: &Repository, key: &Key, now: Timestamp) -> Result<Fate, StoreError> {
+    pub(super) fn destroy(
+        &self,
+        repository: &Repository,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Fate, StoreError> {
         let store = repository.store();
         if let Some(end) = self.lock_end(repository, key, None, now)? {
             return Ok(Fate::Locked(end));

@@ -213,9 +213,8 @@ impl Run<'_> {
     /// What can be deleted now.
     fn ready(&self, step: Step) -> Vec<(Key, u64)> {
         let ripe = self.ripe();
-        let ready = |key: &&Key| {
-            ripe.contains(*key) && !self.gone.contains(*key) && !self.locked.contains_key(*key)
-        };
+        let ready =
+            |key: &&Key| ripe.contains(*key) && !self.gone.contains(*key) && !self.locked.contains_key(*key);
         let sized = |files: &BTreeMap<Key, u64>| {
             let ready = files.iter().filter(|(key, _)| ready(key));
             ready.map(|(key, size)| (key.clone(), *size)).collect::<Vec<_>>()

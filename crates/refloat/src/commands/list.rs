@@ -216,10 +216,9 @@ pub(crate) fn locks_of<'r>(
     records: impl Iterator<Item = &'r CommitRecord>,
 ) -> BTreeMap<BackupId, Timestamp> {
     of_backups(&opened.repository, records, context.clock.now()).unwrap_or_else(|error| {
-        context.out.warn(&format!(
-            "repository {}: how long backups are locked is not known: {error}",
-            opened.name
-        ));
+        context
+            .out
+            .warn(&format!("repository {}: how long backups are locked is not known: {error}", opened.name));
         BTreeMap::new()
     })
 }

@@ -14,7 +14,8 @@ use refloat_types::Timestamp;
 
 use super::threads::{NoAnswer, Threads, wait};
 use crate::{
-    Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
 };
 
 /// How long calls may take.
@@ -201,6 +202,10 @@ impl<S: Store + 'static> Store for Deadline<S> {
 
     fn immutability(&self) -> Result<Immutability, StoreError> {
         self.run(("look at the locks of", ""), 0, Store::immutability)
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.run(("look at the settings of", ""), 0, Store::bucket_settings)
     }
 
     fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {

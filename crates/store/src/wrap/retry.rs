@@ -8,7 +8,8 @@ use refloat_types::Timestamp;
 
 use crate::confirm::same_content;
 use crate::{
-    Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
 };
 
 /// How long and how often a call is made again.
@@ -174,6 +175,10 @@ impl<S: Store> Store for Retry<S> {
 
     fn immutability(&self) -> Result<Immutability, StoreError> {
         self.run(|_| self.inner.immutability())
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.run(|_| self.inner.bucket_settings())
     }
 
     fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {

@@ -5,7 +5,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use refloat_store::{
-    Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
 };
 use refloat_types::Timestamp;
 
@@ -197,6 +198,10 @@ impl<S: Store + 'static> Store for Faulty<S> {
 
     fn immutability(&self) -> Result<Immutability, StoreError> {
         self.inner.immutability()
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.inner.bucket_settings()
     }
 
     fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {

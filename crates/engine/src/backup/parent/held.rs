@@ -52,7 +52,8 @@ fn avoid(locks: &Locks<'_>, held: Held, parent: &mut Parent) -> Result<Option<St
     let short = match locks.short(parent.record.packs.iter().map(|pack| pack.id), held.until) {
         Err(RepoError::Store(error)) if error.is_denied() => {
             return Ok(Some(
-                "how long older packs are locked is not known: these credentials may not ask for it".to_owned(),
+                "how long older packs are locked is not known: these credentials may not ask for it"
+                    .to_owned(),
             ));
         }
         other => other?,
