@@ -129,6 +129,7 @@ pub(crate) fn prepare_reading(
     }
     let path = ad_hoc_path(context)?;
     if crate::identity::is_root()
+        && let Some(path) = path
         && let Some(owner) = Wanted::owner_of([path.as_path()])
     {
         context.become_user(&owner, false)?;
@@ -136,13 +137,13 @@ pub(crate) fn prepare_reading(
     context.use_state(state)
 }
 
-/// Directory of the repository of `-r URL`.
+/// Directory of the repository of `-r URL`; `None` where it is in another kind of store.
 ///
 /// # Errors
 /// It is no URL.
-pub(crate) fn ad_hoc_path(context: &Context) -> Result<std::path::PathBuf, Failure> {
+pub(crate) fn ad_hoc_path(context: &Context) -> Result<Option<std::path::PathBuf>, Failure> {
     let url = context.global.repository.clone().unwrap_or_default();
-    Ok(refloat_store::url::file_path(&url)?)
+    Ok(refloat_store::open::file_path(&url)?)
 }
 
 /// The repositories to read: that of `-r URL`, or the configured ones that answer.

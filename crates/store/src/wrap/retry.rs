@@ -39,7 +39,7 @@ impl Default for Backoff {
 impl Backoff {
     /// The pause after attempt `number` (from 1), half to one and a half of its mean, so that many who failed together
     /// do not come back together.
-    fn pause(&self, number: u32) -> Duration {
+    pub(crate) fn pause(&self, number: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(number.saturating_sub(1).min(30));
         let mean = self.first.saturating_mul(doubled).min(self.longest);
         let mut hasher = RandomState::new().build_hasher();
