@@ -84,6 +84,10 @@ impl StoreError {
         let source = source.into();
         Self { kind, action, object: object.to_owned(), store: store.to_owned(), source }
     }
+    /// Whether these credentials, or a lock, do not allow it.
+    pub const fn is_denied(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Denied)
+    }
     /// How long the store asked to be left alone, where it did.
     pub fn retry_after(&self) -> Option<std::time::Duration> {
         self.source.get_ref()?.downcast_ref::<crate::object::failure::Told>()?.retry_after

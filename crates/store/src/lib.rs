@@ -12,6 +12,7 @@ pub mod key;
 pub mod object;
 pub mod open;
 pub mod posix;
+pub mod protect;
 pub mod settings;
 pub mod store;
 pub mod wrap;
@@ -22,6 +23,7 @@ pub use key::{BadKey, Key};
 pub use object::ObjectStore;
 pub use open::{OpenError, open, open_url};
 pub use posix::{Options, PosixStore};
+pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode, Version};
 pub use settings::{
     Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StoreSettings, Style,
 };
