@@ -14,4 +14,5 @@ mod contract;
 mod full_disk;
 mod power_cut;
 mod refused;
+mod resilience;
 mod wrappers;
