@@ -42,4 +42,28 @@ need_cargo() {
     command -v cargo >/dev/null || die "cargo is not installed: Rust 1.95 or newer is needed to build Refloat (rustup.rs tells how)"
 }
 
+# cargo_tool NAME VERSION OPTION...: builds a program of the registry into the cache, unless it is there or in PATH.
+# Without optimisation, unless the caller sets CARGO_PROFILE_DEV_OPT_LEVEL.
+cargo_tool() {
+    local name=$1 version=$2 cache build log code=0; shift 2
+    command -v "$name" >/dev/null && return
+    cached "bin/$name" >/dev/null && return
+    cache=$(cache_dir)
+    say "installing $name $version, once"
+    mkdir -p "$cache/bin"
+    build=$(mktemp -d "$cache/.build.XXXXXX")
+    log=$build/log
+    # Outside the tree, so that its toolchain file and settings for cargo don't bear on the tool.
+    if (cd "$build" && env -u RUSTFLAGS CARGO_TARGET_DIR="$build/target" CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=symbols \
+        cargo install "$name" --version "$version" --locked --debug --no-track --root "$build/root" "$@" >"$log" 2>&1 </dev/null); then
+        mv "$build/root/bin/$name" "$cache/bin/$name"
+    else
+        tail -n 5 "$log" >&2
+        loud "$name could not be installed"
+        code=1
+    fi
+    rm -rf "$build"
+    return $code
+}
+
 is_ci() { case "${CI:-}" in ''|0|false) return 1 ;; *) return 0 ;; esac; }

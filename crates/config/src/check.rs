@@ -3,6 +3,7 @@
 //! Goes on after a fault, so that a person sees all of them at once; what follows from a fault is not reported again.
 
 mod sources;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,31 +138,18 @@ impl<'a> Checker<'a> {
             let hint = "Write encryption = { passphrase = { file = \"/etc/refloat/passphrase\" } }; an unencrypted repository is asked for with \"none\".";
             self.missing("encryption", path, place, table, hint);
         }
-        let foreign = [
-            ("region", raw.region.as_ref().map(|set| &set.place)),
-            ("endpoint", raw.endpoint.as_ref().map(|set| &set.place)),
-            ("style", raw.style.as_ref().map(|set| &set.place)),
-            ("credentials", raw.credentials.as_ref().map(|set| &set.place)),
-        ];
-        if raw.url.is_some() {
-            for (key, place) in foreign.into_iter().filter_map(|(key, place)| Some((key, place?))) {
-                let why = "a directory (file://) has no such thing; it belongs to object stores, which are not built yet";
-                self.problems.push(Problem::bad_hint(
-                    place,
-                    format!("{path}.{key}"),
-                    why,
-                    "Remove this line.",
-                ));
-            }
+        if let Some(url) = &raw.url {
+            self.store_fits(path, url.value.location().scheme(), &raw);
         }
         if self.problems.len() > before {
             return None;
         }
-        let (url, encryption) = (raw.url?, raw.encryption?);
+        let (url, encryption) = (raw.url.clone()?, raw.encryption.clone()?);
         self.shown.set(path, "url", &url);
         self.shown.set(path, "encryption", &encryption);
         let compression = self.shown.value(path, "compression", &raw.compression, Default::default());
         let fingerprint = self.shown.optional(path, "fingerprint", &raw.fingerprint).map(|text| text.0);
+        let store = self.store(path, url.value.location().scheme(), &raw);
         Some(RepositoryConfig {
             name,
             url: url.value,
@@ -169,6 +157,7 @@ impl<'a> Checker<'a> {
             compression,
             fingerprint,
             mode: self.shown.value(path, "mode", &raw.mode, Mode::Sync),
+            store,
         })
     }
 

@@ -13,11 +13,13 @@ use crate::place::{Origin, Place};
 use crate::show::Shown;
 use crate::values::compression::Compression;
 use crate::values::connection::Connection;
+use crate::values::credentials::Credentials;
 use crate::values::encryption::Encryption;
 use crate::values::retention::Policy;
 use crate::values::schedule::Schedule;
+use crate::values::store::Sse;
 use crate::values::url::RepositoryUrl;
-use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Wal};
+use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Style, Wal};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/refloat/refloat.toml";
@@ -62,6 +64,37 @@ pub struct RepositoryConfig {
     pub fingerprint: Option<String>,
     /// When it gets what is stored.
     pub mode: Mode,
+    /// What its URL does not say of the store.
+    pub store: StoreConfig,
+}
+
+/// What a repository's URL does not say of its store.
+#[derive(Debug, Clone, Default)]
+pub struct StoreConfig {
+    /// Region of the bucket.
+    pub region: Option<String>,
+    /// Address of a store that is not the provider's own.
+    pub endpoint: Option<String>,
+    /// How a bucket is addressed, where it is said.
+    pub style: Option<Style>,
+    /// Who this host is; `None`: the machine's role.
+    pub credentials: Option<Credentials>,
+    /// Class of new objects.
+    pub storage_class: Option<String>,
+    /// How the store encrypts.
+    pub sse: Option<Sse>,
+    /// Metadata of new objects.
+    pub metadata: BTreeMap<String, String>,
+    /// Certificates that are believed beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Longest time for one call; `None` for a directory.
+    pub call_timeout: Option<Duration>,
+    /// Most calls at once; `None` for a directory.
+    pub max_connections: Option<u32>,
+    /// Bytes a second that are sent at most.
+    pub max_upload_rate: Option<ByteSize>,
+    /// Bytes a second that are received at most.
+    pub max_download_rate: Option<ByteSize>,
 }
 
 /// A source: a PostgreSQL cluster.

@@ -3,18 +3,20 @@
 use crate::setting::{nothing_required, options, schema_of};
 use crate::values::compression::Compression;
 use crate::values::connection::Connection;
-use crate::values::encryption::{Credentials, CredentialsOptions, Encryption, EncryptionOptions};
+use crate::values::credentials::{Credentials, CredentialsOptions};
+use crate::values::encryption::{Encryption, EncryptionOptions};
 use crate::values::plain::{AbsolutePath, Acknowledge, Jobs, Rate, Repositories, Text, Timeout, UserName};
 use crate::values::retention::{PolicyOptions, RetentionOptions};
 use crate::values::schedule::{Schedule, ScheduleOptions};
+use crate::values::store::{Connections, Metadata, Sse};
 use crate::values::url::RepositoryUrl;
 use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Style, Wal};
 
 options! {
     /// A place where backups and WAL are kept.
     pub(crate) struct RepositoryOptions {
-        /// Where it is. This version keeps repositories in directories (`file://`); `s3://`, `gs://`, `azblob://`,
-        /// `sftp://`, `webdavs://`, `dropbox://` and `gdrive://` are refused until they are built.
+        /// Where it is: `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix`, `azblob://container/prefix`,
+        /// `sftp://user@host/path`, `webdavs://host/path`, `dropbox://folder` or `gdrive://folder`. No secret stands in it.
         url: RepositoryUrl,
         /// What opens it: `{ passphrase = SECRET }`, or `{ recipients = ["age1…"], identity = SECRET }`. An unencrypted
         /// repository is asked for in words: `"none"`. Has to be said.
@@ -30,14 +32,32 @@ options! {
         /// that has it.
         #[schemars(extend("default" = "sync"))]
         mode: Mode,
-        /// Region of an object store. Refused with `file://`.
+        /// Region of an S3 bucket. Has to be said where no endpoint is.
         region: Text,
-        /// Address of an object store that is not the provider's own. Refused with `file://`.
+        /// Address of an object store that is not the provider's own: `"https://host:port"`.
         endpoint: Text,
-        /// How a bucket is addressed. Refused with `file://`.
+        /// How an S3 bucket is addressed. Default: in the path where an endpoint is named, else in the host name.
         style: Style,
-        /// Who this host is at an object store. Refused with `file://`.
+        /// Who this host is at the store. Left out: the role of the machine.
         credentials: Credentials,
+        /// Class that an object store keeps new objects in, such as `"STANDARD_IA"`.
+        storage_class: Text,
+        /// How S3 encrypts what it keeps, beside what Refloat encrypts: `"AES256"` or `{ kms = "KEY" }`.
+        sse: Sse,
+        /// Metadata that each new object gets: `{ owner = "dba" }`. Whoever can list the bucket can read it.
+        metadata: Metadata,
+        /// Certificates (PEM) that are believed beside the system's.
+        ca_file: AbsolutePath,
+        /// Longest time for one call, without the bytes it moves.
+        #[schemars(extend("default" = "30s"))]
+        call_timeout: Timeout,
+        /// Most calls to the store at once.
+        #[schemars(extend("default" = 32))]
+        max_connections: Connections,
+        /// How fast is sent at most, such as `"100MB/s"`. Default: as fast as it goes.
+        max_upload_rate: Rate,
+        /// How fast is received at most. Default: as fast as it goes.
+        max_download_rate: Rate,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Work on clusters: backup, restore, WAL, verification.
 //!
-//! Lowest first: `progress`, `spill`, `locked`, `guard` (what a running job uses stays) and `generation` (a source becomes
+//! Lowest first: `progress`, `spill`, `locked`, `locks` (until when a store lets nobody destroy what is stored), `guard` (what a running job uses stays) and `generation` (a source becomes
 //! another cluster) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
 //! which moments can be reached, `backup`, `restore`, `verify`, `expire`, `copy` and `takeover` do what they are called. Nothing here reads
 //! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
@@ -11,6 +11,7 @@ pub mod expire;
 pub mod generation;
 pub mod guard;
 pub mod locked;
+pub mod locks;
 pub mod pitr;
 pub mod progress;
 pub mod restore;

@@ -1,7 +1,9 @@
 //! What every command starts from: the configuration, who we are, the clock, the repositories.
 
+pub(crate) mod abilities;
 mod down;
 mod patient;
+mod store;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use refloat_repo::crypt::identity::Identity as AgeIdentity;
 use refloat_repo::repository::Credentials;
 use refloat_repo::{Compression, KeyError, RepoError, Repository, StateDirectory};
 use refloat_store::posix::Options;
-use refloat_store::{OpenError, Store, StoreErrorKind, open_url};
+use refloat_store::{OpenError, Store, StoreErrorKind, StoreSettings, open};
 use refloat_types::{Clock as _, ObjectId, SystemClock};
 
 use crate::cli::Global;
@@ -404,7 +406,7 @@ impl Context {
     /// # Errors
     /// What the store, the secret or the repository says.
     pub(crate) fn open(&self, config: &RepositoryConfig, access: Access) -> Result<Opened, Failure> {
-        let store = self.store(&config.url, access, Options::default())?;
+        let store = self.store(config, access, Options::default())?;
         self.open_in(config, store)
     }
 
@@ -436,8 +438,7 @@ impl Context {
     /// # Errors
     /// It was never opened here, or what the store or the repository says.
     pub(crate) fn open_known(&self, config: &RepositoryConfig) -> Result<Opened, Failure> {
-        let store =
-            self.store(&config.url, Access::Bulk, Options { read_only: true, ..Options::default() })?;
+        let store = self.store(config, Access::Bulk, Options { read_only: true, ..Options::default() })?;
         let (now, pin) = (self.clock.now(), config.fingerprint.as_deref());
         let repository = Repository::open(store, self.state(), pin, now, &mut || Err(no_identity()))?;
         Ok(Opened { name: config.name.to_string(), repository, compression: compression(config) })
@@ -466,7 +467,9 @@ impl Context {
         read_only: bool,
         state: StateDirectory,
     ) -> Result<Opened, Failure> {
-        let store = self.store(url, access, Options { read_only, ..Options::default() })?;
+        let settings = store::of_environment(url.location(), self.environment);
+        let options = Options { read_only, ..Options::default() };
+        let store = open_store(url, &settings, access, options)?;
         let marker = Repository::read_marker(store.as_ref())?;
         let encrypted = !Repository::newest_generation(store.as_ref(), &marker)?.recipients.is_empty();
         let mut refused = None;
@@ -583,23 +586,23 @@ impl Context {
         SecretReader::on_behalf_of(uid, gids, &self.environment)
     }
 
-    /// Opens a store.
+    /// Opens the store of a configured repository.
     ///
     /// # Errors
     /// What the store says.
     pub(crate) fn store(
         &self,
-        url: &RepositoryUrl,
+        config: &RepositoryConfig,
         access: Access,
         options: Options,
     ) -> Result<Arc<dyn Store>, Failure> {
-        let url = url.to_string();
-        match access {
-            Access::Bulk => Ok(Arc::from(open_url(&url, options).map_err(|error| unopened(&url, error))?)),
-            Access::Within(limit) => {
-                Ok(Arc::new(patient::patient(patient::open_within(&url, options, limit)?, limit)))
-            }
-        }
+        let mut settings = self.settings(config);
+        settings.conditional = self.remembered(config);
+        open_store(&config.url, &settings, access, options)
+    }
+
+    fn settings(&self, config: &RepositoryConfig) -> StoreSettings {
+        store::configured(&config.store, self.environment, self.wanted_ids())
     }
 
     /// How to reach the server of a source.
@@ -620,6 +623,32 @@ impl Context {
             }
         }
         options
+    }
+}
+
+fn open_store(
+    url: &RepositoryUrl,
+    settings: &StoreSettings,
+    access: Access,
+    options: Options,
+) -> Result<Arc<dyn Store>, Failure> {
+    match access {
+        Access::Bulk => {
+            let opened = open(url.location(), settings, options);
+            Ok(Arc::from(opened.map_err(|error| unopened(&url.to_string(), error))?))
+        }
+        Access::Within(limit) if url.directory().is_none() => {
+            // Deadlines and retries of its own, cut to what is allowed here.
+            let mut settings = settings.clone();
+            let call = (limit / 3).max(Duration::from_millis(500));
+            settings.patience.call = settings.patience.call.min(call);
+            let opened = open(url.location(), &settings, options);
+            Ok(Arc::from(opened.map_err(|error| unopened(&url.to_string(), error))?))
+        }
+        Access::Within(limit) => {
+            let store = patient::open_within(url.location(), settings, options, limit)?;
+            Ok(Arc::new(patient::patient(store, limit)))
+        }
     }
 }
 

@@ -84,6 +84,14 @@ impl StoreError {
         let source = source.into();
         Self { kind, action, object: object.to_owned(), store: store.to_owned(), source }
     }
+    /// Whether these credentials, or a lock, do not allow it.
+    pub const fn is_denied(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Denied)
+    }
+    /// How long the store asked to be left alone, where it did.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        self.source.get_ref()?.downcast_ref::<crate::object::failure::Told>()?.retry_after
+    }
     /// Whether the same call may succeed when it is made again.
     pub const fn is_retryable(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unreachable)
@@ -105,6 +113,8 @@ impl Explain for StoreError {
             StoreErrorKind::ReadOnly => {
                 Advice::failed("STO-005", safe).hint("Mount the repository's file system writable, then try again.")
             }
+            StoreErrorKind::Denied if !self.store.starts_with("file:") && self.store.contains("://") => Advice::failed("STO-006", safe)
+                .hint("Check `credentials` of this repository, and what they may do at the store: get, put, list, and delete where backups expire."),
             StoreErrorKind::Denied => Advice::failed("STO-006", safe)
                 .hint("The repository must belong to the user that Refloat runs as, the owner of the data directory."),
             StoreErrorKind::Unreachable => {

@@ -1,7 +1,7 @@
 //! Where objects are kept.
 //!
 //! A store is flat: keys and bytes. Objects are created once and never changed; deleting is the only other operation.
-//! [`Store`] is the contract, [`posix`] keeps objects in a directory, [`wrap`] adds deadlines and retries, and
+//! [`Store`] is the contract, [`posix`] keeps objects in a directory, [`object`] in a bucket, [`wrap`] adds deadlines and retries, and
 //! [`mod@confirm`] puts an object and asks whether it is there.
 //! The trait is synchronous on purpose: the data plane runs on threads, and a process that archives one WAL segment
 //! should start no runtime. A network store drives its own runtime inside.
@@ -9,15 +9,26 @@
 pub mod confirm;
 pub mod error;
 pub mod key;
+pub mod object;
+pub mod open;
 pub mod posix;
+pub mod probe;
+pub mod protect;
+pub mod settings;
 pub mod store;
-pub mod url;
 pub mod wrap;
 
 pub use confirm::{Assurance, Confirmed, confirm, put_confirmed};
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{BadKey, Key};
+pub use object::ObjectStore;
+pub use open::{OpenError, open, open_url};
 pub use posix::{Options, PosixStore};
+pub use probe::{Abilities, Conditional, probe};
+pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode, Version};
+pub use settings::{
+    Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StoreSettings, Style,
+};
 pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};
-pub use url::{OpenError, open_url};
-pub use wrap::{Backoff, Deadline, Limits, Retry};
+
+pub use wrap::{Around, Backoff, Breaker, Deadline, Limit, Limits, Retry, resilient};

@@ -13,6 +13,7 @@
 mod directory;
 mod list;
 mod temporary;
+mod url;
 mod writer;
 
 use std::fs::File;
@@ -24,10 +25,10 @@ use refloat_types::{Timestamp, fault};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::url::file_url;
 use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
 
 pub use temporary::Cleaned;
+use url::file_url;
 
 /// Mode of every object, whatever the umask.
 pub const FILE_MODE: u32 = 0o640;

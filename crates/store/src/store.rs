@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use refloat_types::Timestamp;
 
-use crate::{Key, StoreError};
+use crate::{BucketSettings, Immutability, Key, StoreError, StoreErrorKind, Version};
 
 /// A flat object store.
 pub trait Store: Send + Sync {
@@ -85,6 +85,68 @@ pub trait Store: Send + Sync {
     fn clear_abandoned(&self) -> Result<u64, StoreError> {
         Ok(0)
     }
+
+    /// What keeps its objects from being destroyed. Asked for at most once a job.
+    ///
+    /// # Errors
+    /// When the store does not answer; what these credentials may not ask is unknown, and no error.
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        Ok(Immutability::default())
+    }
+
+    /// What its bucket is set to; `None` where it has none that says.
+    ///
+    /// # Errors
+    /// When the store does not answer; what these credentials may not ask is unknown, and no error.
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        Ok(None)
+    }
+
+    /// Until when what is stored under `key` now, or its version `version`, cannot be destroyed; `None` where no lock holds
+    /// it, or there is none.
+    ///
+    /// # Errors
+    /// When the store cannot tell; `Denied` where these credentials may not ask.
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        let _ = (key, version);
+        Ok(None)
+    }
+
+    /// Locks what is stored under `key` until `until`, if it is not locked for longer already.
+    ///
+    /// # Errors
+    /// `Denied` where these credentials may not; `Other` where the store locks nothing.
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        let _ = until;
+        Err(unlockable(self.describe(), key))
+    }
+
+    /// Calls `each` for every version of every object whose key begins with `prefix`, where the store keeps versions.
+    ///
+    /// # Errors
+    /// When the store cannot list all of them.
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let _ = (prefix, each);
+        Ok(())
+    }
+
+    /// Destroys one version, for ever; absent already is `Ok`.
+    ///
+    /// # Errors
+    /// `Denied` where a lock holds it, or these credentials may not.
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        let _ = version;
+        Err(unlockable(self.describe(), key))
+    }
+}
+
+fn unlockable(store: &str, key: &Key) -> StoreError {
+    let source = std::io::Error::other("this store has neither versions nor locks");
+    StoreError::new(StoreErrorKind::Other, "lock", key.as_str(), store, source)
 }
 
 macro_rules! forward_store {
@@ -126,6 +188,28 @@ macro_rules! forward_store {
             }
             fn clear_abandoned(&self) -> Result<u64, StoreError> {
                 (**self).clear_abandoned()
+            }
+            fn immutability(&self) -> Result<Immutability, StoreError> {
+                (**self).immutability()
+            }
+            fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+                (**self).bucket_settings()
+            }
+            fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+                (**self).lock_end(key, version)
+            }
+            fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+                (**self).extend_lock(key, until)
+            }
+            fn versions(
+                &self,
+                prefix: &str,
+                each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+            ) -> Result<(), StoreError> {
+                (**self).versions(prefix, each)
+            }
+            fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+                (**self).destroy(key, version)
             }
         }
     };
@@ -191,11 +275,10 @@ pub fn read_whole(store: &dyn Store, key: &Key, limit: u64) -> Result<Vec<u8>, S
         store: store.describe().to_owned(),
         source: std::io::Error::other(text),
     };
-    let info =
-        store.head(key)?.ok_or_else(|| fail(crate::StoreErrorKind::NotFound, "no such object".to_owned()))?;
+    let info = store.head(key)?.ok_or_else(|| fail(StoreErrorKind::NotFound, "no such object".to_owned()))?;
     if info.size > limit {
         let text = format!("it holds {} bytes where at most {limit} are expected", info.size);
-        return Err(fail(crate::StoreErrorKind::Other, text));
+        return Err(fail(StoreErrorKind::Other, text));
     }
     let mut body = Vec::new();
     store.read(key, 0..info.size, &mut body)?;

@@ -9,7 +9,7 @@
 //! ```
 
 mod binaries;
-mod owner;
+pub(crate) mod owner;
 mod server;
 mod template;
 #[cfg(test)]
@@ -245,7 +245,7 @@ impl TestCluster {
 }
 
 /// A TCP port of 127.0.0.1 that nobody listens on now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
     listener.local_addr().expect("a bound socket has an address").port()
 }

@@ -1,9 +1,13 @@
-//! For tests only: real PostgreSQL clusters, the contract every store must keep, fault plans.
+//! For tests only: real PostgreSQL clusters, real store servers and a proxy before them, the contract every store must
+//! keep, fault plans.
 
 pub mod cluster;
 pub mod failpoints;
 pub mod fault_plan;
+pub mod http;
 pub mod memory_store;
+pub mod proxy;
+pub mod servers;
 pub mod store_contract;
 
 /// Says loudly that a test, or a part of one, is skipped and why. `./test` repeats it before the runner's summary, because

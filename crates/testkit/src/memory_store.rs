@@ -1,12 +1,19 @@
 //! A store in memory, for tests that want speed or an imitation of a lesser store.
 
+mod versions;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use refloat_store::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+use refloat_store::{
+    Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind, Version,
+};
 use refloat_types::{Clock, SystemClock, Timestamp};
+
+use versions::Versions;
 
 type Objects = BTreeMap<Key, (Vec<u8>, Timestamp)>;
 
@@ -14,6 +21,9 @@ type Objects = BTreeMap<Key, (Vec<u8>, Timestamp)>;
 #[derive(Clone)]
 pub struct Memory {
     objects: Arc<Mutex<Objects>>,
+    /// What was ever there, where versions are kept.
+    versions: Option<Arc<Mutex<Versions>>>,
+    add_only: bool,
     features: Features,
     clock: Arc<dyn Clock>,
 }
@@ -21,7 +31,13 @@ pub struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         let features = Features { create_new: true, durable: true, consistent_list: true };
-        Self { objects: Arc::default(), features, clock: Arc::new(SystemClock) }
+        Self {
+            objects: Arc::default(),
+            versions: None,
+            add_only: false,
+            features,
+            clock: Arc::new(SystemClock),
+        }
     }
 }
 
@@ -42,6 +58,17 @@ impl Memory {
         self.features.durable = false;
         self
     }
+    /// Keeps versions, each locked for so long from its creation.
+    #[must_use]
+    pub fn with_locks(mut self, period: Duration) -> Self {
+        self.versions = Some(Arc::new(Mutex::new(Versions::new(period))));
+        self
+    }
+    /// The same store, as credentials see it that may add and read, and neither delete nor extend a lock.
+    #[must_use]
+    pub fn add_only(&self) -> Self {
+        Self { add_only: true, ..self.clone() }
+    }
     /// Takes the time of objects from `clock`.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -59,6 +86,12 @@ impl Memory {
 
     fn lock(&self) -> MutexGuard<'_, Objects> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn versions_of(&self) -> Option<MutexGuard<'_, Versions>> {
+        self.versions.as_ref().map(|versions| versions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    fn may(&self, action: &'static str, key: &Key) -> Result<(), StoreError> {
+        if self.add_only { Err(self.fail(StoreErrorKind::Denied, action, key)) } else { Ok(()) }
     }
     fn fail(&self, kind: StoreErrorKind, action: &'static str, key: &Key) -> StoreError {
         StoreError::new(
@@ -81,7 +114,11 @@ impl Store for Memory {
         if self.features.create_new && objects.contains_key(key) {
             return Err(self.fail(StoreErrorKind::AlreadyExists, "create", key));
         }
-        objects.insert(key.clone(), (body.to_vec(), self.clock.now()));
+        let now = self.clock.now();
+        if let Some(mut versions) = self.versions_of() {
+            versions.put(key, Some(body.to_vec()), now);
+        }
+        objects.insert(key.clone(), (body.to_vec(), now));
         Ok(())
     }
 
@@ -123,7 +160,11 @@ impl Store for Memory {
     }
 
     fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.lock().remove(key);
+        self.may("delete", key)?;
+        let was_there = self.lock().remove(key).is_some();
+        if let (Some(mut versions), true) = (self.versions_of(), was_there) {
+            versions.put(key, None, self.clock.now());
+        }
         Ok(())
     }
 
@@ -133,6 +174,47 @@ impl Store for Memory {
 
     fn space(&self) -> Result<Option<Space>, StoreError> {
         Ok(None)
+    }
+
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        Ok(self.versions_of().map_or_else(Immutability::default, |versions| versions.immutability()))
+    }
+
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        let end = self.versions_of().and_then(|versions| versions.end(key, version));
+        Ok(end.filter(|end| *end > self.clock.now()))
+    }
+
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        self.may("lock", key)?;
+        let extended = self.versions_of().is_some_and(|mut versions| versions.extend(key, until));
+        if extended { Ok(()) } else { Err(self.fail(StoreErrorKind::NotFound, "lock", key)) }
+    }
+
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let all = self.versions_of().map(|versions| versions.list(prefix)).unwrap_or_default();
+        let _ = all.into_iter().try_for_each(each);
+        Ok(())
+    }
+
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        self.may("destroy", key)?;
+        let Some(mut versions) = self.versions_of() else { return Ok(()) };
+        if !versions.destroy(key, version, self.clock.now()) {
+            return Err(self.fail(StoreErrorKind::Denied, "destroy", key));
+        }
+        let shown = versions.shown(key);
+        drop(versions);
+        let mut objects = self.lock();
+        match shown {
+            Some(object) => objects.insert(key.clone(), object),
+            None => objects.remove(key),
+        };
+        Ok(())
     }
 }
 

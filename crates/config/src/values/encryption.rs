@@ -1,4 +1,4 @@
-//! How a repository is encrypted, and credentials of stores.
+//! How a repository is encrypted.
 
 use serde_json::Value as Json;
 
@@ -6,7 +6,6 @@ use crate::error::{Fault, Problem};
 use crate::node::{Node, Value};
 use crate::secret::SecretRef;
 use crate::setting::{At, Set, Setting, options, read_text, refuse_unknown, schema_of, wrong_type};
-use crate::values::plain::Text;
 
 /// What opens a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,34 +139,3 @@ schema_of!(Encryption, |generator| {
     let table = generator.subschema_for::<EncryptionOptions>();
     schemars::json_schema!({ "anyOf": [table, { "const": "none" }] })
 });
-
-options! {
-    /// Who this host is at an object store.
-    pub(crate) struct CredentialsOptions {
-        /// The public half.
-        access_key_id: Text,
-        /// The secret half.
-        secret_access_key: SecretRef,
-        /// Of temporary credentials.
-        session_token: SecretRef,
-    }
-}
-
-/// Credentials of an object store: read and checked, so that a file written for a later version is understood.
-#[derive(Debug, Clone)]
-pub(crate) struct Credentials;
-
-impl Setting for Credentials {
-    const TAKES: &'static str = "a table such as { access_key_id = …, secret_access_key = { file = … } }";
-    fn read(node: &Node, at: &At<'_>, problems: &mut Vec<Problem>) -> Option<Self> {
-        let Value::Table(table) = &node.value else { return wrong_type(node, at, Self::TAKES, problems) };
-        let before = problems.len();
-        refuse_unknown(table, at, &[CredentialsOptions::KEYS], problems);
-        let _checked = CredentialsOptions::read_keys(table, at, problems);
-        (problems.len() == before).then_some(Self)
-    }
-    fn show(&self) -> Json {
-        Json::Null
-    }
-}
-schema_of!(Credentials, |generator| <CredentialsOptions as schemars::JsonSchema>::json_schema(generator));

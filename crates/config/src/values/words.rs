@@ -124,6 +124,6 @@ words! {
         /// The bucket in the path: `https://host/bucket`.
         Path = "path",
         /// The bucket in the host name: `https://bucket.host`.
-        Host = "host",
+        Virtual = "virtual",
     } later []
 }

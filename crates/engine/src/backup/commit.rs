@@ -13,7 +13,7 @@ use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{ByteSize, ObjectId, Timestamp};
 
 use super::files::{FileToCopy, Listed, Listing};
-use super::parent::{self, Choice, Parent, Trust, Uses};
+use super::parent::{self, Choice, Held, Parent, Trust, Uses};
 use super::places::PlaceReader;
 use super::run::{Copied, Prepared, page_key};
 use super::{BackupError, BackupReport, BackupRequest};
@@ -24,7 +24,7 @@ pub(super) fn commit(
     request: &BackupRequest<'_>,
     prepared: &Prepared<'_>,
     start: &StartPoint,
-    choice: Choice,
+    (choice, held): (Choice, Option<Held>),
     copied: Copied,
     began: Instant,
 ) -> Result<(BackupReport, CommitNames), BackupError> {
@@ -65,6 +65,10 @@ pub(super) fn commit(
     keys.dedup();
     if !uses.is_empty() {
         present(repository, prepared, &packs, &written.summaries)?;
+    }
+    if let Some(held) = held {
+        let older = packs.iter().filter(|pack| uses.contains_key(&pack.id));
+        notes.extend(held.extend(repository, older, prepared.guard.store_now()));
     }
     let control = &prepared.control;
     let commit = Commit {

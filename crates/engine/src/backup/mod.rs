@@ -93,6 +93,8 @@ pub struct BackupRequest<'a> {
     pub archive_timeout: Duration,
     /// Bytes read from the data directory a second, at most.
     pub max_read_rate: Option<u64>,
+    /// How long a backup of its type shall stay, where an age says so: what it refers to is locked for as long.
+    pub keep: Option<Duration>,
     /// The configuration without its secrets.
     pub configuration: String,
     /// This host.

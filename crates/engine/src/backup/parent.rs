@@ -6,6 +6,7 @@
 
 mod choice;
 mod files;
+mod held;
 mod packs;
 mod reader;
 
@@ -25,6 +26,7 @@ use crate::guard::Forbidden;
 
 pub(super) use choice::{Choice, choose};
 pub(super) use files::{Former, FormerFiles};
+pub(super) use held::{Held, hold};
 pub(super) use packs::lacking;
 pub(super) use reader::{ParentReader, Uses};
 
@@ -49,6 +51,8 @@ pub(super) struct Parent {
     root: Root,
     /// Files with pages that were bad: never believed unread.
     bad: BTreeSet<Vec<u8>>,
+    /// Packs whose lock ends too early: what is in them is stored again.
+    avoided: held::Avoided,
     /// Which files may be believed unread.
     pub(super) trust: Trust,
 }

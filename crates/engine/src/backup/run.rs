@@ -206,7 +206,11 @@ fn prepare<'a>(
     turn::by_others(request, &guard, source, now)?;
     let mut header = leftovers::header(request, control.system_identifier);
     let (crashed, cleared_packs) = leftovers::survey(repository, source, lock, &guard, &header)?;
-    let abandoned = repository.store().clear_abandoned().map_err(RepoError::from)?;
+    let abandoned = match repository.store().clear_abandoned() {
+        // Where this host may only add, the store's own rules clear what was never finished.
+        Err(error) if error.is_denied() => 0,
+        other => other.map_err(RepoError::from)?,
+    };
     if cleared_packs + abandoned > 0 {
         let cleared_packs = cleared_packs + abandoned;
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
@@ -367,12 +371,15 @@ fn copy_and_commit(
         // The checkpoint may have taken long.
         forbidden: prepared.guard.look_again()?,
     };
-    let choice = parent::choose(request, &situation)?;
+    let mut choice = parent::choose(request, &situation)?;
+    let (held, note) =
+        parent::hold(request.repository, choice.parent.as_mut(), request.keep, prepared.guard.store_now())?;
+    choice.notes.extend(note);
     let parent = choice.parent.iter().map(Parent::id);
     let used: Vec<BackupId> = parent.chain(prepared.crashed.backups().iter().copied()).collect();
     prepared.guard.uses(&used)?;
     let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
-    let (mut report, names) = commit(request, prepared, &start, choice, copied, began)?;
+    let (mut report, names) = commit(request, prepared, &start, (choice, held), copied, began)?;
     report.notes.extend(history_notes);
     report.others = others::bring(request, prepared, &report, &names);
     Ok(report)

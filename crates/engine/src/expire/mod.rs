@@ -11,6 +11,7 @@
 
 mod calendar;
 mod clocks;
+mod destroy;
 mod error;
 mod facts;
 mod judge;
@@ -97,6 +98,12 @@ pub struct ExpireReport {
     pub marked: Amount,
     /// What was marked before and is still there.
     pub waiting: Amount,
+    /// What of it could go and is held by a lock.
+    pub locked: Amount,
+    /// When the first of these locks ends.
+    pub locked_until: Option<Timestamp>,
+    /// Bytes of older versions that no reader sees and that are still in the store.
+    pub hidden_bytes: u64,
     /// When the next of it may be deleted, by the store's clock.
     pub next: Option<Timestamp>,
     /// What a person should know.

@@ -10,6 +10,7 @@ use refloat_repo::repository::Uses;
 use refloat_store::Key;
 use refloat_types::{ObjectId, SourceId, SystemIdentifier, Timestamp, WalFileName, WalSegmentName, fault};
 
+use super::destroy::{Destroyer, Fate};
 use super::facts::Facts;
 use super::judge::{Judged, judge};
 use super::policy::later;
@@ -41,6 +42,11 @@ pub(super) struct Run<'a> {
     /// When this process had read what changes.
     read: Duration,
     pub(super) gone: BTreeSet<Key>,
+    /// What a lock holds, and until when.
+    locked: BTreeMap<Key, Timestamp>,
+    held: Amount,
+    pub(super) destroyer: Destroyer,
+    pub(super) hidden: u64,
     deleted: Amount,
     pub(super) notes: Vec<String>,
 }
@@ -75,6 +81,10 @@ pub fn expire(request: &ExpireRequest<'_>) -> Result<ExpireReport, ExpireError> 
         began,
         read: began,
         gone: BTreeSet::new(),
+        locked: BTreeMap::new(),
+        held: Amount::default(),
+        destroyer: Destroyer::new(repository)?,
+        hidden: 0,
         deleted: Amount::default(),
         notes: Vec::new(),
     };
@@ -109,7 +119,18 @@ pub fn explain(request: &ExpireRequest<'_>) -> Result<ExpireReport, ExpireError>
     let waiting = amount(&judged, |key| named.contains(key));
     let next = next_ripe(&facts, &judged, request.grace.max(SHORTEST_GRACE));
     let Judged { backups, wal, .. } = judged;
-    Ok(ExpireReport { backups, wal, deleted: Amount::default(), marked, waiting, next, notes })
+    Ok(ExpireReport {
+        backups,
+        wal,
+        deleted: Amount::default(),
+        marked,
+        waiting,
+        locked: Amount::default(),
+        locked_until: None,
+        hidden_bytes: 0,
+        next,
+        notes,
+    })
 }
 
 /// The archived WAL that makes a backup consistent.
@@ -131,6 +152,15 @@ fn amount(judged: &Judged, counts: impl Fn(&Key) -> bool) -> Amount {
     let ((packs, pack_bytes), (wal, wal_bytes)) = (sum(&judged.packs), sum(&judged.wal_files));
     let backups = judged.commits.iter().filter(|key| counts(key)).count() as u64;
     Amount { backups, packs, wal, bytes: pack_bytes + wal_bytes }
+}
+
+fn count(into: &mut Amount, step: Step, size: u64) {
+    match step {
+        Step::Commits => into.backups += 1,
+        Step::Packs => into.packs += 1,
+        Step::Wal => into.wal += 1,
+    }
+    into.bytes += size;
 }
 
 /// When something that is marked and may go gets ripe.
@@ -174,7 +204,7 @@ impl Run<'_> {
     }
 
     /// What was marked long enough ago.
-    fn ripe(&self) -> BTreeSet<&Key> {
+    pub(super) fn ripe(&self) -> BTreeSet<&Key> {
         let is_ripe = |at: Timestamp| later(at, self.grace()).is_some_and(|at| at <= self.facts.store_now);
         let ripe = self.facts.tombstones.iter().filter(|stored| is_ripe(stored.created));
         ripe.flat_map(|stored| &stored.names).collect()
@@ -183,7 +213,8 @@ impl Run<'_> {
     /// What can be deleted now.
     fn ready(&self, step: Step) -> Vec<(Key, u64)> {
         let ripe = self.ripe();
-        let ready = |key: &&Key| ripe.contains(*key) && !self.gone.contains(*key);
+        let ready =
+            |key: &&Key| ripe.contains(*key) && !self.gone.contains(*key) && !self.locked.contains_key(*key);
         let sized = |files: &BTreeMap<Key, u64>| {
             let ready = files.iter().filter(|(key, _)| ready(key));
             ready.map(|(key, size)| (key.clone(), *size)).collect::<Vec<_>>()
@@ -245,22 +276,23 @@ impl Run<'_> {
                     break;
                 }
                 point("expire.before_delete")?;
-                self.request.repository.store().delete(&key).map_err(RepoError::from)?;
+                let now = self.facts.store_now;
+                let fate = self.destroyer.destroy(self.request.repository, &key, now);
+                match fate.map_err(RepoError::from)? {
+                    Fate::Locked(end) => {
+                        count(&mut self.held, step, size);
+                        self.locked.insert(key, end);
+                        continue;
+                    }
+                    Fate::Hidden(bytes) => self.hidden += bytes,
+                    Fate::Gone => {}
+                }
                 point("expire.after_delete")?;
-                self.count(step, size);
+                count(&mut self.deleted, step, size);
                 self.gone.insert(key);
                 self.request.progress.advance(size);
             }
         }
-    }
-
-    fn count(&mut self, step: Step, size: u64) {
-        match step {
-            Step::Commits => self.deleted.backups += 1,
-            Step::Packs => self.deleted.packs += 1,
-            Step::Wal => self.deleted.wal += 1,
-        }
-        self.deleted.bytes += size;
     }
 
     /// Writes a tombstone for what may go and is named by none.
@@ -301,6 +333,9 @@ impl Run<'_> {
             deleted: self.deleted,
             marked,
             waiting,
+            locked: self.held,
+            locked_until: self.locked.values().min().copied(),
+            hidden_bytes: self.hidden,
             next: waits.or(marked_now),
             notes: self.notes,
         }

@@ -16,18 +16,23 @@ const DEAD_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Tidies up.
 pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
-    let store = run.request.repository.store();
+    let repository = run.request.repository;
+    let now = run.facts.store_now;
     for key in spent(run)? {
         fault::point("expire.before_tidy").map_err(|e| RepoError::internal("expire", e))?;
-        store.delete(&key).map_err(RepoError::from)?;
+        run.destroyer.destroy(repository, &key, now).map_err(RepoError::from)?;
     }
     for seen in &run.facts.pins {
         if later(seen.renewed, DEAD_PIN).is_some_and(|at| at < run.facts.store_now) {
             for key in &seen.keys {
-                store.delete(key).map_err(RepoError::from)?;
+                run.destroyer.destroy(repository, key, now).map_err(RepoError::from)?;
             }
         }
     }
+    let ripe = run.ripe();
+    let is_ours = |key: &Key| ripe.contains(key);
+    let hidden = run.destroyer.sweep(repository, &is_ours, now)?;
+    run.hidden = hidden;
     Ok(())
 }
 

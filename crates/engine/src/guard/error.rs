@@ -27,6 +27,14 @@ pub enum GuardError {
         /// How many.
         count: usize,
     },
+    /// It must be withdrawn, and this host may not delete.
+    #[error("the new backup must not be used and these credentials cannot withdraw it: {why}")]
+    NotWithdrawn {
+        /// Its commit.
+        commit: String,
+        /// Why it must not be used.
+        why: String,
+    },
 }
 
 impl Explain for GuardError {
@@ -38,6 +46,12 @@ impl Explain for GuardError {
                 .hint("Run the backup again: it will not use what is being deleted."),
             Self::Gone { .. } => Advice::failed("EXP-002", safe)
                 .hint("The backup was stopped for very long (a suspended machine, SIGSTOP), or somebody deleted it. Run it again."),
+            Self::NotWithdrawn { commit, .. } => Advice::failed(
+                "EXP-006",
+                "earlier backups are as they were; the new one is marked for deletion and nothing builds on it",
+            )
+            .hint("Run the backup again.")
+            .hint(format!("It stays listed until somebody who may delete removes \"{commit}\".")),
         }
     }
 }

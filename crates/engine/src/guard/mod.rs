@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use refloat_repo::commit::{Commit, PackUse};
 use refloat_repo::layout::{self, Named};
-use refloat_repo::repository::{PinWriter, Uses};
+use refloat_repo::repository::{Marked, PinWriter, Uses};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{
@@ -263,8 +263,25 @@ impl<'a> Guard<'a> {
             }
         }
         let key = layout::commit(commit.source, commit.number, commit.backup);
-        self.repository.store().delete(&key).map_err(RepoError::from)?;
-        Err(error)
+        match self.repository.store().delete(&key) {
+            Err(denied) if denied.is_denied() => {
+                self.disown(commit, &key)?;
+                Err(GuardError::NotWithdrawn { commit: key.to_string(), why: error.to_string() })
+            }
+            other => {
+                other.map_err(RepoError::from)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A commit that must not be, where this host may not delete: nobody builds on what a tombstone names, and whoever may
+    /// delete does it.
+    fn disown(&self, commit: &Commit, key: &Key) -> Result<(), RepoError> {
+        let mut marked = Marked::default();
+        self.repository.list_tombstones()?.iter().for_each(|stored| marked.merge(&stored.tombstone.marked));
+        marked.add_commit(commit.source, commit.number, commit.backup);
+        self.repository.put_tombstone(vec![key.clone()], BTreeMap::new(), marked, commit.finished).map(drop)
     }
 
     fn all_there(&self, commit: &Commit, packs: &[PackUse]) -> Result<(), GuardError> {
@@ -303,7 +320,7 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         // First the thread, so that it does not write the pin again.
         self._renewer = None;
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = writer.remove() {
             tracing::debug!(%error, "the pin stays until its lease is over");
         }

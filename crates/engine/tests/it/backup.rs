@@ -43,6 +43,15 @@ pub(crate) fn home(protection: Protection) -> Home {
     Home { _directory: directory, repository }
 }
 
+/// A fresh repository in this store.
+pub(crate) fn home_in(store: Arc<dyn refloat_store::Store>) -> Home {
+    let directory = tempfile::tempdir().expect("a directory");
+    let state = StateDirectory::new(directory.path().join("state"));
+    let options = InitOptions { protection: encrypted(), now: SystemClock.now() };
+    let repository = Repository::init(store, state, options).expect("a repository");
+    Home { _directory: directory, repository }
+}
+
 /// The same repository, as the same host sees it in another store.
 pub(crate) fn reopened(home: &Home, store: Arc<dyn refloat_store::Store>) -> Repository {
     let state = home.repository.state().clone();
@@ -79,6 +88,7 @@ pub(crate) fn request<'a>(cluster: &TestCluster, home: &'a Home) -> BackupReques
         own_wal: OwnWal::Auto,
         archive_timeout: Duration::from_secs(10),
         max_read_rate: None,
+        keep: None,
         configuration: "# test".to_owned(),
         host: "test".to_owned(),
         clock: &SystemClock,

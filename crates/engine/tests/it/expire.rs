@@ -4,5 +4,6 @@
 
 mod guards;
 mod history;
+mod locked;
 mod rules;
 mod world;

@@ -5,6 +5,7 @@ mod crashed;
 mod expire;
 mod incremental;
 mod leaf_reads;
+mod locked;
 mod pins;
 mod restore;
 mod several;

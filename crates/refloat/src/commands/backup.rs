@@ -19,6 +19,7 @@ use crate::progress::Meter;
 use crate::render::text::count;
 use crate::render::time;
 use crate::several::{self, Several};
+use crate::retention::{longest, policy_of};
 
 /// How long an unconfirmed recovery sheet is only warned about.
 const PATIENCE: Duration = Duration::from_secs(72 * 3600);
@@ -276,6 +277,7 @@ impl Backup {
             },
             archive_timeout: ARCHIVE_TIMEOUT,
             max_read_rate: source.max_read_rate.map(|rate| rate.0),
+            keep: policy_of(source, &opened.name).and_then(|policy| longest(&policy, None)),
             configuration: context.config()?.without_secrets().to_owned(),
             host: context.host.clone(),
             clock: &context.clock,

@@ -222,7 +222,8 @@ fn same_device(lines: &mut Lines<'_>, source: &SourceConfig) {
     let device = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.dev());
     let Some(data) = device(&source.data_directory) else { return };
     let Ok(repositories) = lines.context().repositories(Some(source)) else { return };
-    let all_here = repositories.iter().all(|repository| device(repository.url.path()) == Some(data));
+    let all_here =
+        repositories.iter().all(|repository| repository.url.directory().and_then(device) == Some(data));
     if all_here {
         lines.warn(
             format!("disk {}", source.name),

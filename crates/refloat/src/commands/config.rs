@@ -59,7 +59,9 @@ pub(crate) fn secrets(config: &refloat_config::Config) -> Vec<&SecretRef> {
             Encryption::None => None,
         }
     }
-    config.repositories.values().filter_map(|repository| of(&repository.encryption)).collect()
+    let encryption = config.repositories.values().filter_map(|repository| of(&repository.encryption));
+    let stores = config.repositories.values().filter_map(|repository| repository.store.credentials.as_ref());
+    encryption.chain(stores.flat_map(|credentials| credentials.secrets.values())).collect()
 }
 
 /// Whether a secret is there and safe, for the user who will read it; root looks on that user's behalf.

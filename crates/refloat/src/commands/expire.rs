@@ -140,6 +140,21 @@ impl Expire {
         if !report.waiting.is_nothing() {
             out.push_str(&format!("  marked before and still there: {}\n", amount(&report.waiting)));
         }
+        if !report.locked.is_nothing() {
+            let until = report
+                .locked_until
+                .map_or_else(String::new, |end| format!(", the first of them until {}", time::moment(end)));
+            out.push_str(&format!(
+                "  locked by the store: {}{until}; expire deletes them when their locks are over\n",
+                amount(&report.locked)
+            ));
+        }
+        if report.hidden_bytes > 0 {
+            out.push_str(&format!(
+                "  older versions that nobody sees: {} still in the store\n",
+                ByteSize(report.hidden_bytes)
+            ));
+        }
         if let Some(next) = report.next {
             out.push_str(&format!(
                 "  next: {} expire  deletes what is marked, {} after it was marked; the next from {} on\n",
@@ -206,6 +221,7 @@ fn document(opened: &Opened, names: &[String], report: &ExpireReport) -> Value {
     json!({
         "repository": opened.name, "configured": true, "backups": backups, "wal": wal,
         "deleted": number(&report.deleted), "marked": number(&report.marked), "waiting": number(&report.waiting),
+        "locked": number(&report.locked), "locked_until": report.locked_until, "hidden_bytes": report.hidden_bytes,
         "next": report.next, "notes": report.notes,
     })
 }

@@ -58,6 +58,9 @@ struct Made {
     encrypted: bool,
 }
 
+/// How long a store behind a network is asked whether it holds a repository.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What is found of a repository before anything is done.
 struct Plan {
     config: RepositoryConfig,
@@ -70,7 +73,11 @@ impl Init {
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
         let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
         let owner = context.wanted_ids().unwrap_or((context.identity.uid, context.identity.gid));
-        let plans: Vec<Plan> = context.repositories(None)?.into_iter().map(plan).collect();
+        let plans: Vec<Plan> = context
+            .repositories(None)?
+            .into_iter()
+            .map(|config| plan(&context, config))
+            .collect::<Result<_, Failure>>()?;
         let token = self.invite.as_deref().map(|text| read_token(&context, text)).transpose()?;
         if token.is_some() {
             super::key::only(plans.iter().map(|plan| plan.config.clone()).collect::<Vec<_>>().as_slice())?;
@@ -140,10 +147,21 @@ fn read_token(context: &Context, text: &str) -> Result<Token, Failure> {
     })
 }
 
-fn plan(config: RepositoryConfig) -> Plan {
-    let exists = config.url.path().join(refloat_repo::layout::REPOSITORY).exists();
+fn plan(context: &Context, config: RepositoryConfig) -> Result<Plan, Failure> {
+    let exists = match config.url.directory() {
+        Some(directory) => directory.join(refloat_repo::layout::REPOSITORY).exists(),
+        None => {
+            let options = Options { read_only: true, ..Options::default() };
+            let store = context.store(&config, Access::Within(PATIENCE), options)?;
+            match Repository::read_marker(store.as_ref()) {
+                Ok(_) => true,
+                Err(RepoError::NotARepository { .. }) => false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
     let draws_passphrase = passphrase_file(&config).is_some_and(|file| !exists && !file.exists());
-    Plan { config, exists, draws_passphrase }
+    Ok(Plan { config, exists, draws_passphrase })
 }
 
 fn passphrase_file(config: &RepositoryConfig) -> Option<&Path> {
@@ -190,8 +208,10 @@ fn tell_plan(context: &Context, plans: &[Plan]) -> Outcome {
 
 /// What only root may be able to do: directories below root's, and the passphrase's file. Everything is given to `owner`.
 fn prepare(context: &Context, plan: &Plan, owner: (u32, u32)) -> Result<(), Failure> {
-    let directory = plan.config.url.path();
-    make_directory(directory, 0o750, owner).map_err(|source| CliError::file("create", directory, source))?;
+    if let Some(directory) = plan.config.url.directory() {
+        make_directory(directory, 0o750, owner)
+            .map_err(|source| CliError::file("create", directory, source))?;
+    }
     if plan.draws_passphrase
         && let Some(file) = passphrase_file(&plan.config)
     {
@@ -220,7 +240,15 @@ pub(crate) fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::R
 
 fn open_or_make(context: &Context, plan: &Plan, token: Option<&Token>) -> Result<Opened, Failure> {
     let config = &plan.config;
-    let store = context.store(&config.url, Access::Bulk, Options { create: true, ..Options::default() })?;
+    let mut store = context.store(config, Access::Bulk, Options { create: true, ..Options::default() })?;
+    if config.url.directory().is_none() {
+        let abilities = context.try_store(config, Access::Within(PATIENCE))?;
+        for said in crate::context::abilities::shortcomings(&abilities) {
+            context.out.warn(&format!("repository {}: {said}", config.name));
+        }
+        // Opened again, now that it is known what it can do.
+        store = context.store(config, Access::Bulk, Options { create: true, ..Options::default() })?;
+    }
     if let Some(token) = token {
         Repository::accept(store.clone(), context.state(), token, context.clock.now())?;
     }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
+use refloat_engine::locks::of_backups;
 use refloat_repo::commit::{CommitNames, CommitRecord};
 use refloat_repo::repository::{KnownCommit, SourceInfo};
-use refloat_types::{ByteSize, RepositoryName, Timestamp};
+use refloat_types::{BackupId, ByteSize, Clock as _, RepositoryName, Timestamp};
 use serde::Serialize;
 
 use crate::Outcome;
@@ -58,6 +59,9 @@ pub(crate) struct Listed {
     bad_pages: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<String>,
+    /// Until when the store lets nobody destroy any of what it needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) locked_until: Option<Timestamp>,
     /// What keeps it, or why it goes, where that is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     retention: Option<String>,
@@ -98,6 +102,7 @@ impl Listed {
             standby: commit.cluster.standby,
             bad_pages: commit.bad_pages,
             label: names.and_then(|names| names.label.clone()),
+            locked_until: None,
             retention: None,
             lacking: Vec::new(),
         }
@@ -128,6 +133,7 @@ pub(crate) fn prepare_reading(
     }
     let path = ad_hoc_path(context)?;
     if crate::identity::is_root()
+        && let Some(path) = path
         && let Some(owner) = Wanted::owner_of([path.as_path()])
     {
         context.become_user(&owner, false)?;
@@ -135,13 +141,13 @@ pub(crate) fn prepare_reading(
     context.use_state(state)
 }
 
-/// Directory of the repository of `-r URL`.
+/// Directory of the repository of `-r URL`; `None` where it is in another kind of store.
 ///
 /// # Errors
 /// It is no URL.
-pub(crate) fn ad_hoc_path(context: &Context) -> Result<std::path::PathBuf, Failure> {
+pub(crate) fn ad_hoc_path(context: &Context) -> Result<Option<std::path::PathBuf>, Failure> {
     let url = context.global.repository.clone().unwrap_or_default();
-    Ok(refloat_store::url::file_path(&url)?)
+    Ok(refloat_store::open::file_path(&url)?)
 }
 
 /// The repositories to read: that of `-r URL`, or the configured ones that answer.
@@ -208,6 +214,20 @@ fn known_of(context: &Context, opened: &Opened, source: &SourceInfo) -> Result<V
     })?)
 }
 
+/// Until when the store lets nobody destroy these backups; nothing where it locks none. That it cannot be told is said.
+pub(crate) fn locks_of<'r>(
+    context: &Context,
+    opened: &Opened,
+    records: impl Iterator<Item = &'r CommitRecord>,
+) -> BTreeMap<BackupId, Timestamp> {
+    of_backups(&opened.repository, records, context.clock.now()).unwrap_or_else(|error| {
+        context
+            .out
+            .warn(&format!("repository {}: how long backups are locked is not known: {error}", opened.name));
+        BTreeMap::new()
+    })
+}
+
 impl List {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
@@ -223,8 +243,11 @@ impl List {
                 if self.source.as_ref().is_some_and(|wanted| *wanted != name) {
                     continue;
                 }
-                for KnownCommit { record, names } in known_of(&context, one, &source)? {
+                let commits = known_of(&context, one, &source)?;
+                let locks = locks_of(&context, one, commits.iter().map(|known| &known.record));
+                for KnownCommit { record, names } in commits {
                     let mut listed = Listed::new(one, &name, &record, names.as_ref());
+                    listed.locked_until = locks.get(&record.commit.backup).copied();
                     listed.retention = kept.get(&record.commit.backup).cloned();
                     all.push(listed);
                 }
@@ -321,6 +344,7 @@ fn text(all: &[Listed]) -> String {
         if one.bad_pages > 0 {
             remarks.push(format!("! {} damaged pages", one.bad_pages));
         }
+        remarks.extend(one.locked_until.map(|end| format!("locked until {}", time::moment(end))));
         let mut places = places(&of, several);
         places.append(&mut remarks);
         let remarks = places;

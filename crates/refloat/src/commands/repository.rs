@@ -68,7 +68,7 @@ fn look(context: &Context, config: &refloat_config::RepositoryConfig) -> Listed 
         problem: None,
     };
     let access = Access::Within(Duration::from_secs(2));
-    let store = match context.store(&config.url, access, refloat_store::posix::Options::default()) {
+    let store = match context.store(config, access, refloat_store::posix::Options::default()) {
         Ok(store) => store,
         Err(failure) => {
             listed.problem = Some(failure.message);

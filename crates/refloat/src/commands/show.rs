@@ -4,7 +4,7 @@ use clap::Args;
 use refloat_repo::commit::CommitRecord;
 use refloat_types::{BackupId, ByteSize};
 
-use super::list::{Listed, live_bytes, open_all, prepare_reading, source_name, sources_of};
+use super::list::{Listed, live_bytes, locks_of, open_all, prepare_reading, source_name, sources_of};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
@@ -85,6 +85,12 @@ fn tell(context: &Context, opened: &Opened, source: &str, record: &CommitRecord)
             record.packs.len()
         ),
     );
+    let locks = locks_of(context, opened, std::iter::once(record));
+    let locked = locks.get(&commit.backup).copied();
+    if let Some(end) = locked {
+        let text = format!("until {}: the store lets nobody destroy what it needs", time::moment(end));
+        line("locked", text);
+    }
     line(
         "checksums",
         if point.checksums {
@@ -114,7 +120,8 @@ fn tell(context: &Context, opened: &Opened, source: &str, record: &CommitRecord)
         ),
     );
     context.out.text(&out);
-    let listed = Listed::new(opened, source, record, names.as_ref());
+    let mut listed = Listed::new(opened, source, record, names.as_ref());
+    listed.locked_until = locked;
     context
         .out
         .document(&serde_json::json!({ "backup": listed, "names": names, "packs": record.packs.len() }));

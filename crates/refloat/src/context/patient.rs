@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use refloat_store::posix::Options;
-use refloat_store::{Backoff, Deadline, Limits, Retry, Store, open_url};
+use refloat_store::{Backoff, Deadline, Limits, Retry, Store, StoreSettings, open};
+use refloat_types::Location;
 
 use crate::error::{CliError, Failure};
 
@@ -16,22 +17,28 @@ pub(super) fn patient(store: Box<dyn Store>, limit: Duration) -> Retry<Deadline<
 }
 
 /// Opening a directory can hang as well.
-pub(super) fn open_within(url: &str, options: Options, limit: Duration) -> Result<Box<dyn Store>, Failure> {
+pub(super) fn open_within(
+    location: &Location,
+    settings: &StoreSettings,
+    options: Options,
+    limit: Duration,
+) -> Result<Box<dyn Store>, Failure> {
+    let url = location.to_string();
     let (send, receive) = std::sync::mpsc::sync_channel(1);
-    let owned = url.to_owned();
+    let (location, settings) = (location.clone(), settings.clone());
     let opener = std::thread::Builder::new().name("open store".to_owned());
-    let started = opener.spawn(move || drop(send.send(open_url(&owned, options))));
+    let started = opener.spawn(move || drop(send.send(open(&location, &settings, options))));
     if let Err(source) = started {
         return Err(CliError::System { action: "start a thread".to_owned(), source }.into());
     }
     match receive.recv_timeout(limit) {
-        Ok(opened) => opened.map_err(|error| super::unopened(url, error)),
+        Ok(opened) => opened.map_err(|error| super::unopened(&url, error)),
         Err(_) => {
             let source = std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
                 format!("no answer within {} s", limit.as_secs()),
             );
-            Err(refloat_store::StoreError::from_io("open", "", url, source).into())
+            Err(refloat_store::StoreError::from_io("open", "", &url, source).into())
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A pin is written before anything is chosen, and renewed by numbered generations. Those of the last lease stay, because a
 //! list may lag behind, and so does the first, whose age tells since when the job runs. A pin that was not renewed for its lease, by the store's
-//! clock, is dead: what a killed job leaves holds nothing for long, and is removed by `expire`.
+//! clock, is dead: what a killed job leaves holds nothing for long, and is removed by `expire`. Where a host may only add, a
+//! job ends its pin by a last generation whose lease is over at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -136,8 +137,11 @@ impl PinWriter {
         let lease = Duration::from_secs(self.pin.lease_seconds);
         let is_old = |(number, at): &(u64, Instant)| *number > 1 && at.elapsed() > lease;
         while let Some(at) = self.written.iter().position(is_old) {
-            if let Some((number, _)) = self.written.remove(at) {
-                self.store.delete(&layout::pin(self.pin.pin, number))?;
+            let Some((number, _)) = self.written.remove(at) else { continue };
+            match self.store.delete(&layout::pin(self.pin.pin, number)) {
+                // It stays for whoever may delete: `expire` clears what is dead.
+                Err(error) if error.is_denied() => {}
+                other => other?,
             }
         }
         Ok(key)
@@ -152,15 +156,25 @@ impl PinWriter {
         self.renew().map(drop)
     }
 
-    /// Removes the pin: the job is done.
+    /// Removes the pin: the job is done. Where this host may not delete, it says that it is over.
     ///
     /// # Errors
     /// It stays until its lease is over.
-    pub fn remove(&self) -> Result<(), RepoError> {
+    pub fn remove(&mut self) -> Result<(), RepoError> {
         for (number, _) in &self.written {
-            self.store.delete(&layout::pin(self.pin.pin, *number))?;
+            match self.store.delete(&layout::pin(self.pin.pin, *number)) {
+                Err(error) if error.is_denied() => return self.end(),
+                other => other?,
+            }
         }
         Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), RepoError> {
+        self.pin.lease_seconds = 0;
+        self.pin.backup = None;
+        self.written.clear();
+        self.uses(Uses::Backups(Vec::new()))
     }
 }
 

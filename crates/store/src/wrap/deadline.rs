@@ -10,8 +10,13 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use refloat_types::Timestamp;
+
 use super::threads::{NoAnswer, Threads, wait};
-use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+use crate::{
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
+};
 
 /// How long calls may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,49 @@ impl<S: Store + 'static> Deadline<S> {
         let time = self.limits.time_for(bytes);
         let answer = self.threads.run(time, move || call(&inner));
         answer.unwrap_or_else(|no| Err(no_answer(no, action, object, self.describe(), time)))
+    }
+
+    /// Hands over what `list` delivers, in batches; each batch has the time of a call.
+    fn stream<T: Send + 'static>(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(T) -> ControlFlow<()>,
+        list: impl Fn(&S, &str, &mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        enum Step<T> {
+            Objects(Vec<T>),
+            End(Result<(), StoreError>),
+        }
+        let fail = |no| no_answer(no, "list", prefix, self.describe(), self.limits.call);
+        let (send, receive) = sync_channel(2);
+        let (inner, owned) = (Arc::clone(&self.inner), prefix.to_owned());
+        let walk = move || {
+            let mut batch = Vec::with_capacity(BATCH);
+            let result = list(&inner, &owned, &mut |object| {
+                batch.push(object);
+                if batch.len() < BATCH {
+                    return ControlFlow::Continue(());
+                }
+                // Refused when the caller has seen enough, or has given up.
+                match send.send(Step::Objects(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            });
+            let _ = send.send(Step::Objects(batch));
+            let _ = send.send(Step::End(result));
+        };
+        self.threads.start(walk).map_err(fail)?;
+        loop {
+            match wait(&receive, self.limits.call).map_err(fail)? {
+                Step::End(result) => return result,
+                Step::Objects(objects) => {
+                    if objects.into_iter().any(|object| each(object).is_break()) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -132,40 +180,7 @@ impl<S: Store + 'static> Store for Deadline<S> {
         prefix: &str,
         each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        enum Step {
-            Objects(Vec<ObjectInfo>),
-            End(Result<(), StoreError>),
-        }
-        let fail = |no| no_answer(no, "list", prefix, self.describe(), self.limits.call);
-        let (send, receive) = sync_channel(2);
-        let (inner, owned) = (Arc::clone(&self.inner), prefix.to_owned());
-        let walk = move || {
-            let mut batch = Vec::with_capacity(BATCH);
-            let result = inner.list(&owned, &mut |object| {
-                batch.push(object);
-                if batch.len() < BATCH {
-                    return ControlFlow::Continue(());
-                }
-                // Refused when the caller has seen enough, or has given up.
-                match send.send(Step::Objects(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                }
-            });
-            let _ = send.send(Step::Objects(batch));
-            let _ = send.send(Step::End(result));
-        };
-        self.threads.start(walk).map_err(fail)?;
-        loop {
-            match wait(&receive, self.limits.call).map_err(fail)? {
-                Step::End(result) => return result,
-                Step::Objects(objects) => {
-                    if objects.into_iter().any(|object| each(object).is_break()) {
-                        return Ok(());
-                    }
-                }
-            }
-        }
+        self.stream(prefix, each, |inner, prefix, each| inner.list(prefix, each))
     }
 
     fn delete(&self, key: &Key) -> Result<(), StoreError> {
@@ -183,6 +198,37 @@ impl<S: Store + 'static> Store for Deadline<S> {
 
     fn clear_abandoned(&self) -> Result<u64, StoreError> {
         self.run(("clean", ""), 0, Store::clear_abandoned)
+    }
+
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        self.run(("look at the locks of", ""), 0, Store::immutability)
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.run(("look at the settings of", ""), 0, Store::bucket_settings)
+    }
+
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        let (owned, version) = (key.clone(), version.map(str::to_owned));
+        self.run(("look at the lock of", key.as_str()), 0, move |s| s.lock_end(&owned, version.as_deref()))
+    }
+
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        let owned = key.clone();
+        self.run(("lock", key.as_str()), 0, move |s| s.extend_lock(&owned, until))
+    }
+
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.stream(prefix, each, |inner, prefix, each| inner.versions(prefix, each))
+    }
+
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        let (owned, version) = (key.clone(), version.to_owned());
+        self.run(("destroy", key.as_str()), 0, move |s| s.destroy(&owned, &version))
     }
 }
 

@@ -4,8 +4,13 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
+use refloat_types::Timestamp;
+
 use crate::confirm::same_content;
-use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+use crate::{
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
+};
 
 /// How long and how often a call is made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +39,7 @@ impl Default for Backoff {
 impl Backoff {
     /// The pause after attempt `number` (from 1), half to one and a half of its mean, so that many who failed together
     /// do not come back together.
-    fn pause(&self, number: u32) -> Duration {
+    pub(crate) fn pause(&self, number: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(number.saturating_sub(1).min(30));
         let mean = self.first.saturating_mul(doubled).min(self.longest);
         let mut hasher = RandomState::new().build_hasher();
@@ -66,7 +71,7 @@ impl<S: Store> Retry<S> {
                 Err(error) if error.is_retryable() => error,
                 other => return other,
             };
-            let pause = self.backoff.pause(number);
+            let pause = self.backoff.pause(number).max(error.retry_after().unwrap_or_default());
             if number >= self.backoff.attempts || start.elapsed() + pause > self.backoff.budget {
                 return Err(error);
             }
@@ -74,6 +79,32 @@ impl<S: Store> Retry<S> {
             std::thread::sleep(pause);
             number += 1;
         }
+    }
+}
+
+impl<S: Store> Retry<S> {
+    /// Lists again as long as nothing was delivered, so that nothing is delivered twice.
+    fn run_list<T>(
+        &self,
+        each: &mut dyn FnMut(T) -> ControlFlow<()>,
+        list: impl Fn(&mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut delivered = false;
+        let mut failed_later = None;
+        self.run(|_| {
+            let result = list(&mut |one| {
+                delivered = true;
+                each(one)
+            });
+            match result {
+                Err(error) if delivered => {
+                    failed_later = Some(error);
+                    Ok(())
+                }
+                other => other,
+            }
+        })?;
+        failed_later.map_or(Ok(()), Err)
     }
 }
 
@@ -123,22 +154,7 @@ impl<S: Store> Store for Retry<S> {
         prefix: &str,
         each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut delivered = false;
-        let mut failed_later = None;
-        self.run(|_| {
-            let result = self.inner.list(prefix, &mut |object| {
-                delivered = true;
-                each(object)
-            });
-            match result {
-                Err(error) if delivered => {
-                    failed_later = Some(error);
-                    Ok(())
-                }
-                other => other,
-            }
-        })?;
-        failed_later.map_or(Ok(()), Err)
+        self.run_list(each, |each| self.inner.list(prefix, each))
     }
 
     fn delete(&self, key: &Key) -> Result<(), StoreError> {
@@ -155,5 +171,34 @@ impl<S: Store> Store for Retry<S> {
 
     fn clear_abandoned(&self) -> Result<u64, StoreError> {
         self.run(|_| self.inner.clear_abandoned())
+    }
+
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        self.run(|_| self.inner.immutability())
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.run(|_| self.inner.bucket_settings())
+    }
+
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        self.run(|_| self.inner.lock_end(key, version))
+    }
+
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        self.run(|_| self.inner.extend_lock(key, until))
+    }
+
+    /// As [`Retry::list`]: repeated only while nothing was delivered.
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.run_list(each, |each| self.inner.versions(prefix, each))
+    }
+
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        self.run(|_| self.inner.destroy(key, version))
     }
 }

@@ -6,6 +6,7 @@
     reason = "tests fail by panicking and skip loudly, their helpers too"
 )]
 
+mod buckets;
 mod child;
 mod cleaning;
 mod confirmed;
@@ -13,4 +14,5 @@ mod contract;
 mod full_disk;
 mod power_cut;
 mod refused;
+mod resilience;
 mod wrappers;

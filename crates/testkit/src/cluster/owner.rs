@@ -105,7 +105,7 @@ type Job = Box<dyn FnOnce() + Send>;
 ///
 /// # Panics
 /// When the program cannot be started.
-pub(super) fn spawn_tied(mut command: Command, signal: Signal) -> Child {
+pub(crate) fn spawn_tied(mut command: Command, signal: Signal) -> Child {
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (sender, jobs) = mpsc::channel::<Job>();

@@ -4,7 +4,11 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use refloat_store::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+use refloat_store::{
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
+};
+use refloat_types::Timestamp;
 
 use super::{Effect, FaultPlan, On};
 use crate::memory_store::Buffered;
@@ -190,5 +194,33 @@ impl<S: Store + 'static> Store for Faulty<S> {
         let effect = self.begin(On::Space, "measure the space of", "")?;
         let space = self.inner.space()?;
         self.end(effect, "measure the space of", "", space)
+    }
+
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        self.inner.immutability()
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.inner.bucket_settings()
+    }
+
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.lock_end(key, version)
+    }
+
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        self.inner.extend_lock(key, until)
+    }
+
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.inner.versions(prefix, each)
+    }
+
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        self.inner.destroy(key, version)
     }
 }

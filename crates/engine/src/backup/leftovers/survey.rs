@@ -156,23 +156,41 @@ pub(in crate::backup) fn clear(
 }
 
 impl Scene {
+    /// What this host may not delete stays for an `expire` of somebody who may, which finds packs that nothing names.
     fn clear(&self, repository: &Repository, left: &Dead) -> Result<u64, BackupError> {
-        let mut cleared = 0;
+        let (mut cleared, mut stays) = (0, 0);
         for pack in left.packs.iter().filter(|pack| !self.named.contains(pack)) {
             let key = layout::pack(*pack);
             if head(repository, &key)?.is_some() {
-                repository.store().delete(&key).map_err(RepoError::from)?;
-                cleared += 1;
+                match delete(repository, &key)? {
+                    true => cleared += 1,
+                    false => stays += 1,
+                }
             }
         }
         if let Some(pin) = self.living.pin_of(left.backup) {
             for key in &pin.keys {
-                repository.store().delete(key).map_err(RepoError::from)?;
+                delete(repository, key)?;
             }
+        }
+        if stays > 0 {
+            tracing::warn!(
+                backup = %left.backup,
+                packs = stays,
+                "what a backup left that did not finish stays: these credentials may not delete; expire clears it a week on"
+            );
         }
         remove(&journal_of(&left.note))?;
         remove(&left.note)?;
         Ok(cleared)
+    }
+}
+
+/// `false` where these credentials may not.
+fn delete(repository: &Repository, key: &Key) -> Result<bool, RepoError> {
+    match repository.store().delete(key) {
+        Err(error) if error.is_denied() => Ok(false),
+        other => Ok(other.map(|()| true)?),
     }
 }
 

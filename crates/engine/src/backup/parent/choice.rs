@@ -117,7 +117,7 @@ fn open(
         None => Trust::Nothing("the backup before has more damaged pages than it names".to_owned()),
     };
     let bad = bad.unwrap_or_default();
-    Ok(Parent { record: record.clone(), keys, root, bad, trust })
+    Ok(Parent { record: record.clone(), keys, root, bad, avoided: BTreeSet::new(), trust })
 }
 
 /// What was stored before encryption was turned on is not carried on: it would stay readable as long as backups are made.

@@ -42,6 +42,7 @@ impl<'a> ParentReader<'a> {
         let read = self.leaves.read(self.store.as_ref(), &mut self.opener, place);
         let why = match read {
             Ok(leaf) => match self.stranger(&leaf) {
+                None if self.is_avoided(place, &leaf) => return Ok(None),
                 None => return Ok(Some(leaf)),
                 Some(pack) => format!("a map leaf names {}, which the backup does not", layout::pack(pack)),
             },
@@ -51,6 +52,12 @@ impl<'a> ParentReader<'a> {
         self.lost.0 += 1;
         self.lost.1.get_or_insert(why);
         Ok(None)
+    }
+
+    /// Whether something of it must be stored again.
+    fn is_avoided(&self, place: &LeafRef, leaf: &Leaf) -> bool {
+        let frames = leaf.frames.frames().iter().map(|frame| frame.pack);
+        frames.chain([place.frame.pack]).any(|pack| self.parent.avoids(pack))
     }
 
     fn stranger(&self, leaf: &Leaf) -> Option<ObjectId> {

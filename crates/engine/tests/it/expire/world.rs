@@ -15,7 +15,9 @@ use refloat_repo::crypt::random;
 use refloat_repo::manifest::root::RootRef;
 use refloat_repo::repository::{Credentials, InitOptions, OwnerRecord, Protection, SourceDescription, Uses};
 use refloat_repo::{Repository, StateDirectory, layout};
-use refloat_store::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+use refloat_store::{
+    Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind, Version,
+};
 use refloat_testkit::memory_store::Memory;
 use refloat_types::{
     BackupId, Clock, Lsn, ManualClock, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp,
@@ -124,6 +126,29 @@ impl Store for View {
     fn space(&self) -> Result<Option<Space>, StoreError> {
         Ok(None)
     }
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        self.inner.immutability()
+    }
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        self.call(key.as_str())?;
+        self.inner.lock_end(key, version)
+    }
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        self.inner.extend_lock(key, until)
+    }
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.call(prefix)?;
+        self.inner.versions(prefix, each)
+    }
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        self.call(key.as_str())?;
+        self.change();
+        self.inner.destroy(key, version)
+    }
 }
 
 /// A host: what it keeps, and how it sees the store.
@@ -158,8 +183,19 @@ pub(super) struct Making<'a> {
 
 impl World {
     pub(super) fn new(lag: Duration) -> Self {
+        Self::with(lag, |store| store)
+    }
+
+    /// In a store that keeps versions and locks each so long. The second host may only add.
+    pub(super) fn locked(period: Duration) -> Self {
+        Self::with(Duration::ZERO, |store| store.with_locks(period))
+    }
+
+    fn with(lag: Duration, change: impl Fn(Memory) -> Memory) -> Self {
         let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
         let store = Memory::new().overwriting().with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
+        let store = change(store);
+        let locks = store.immutability().unwrap().versions.yes().is_some();
         let states = tempfile::tempdir().unwrap();
         let identity = Identity::draw();
         let recipients = vec![identity.recipient()];
@@ -168,7 +204,7 @@ impl World {
         for n in 0..2 {
             let state = StateDirectory::new(states.path().join(format!("host{n}")));
             let view = View {
-                inner: store.clone(),
+                inner: if locks && n == 1 { store.add_only() } else { store.clone() },
                 clock: Arc::clone(&clock),
                 lag,
                 dies_in: Arc::new(AtomicI64::new(-1)),

@@ -85,7 +85,7 @@ pub(super) fn settle(context: &mut Context, options: &Restore) -> Result<Place, 
 /// repository, else PostgreSQL's usual user.
 fn owner_for(context: &Context, directory: &Path) -> Result<Option<Wanted>, Failure> {
     let nearest = directory.ancestors().find(|path| path.exists());
-    let repository = if context.is_ad_hoc()? { Some(ad_hoc_path(context)?) } else { None };
+    let repository = if context.is_ad_hoc()? { ad_hoc_path(context)? } else { None };
     let state = context.state_path().map(Path::to_owned);
     let paths = nearest.map(Path::to_owned).into_iter().chain(repository).chain(state);
     let paths: Vec<PathBuf> = paths.collect();

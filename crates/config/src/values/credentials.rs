@@ -1,0 +1,171 @@
+//! Who a host is at a store.
+//!
+//! Each key is a secret, or a plain name; which of them a store takes is said by its kind. Nothing is read here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use refloat_types::Scheme;
+use serde_json::{Map, Value as Json, json};
+
+use crate::error::Problem;
+use crate::node::{Node, Value};
+use crate::secret::SecretRef;
+use crate::setting::{At, Set, Setting, options, refuse_unknown, schema_of, wrong_type};
+use crate::values::plain::{AbsolutePath, Text};
+
+options! {
+    /// Who this host is at a store. S3: the two halves of a key, a document of keys, or a role. Google Cloud Storage: a
+    /// service account. Azure: an account with its key or a token.
+    pub(crate) struct CredentialsOptions {
+        /// S3: the public half of a key.
+        access_key_id: Text,
+        /// S3: the secret half.
+        secret_access_key: SecretRef,
+        /// S3: of temporary credentials.
+        session_token: SecretRef,
+        /// S3: a document of keys, as `aws configure` writes it or as a credential process prints it, read again before they
+        /// expire: `{ file = … }` or `{ command = […] }`.
+        from: SecretRef,
+        /// S3: the role that is given for the token in `token_file` (Kubernetes, OpenID Connect).
+        role: Text,
+        /// S3: the file in which something else renews the token.
+        token_file: AbsolutePath,
+        /// S3: where tokens are exchanged, if not at the provider's own place.
+        sts_endpoint: Text,
+        /// Google Cloud Storage: the key file of a service account, as JSON.
+        service_account: SecretRef,
+        /// Azure: the storage account.
+        account_name: Text,
+        /// Azure: its key.
+        account_key: SecretRef,
+        /// Azure: a shared access signature.
+        sas_token: SecretRef,
+    }
+}
+
+/// Who this host is at a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Names that are no secrets: `access_key_id`, `account_name`.
+    pub plain: BTreeMap<&'static str, String>,
+    /// Secrets by the names of their settings.
+    pub secrets: BTreeMap<&'static str, SecretRef>,
+    /// The role that is given for a token.
+    pub web_identity: Option<WebIdentity>,
+}
+
+/// A role that is given for a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebIdentity {
+    /// The role's ARN.
+    pub role: String,
+    /// The token's file.
+    pub token_file: PathBuf,
+    /// Where tokens are exchanged, if not at the provider's own place.
+    pub endpoint: Option<String>,
+}
+
+const HINT: &str = "Write { access_key_id = \"…\", secret_access_key = { file = … } }, { from = { file = … } } or { role = \"…\", token_file = \"…\" }; leave it out for the machine's role.";
+
+impl Credentials {
+    /// Why these cannot be used at such a store, if so.
+    pub(crate) fn misfit(&self, scheme: Scheme) -> Option<String> {
+        let fits: &[&str] = match scheme {
+            Scheme::S3 => &["access_key_id", "secret_access_key", "session_token", "from"],
+            Scheme::Gs => &["service_account"],
+            Scheme::Azblob => &["account_name", "account_key", "sas_token"],
+            _ => &[],
+        };
+        let foreign = self.plain.keys().chain(self.secrets.keys()).find(|key| !fits.contains(key));
+        if let Some(key) = foreign {
+            return Some(format!("{} has no \"{key}\"", scheme.name()));
+        }
+        if self.web_identity.is_some() && scheme != Scheme::S3 {
+            return Some(format!("{} has no \"role\"", scheme.name()));
+        }
+        let has = |key| self.plain.contains_key(key) || self.secrets.contains_key(key);
+        let whole = match scheme {
+            Scheme::S3 => {
+                let key = has("access_key_id") && has("secret_access_key");
+                let parts = ["access_key_id", "secret_access_key", "session_token"].into_iter().any(has);
+                let ways = [key, has("from"), self.web_identity.is_some()];
+                ways.into_iter().filter(|way| *way).count() == 1 && parts == key
+            }
+            Scheme::Gs => has("service_account"),
+            Scheme::Azblob => has("account_name") && !(has("account_key") && has("sas_token")),
+            _ => true,
+        };
+        (!whole).then(|| "these are not whole, or are several at once".to_owned())
+    }
+
+    /// What to write instead.
+    pub(crate) fn hint(scheme: Scheme) -> &'static str {
+        match scheme {
+            Scheme::Gs => "Write { service_account = { file = … } }; leave it out for the machine's account.",
+            Scheme::Azblob => {
+                "Write { account_name = \"…\", account_key = { file = … } } or { account_name = \"…\", sas_token = { file = … } }."
+            }
+            _ => HINT,
+        }
+    }
+}
+
+impl Setting for Credentials {
+    const TAKES: &'static str = "a table such as { access_key_id = …, secret_access_key = { file = … } }";
+    fn read(node: &Node, at: &At<'_>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let Value::Table(table) = &node.value else { return wrong_type(node, at, Self::TAKES, problems) };
+        let before = problems.len();
+        refuse_unknown(table, at, &[CredentialsOptions::KEYS], problems);
+        let raw = CredentialsOptions::read_keys(table, at, problems);
+        let web_identity = match (raw.role, raw.token_file) {
+            (Some(role), Some(file)) => Some(WebIdentity {
+                role: role.value.0,
+                token_file: file.value.0,
+                endpoint: raw.sts_endpoint.map(|set| set.value.0),
+            }),
+            (None, None) if raw.sts_endpoint.is_none() => None,
+            _ => {
+                let why = "\"role\" and \"token_file\" belong together";
+                problems.push(Problem::bad_hint(&node.place, at.path.clone(), why, HINT));
+                None
+            }
+        };
+        let mut read = Self { web_identity, ..Self::default() };
+        let plain: [(&str, Option<Set<Text>>); 2] =
+            [("access_key_id", raw.access_key_id), ("account_name", raw.account_name)];
+        read.plain.extend(plain.into_iter().filter_map(|(key, set)| Some((key, set?.value.0))));
+        let secrets = [
+            ("secret_access_key", raw.secret_access_key),
+            ("session_token", raw.session_token),
+            ("from", raw.from),
+            ("service_account", raw.service_account),
+            ("account_key", raw.account_key),
+            ("sas_token", raw.sas_token),
+        ];
+        read.secrets.extend(secrets.into_iter().filter_map(|(key, set)| Some((key, set?.value))));
+        if problems.len() == before && read == Self::default() {
+            let why = "there is nothing in it";
+            problems.push(Problem::bad_hint(&node.place, at.path.clone(), why, HINT));
+        }
+        (problems.len() == before).then_some(read)
+    }
+    fn show(&self) -> Json {
+        let mut shown = Map::new();
+        for (key, value) in &self.plain {
+            shown.insert((*key).to_owned(), json!(value));
+        }
+        for (key, secret) in &self.secrets {
+            shown.insert((*key).to_owned(), secret.show());
+        }
+        if let Some(identity) = &self.web_identity {
+            shown.insert("role".to_owned(), json!(identity.role));
+            shown.insert("token_file".to_owned(), json!(identity.token_file.display().to_string()));
+            if let Some(endpoint) = &identity.endpoint {
+                shown.insert("sts_endpoint".to_owned(), json!(endpoint));
+            }
+        }
+        Json::Object(shown)
+    }
+}
+schema_of!(Credentials, |generator| <CredentialsOptions as schemars::JsonSchema>::json_schema(generator));

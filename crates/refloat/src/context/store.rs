@@ -1,0 +1,145 @@
+//! From the settings of a repository to an open store: what the configuration says is put into the store's own words here,
+//! because neither of the two knows the other.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+
+use refloat_config::{Credentials as Configured, SecretReader, Sse, StoreConfig, Style as ConfiguredStyle};
+use refloat_store::{Credentials, FetchKeys, Keys, Patience, ServerSideEncryption, StoreSettings, Style};
+use refloat_types::{Location, Scheme};
+
+use super::Environment;
+use crate::identity::is_root;
+
+/// What the configuration says of a store.
+pub(super) fn configured(
+    config: &StoreConfig,
+    environment: Environment,
+    works_for: Option<(u32, u32)>,
+) -> StoreSettings {
+    let usual = Patience::default();
+    StoreSettings {
+        region: config.region.clone(),
+        endpoint: config.endpoint.clone(),
+        style: match config.style {
+            None => Style::Auto,
+            Some(ConfiguredStyle::Path) => Style::Path,
+            Some(ConfiguredStyle::Virtual) => Style::Virtual,
+        },
+        storage_class: config.storage_class.clone(),
+        sse: config.sse.as_ref().map(|sse| match sse {
+            Sse::Aes256 => ServerSideEncryption::Aes256,
+            Sse::Kms(key) => ServerSideEncryption::Kms(key.clone()),
+        }),
+        metadata: config.metadata.clone(),
+        ca_file: config.ca_file.clone(),
+        credentials: config
+            .credentials
+            .as_ref()
+            .map_or(Credentials::Machine, |of| credentials(of, environment, works_for)),
+        patience: Patience {
+            call: config.call_timeout.unwrap_or(usual.call),
+            connections: config.max_connections.map_or(usual.connections, |most| most as usize),
+            upload_rate: config.max_upload_rate.map(|rate| rate.0),
+            download_rate: config.max_download_rate.map(|rate| rate.0),
+            ..usual
+        },
+        conditional: None,
+    }
+}
+
+/// Root, who asks before it becomes the user that it works for, reads secrets as that user would.
+fn credentials(config: &Configured, environment: Environment, works_for: Option<(u32, u32)>) -> Credentials {
+    if let Some(identity) = &config.web_identity {
+        return Credentials::WebIdentity {
+            role: identity.role.clone(),
+            token_file: identity.token_file.clone(),
+            endpoint: identity.endpoint.clone(),
+        };
+    }
+    let config = config.clone();
+    let fetch: FetchKeys = Arc::new(move || {
+        let reader = match works_for {
+            Some((uid, gid)) if is_root() => SecretReader::on_behalf_of(uid, vec![gid], &environment),
+            _ => SecretReader::current(&environment),
+        };
+        let mut keys = Keys::default();
+        for (name, value) in &config.plain {
+            keys = keys.with(name, value.clone());
+        }
+        for (name, secret) in &config.secrets {
+            let text = secret.read(&reader).map_err(io::Error::other)?;
+            if *name == "from" {
+                return Keys::from_document(text.expose());
+            }
+            keys = keys.with(name, text.expose());
+        }
+        Ok(keys)
+    });
+    Credentials::Keys(fetch)
+}
+
+/// What a store is told that only a URL names: the variables that other programs for such a store go by, and else the
+/// machine's role. A configuration never looks at them.
+pub(super) fn of_environment(location: &Location, environment: Environment) -> StoreSettings {
+    let one = |names: &[&str]| {
+        let values = names.iter().filter_map(|name| environment(name)).filter_map(text);
+        values.into_iter().next()
+    };
+    let mut settings = StoreSettings::default();
+    match location.scheme() {
+        Scheme::S3 => {
+            settings.region = one(&["AWS_REGION", "AWS_DEFAULT_REGION"]);
+            settings.endpoint = one(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
+            settings.ca_file = one(&["AWS_CA_BUNDLE"]).map(Into::into);
+            let identity = (one(&["AWS_ROLE_ARN"]), one(&["AWS_WEB_IDENTITY_TOKEN_FILE"]));
+            if let (Some(id), Some(secret)) = (one(&["AWS_ACCESS_KEY_ID"]), one(&["AWS_SECRET_ACCESS_KEY"])) {
+                let mut keys = Keys::default().with("access_key_id", id).with("secret_access_key", secret);
+                if let Some(token) = one(&["AWS_SESSION_TOKEN"]) {
+                    keys = keys.with("session_token", token);
+                }
+                settings.credentials = constant(keys);
+            } else if let (Some(role), Some(token_file)) = identity {
+                settings.credentials = Credentials::WebIdentity {
+                    role,
+                    token_file: token_file.into(),
+                    endpoint: one(&["AWS_ENDPOINT_URL_STS"]),
+                };
+            }
+        }
+        Scheme::Gs => {
+            settings.endpoint = one(&["STORAGE_EMULATOR_HOST"])
+                .map(|host| if host.contains("://") { host } else { format!("http://{host}") });
+            if let Some(file) = one(&["GOOGLE_APPLICATION_CREDENTIALS"]) {
+                settings.credentials = Credentials::Keys(Arc::new(move || {
+                    Ok(Keys::default().with("service_account", std::fs::read_to_string(&file)?))
+                }));
+            } else if settings.endpoint.is_some() {
+                settings.credentials = constant(Keys::default().with("anonymous", "yes"));
+            }
+        }
+        Scheme::Azblob => {
+            settings.endpoint = one(&["AZURE_STORAGE_BLOB_ENDPOINT"]);
+            if let Some(account) = one(&["AZURE_STORAGE_ACCOUNT"]) {
+                let mut keys = Keys::default().with("account_name", account);
+                if let Some(key) = one(&["AZURE_STORAGE_KEY"]) {
+                    keys = keys.with("account_key", key);
+                } else if let Some(token) = one(&["AZURE_STORAGE_SAS_TOKEN"]) {
+                    keys = keys.with("sas_token", token);
+                }
+                settings.credentials = constant(keys);
+            }
+        }
+        _ => {}
+    }
+    settings
+}
+
+fn text(value: OsString) -> Option<String> {
+    value.into_string().ok().filter(|text| !text.trim().is_empty())
+}
+
+fn constant(keys: Keys) -> Credentials {
+    Credentials::Keys(Arc::new(move || Ok(keys.clone())))
+}

@@ -1,0 +1,406 @@
+//! Objects in a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage, through OpenDAL.
+//!
+//! The calls are synchronous, as [`Store`] has it, and each has its deadline; one runtime of the process drives them all
+//! ([`runtime`]). What a crash leaves are parts of an unfinished upload, which are visible to nobody and which
+//! [`Store::clear_abandoned`] removes.
+
+mod credentials;
+pub(crate) mod failure;
+pub(crate) mod runtime;
+mod services;
+pub(crate) mod transport;
+mod web_identity;
+mod writer;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use opendal::options::{ListOptions, ReadOptions, WriteOptions};
+use opendal::{Buffer, Operator};
+use refloat_types::{Location, Scheme, Timestamp};
+
+use self::failure::Told;
+use self::transport::{ANSWER, Answer};
+use crate::open::OpenError;
+use crate::posix::Options;
+use crate::settings::StoreSettings;
+use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+
+/// A store in a bucket.
+pub struct ObjectStore {
+    inner: Arc<Inner>,
+}
+
+/// What calls and writers share.
+pub(crate) struct Inner {
+    url: String,
+    location: Location,
+    settings: StoreSettings,
+    options: Options,
+    operator: RwLock<Operator>,
+    /// Whether the store is asked to create only what is new.
+    asks: bool,
+    /// Whether that can be relied on.
+    refuses: bool,
+    /// The bucket was seen to be there: "no such object" is an answer.
+    bucket_is_there: AtomicBool,
+}
+
+impl ObjectStore {
+    /// Makes ready for calls; none is made.
+    ///
+    /// # Errors
+    /// Settings that do not fit.
+    pub fn open(location: &Location, settings: &StoreSettings, options: Options) -> Result<Self, OpenError> {
+        let operator = services::operator(location, settings, true)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                url: location.to_string(),
+                location: location.clone(),
+                settings: settings.clone(),
+                options,
+                operator: RwLock::new(operator),
+                asks: settings.conditional != Some(false),
+                // The providers' own stores document it; whatever else speaks their protocol has to be tried.
+                refuses: settings.conditional.unwrap_or(settings.endpoint.is_none()),
+                bucket_is_there: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    fn refuse_writing(&self, action: &'static str, key: &Key) -> Result<(), StoreError> {
+        if self.inner.options.read_only {
+            let source = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+            return Err(StoreError::from_io(action, key.as_str(), &self.inner.url, source));
+        }
+        Ok(())
+    }
+
+    /// Size and age of `key`, without a doubt about the bucket.
+    fn stat(&self, action: &'static str, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+        let path = key.as_str().to_owned();
+        let stat = self.inner.call((action, key.as_str()), 0, move |operator| {
+            let path = path.clone();
+            async move { operator.stat(&path).await }
+        });
+        match stat {
+            Ok(metadata) => Ok(Some(ObjectInfo {
+                key: key.clone(),
+                size: metadata.content_length(),
+                created: created(&metadata),
+            })),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                self.know_bucket(action, key.as_str())?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An answer to a HEAD has no body: a bucket that is not there looks like an object that is not there. So the bucket is
+    /// asked for once.
+    fn know_bucket(&self, action: &'static str, object: &str) -> Result<(), StoreError> {
+        if self.inner.bucket_is_there.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.inner.call((action, object), 0, |operator| async move {
+            let options = ListOptions { limit: Some(1), ..ListOptions::default() };
+            operator.lister_options("", options).await?.try_next().await.map(drop)
+        })?;
+        self.inner.bucket_is_there.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// How long a call may take that moves this many bytes.
+    fn limit(&self, bytes: u64) -> Duration {
+        let patience = &self.settings.patience;
+        patience.call + Duration::from_secs(bytes.checked_div(patience.least_rate).unwrap_or(0))
+    }
+
+    fn operator(&self) -> Operator {
+        self.operator.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Fetches credentials anew: the store has said that they have expired.
+    fn renew(&self) {
+        match services::operator(&self.location, &self.settings, true) {
+            Ok(operator) => *self.operator.write().unwrap_or_else(PoisonError::into_inner) = operator,
+            Err(error) => tracing::debug!(%error, "credentials could not be renewed"),
+        }
+    }
+
+    /// Makes one call with its deadline, and once more with new credentials where the store says that they have expired.
+    fn call<T, F, Fut>(
+        self: &Arc<Self>,
+        about: (&'static str, &str),
+        bytes: u64,
+        call: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(Operator) -> Fut,
+        Fut: Future<Output = opendal::Result<T>> + Send + 'static,
+    {
+        let limit = self.limit(bytes);
+        let first = self.attempt(about, limit, call(self.operator()));
+        match first {
+            Err((_, true)) => {
+                self.renew();
+                self.attempt(about, limit, call(self.operator())).map_err(|(error, _)| error)
+            }
+            other => other.map_err(|(error, _)| error),
+        }
+    }
+
+    /// Makes one attempt; an error comes with whether credentials have expired.
+    fn attempt<T: Send + 'static>(
+        &self,
+        (action, object): (&'static str, &str),
+        limit: Duration,
+        future: impl Future<Output = opendal::Result<T>> + Send + 'static,
+    ) -> Result<T, (StoreError, bool)> {
+        let answered = runtime::run(observed(limit, future));
+        let fail = |error| (StoreError::from_io(action, object, &self.url, error), false);
+        match answered.map_err(fail)? {
+            Ok(value) => Ok(value),
+            Err(Failed::Late) => Err((late(action, object, &self.url, limit), false)),
+            Err(Failed::Answered(error, answer)) => {
+                let expired = failure::is_expired(&error);
+                Err((failure::sort(action, object, &self.url, &error, answer), expired))
+            }
+        }
+    }
+}
+
+/// How an attempt failed.
+pub(crate) enum Failed {
+    Late,
+    Answered(Box<opendal::Error>, Answer),
+}
+
+/// Runs a call with its deadline and notes what the store answers.
+pub(crate) async fn observed<T>(
+    limit: Duration,
+    future: impl Future<Output = opendal::Result<T>>,
+) -> Result<T, Failed> {
+    let answer = Arc::new(Mutex::new(Answer::default()));
+    match runtime::within(limit, ANSWER.scope(Arc::clone(&answer), future)).await {
+        None => Err(Failed::Late),
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => {
+            let answer = *answer.lock().unwrap_or_else(PoisonError::into_inner);
+            Err(Failed::Answered(Box::new(error), answer))
+        }
+    }
+}
+
+/// The error of a call that had no answer in time.
+pub(crate) fn late(action: &'static str, object: &str, store: &str, limit: Duration) -> StoreError {
+    let source = Told::error(format!("no answer within {} s", limit.as_secs_f64()), None);
+    StoreError::new(StoreErrorKind::Unreachable, action, object, store, source)
+}
+
+/// When it was created, by the store's clock. Some answers have fractions of a second and some have not.
+fn created(metadata: &opendal::Metadata) -> Timestamp {
+    let time = metadata.last_modified().map(opendal::raw::Timestamp::into_inner);
+    time.and_then(|time| Timestamp::from_second(time.as_second()).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Whether any key can begin with this; what opendal would make of another text is not what was asked.
+fn can_begin_a_key(prefix: &str) -> bool {
+    let whole = prefix.strip_suffix('/').unwrap_or(prefix);
+    prefix.is_empty() || whole.parse::<Key>().is_ok()
+}
+
+impl Store for ObjectStore {
+    fn describe(&self) -> &str {
+        &self.inner.url
+    }
+
+    fn put_new(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+        self.refuse_writing("create", key)?;
+        let (path, body) = (key.as_str().to_owned(), Buffer::from(body.to_vec()));
+        let options = self.inner.write_options(None);
+        let bytes = body.len() as u64;
+        let put = self.inner.call(("create", key.as_str()), bytes, move |operator| {
+            let (path, body, options) = (path.clone(), body.clone(), options.clone());
+            async move { operator.write_options(&path, body, options).await.map(drop) }
+        });
+        put
+    }
+
+    fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {
+        self.refuse_writing("create", key)?;
+        Ok(Box::new(writer::Writer::new(Arc::clone(&self.inner), key.clone())))
+    }
+
+    fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        let fail = |kind, text: String| {
+            StoreError::new(kind, "read", key.as_str(), &self.inner.url, Told::error(text, None))
+        };
+        let length = range.end.saturating_sub(range.start);
+        // Offsets that no object has make some stores ignore the range and send the whole object.
+        if length == 0 || range.end > 1 << 52 {
+            return match self.stat("read", key)? {
+                None => Err(fail(StoreErrorKind::NotFound, "no such object".to_owned())),
+                Some(info) if info.size < range.end => {
+                    let text = format!("it holds {} bytes where {} are needed", info.size, range.end);
+                    Err(fail(StoreErrorKind::Truncated, text))
+                }
+                Some(_) => Ok(()),
+            };
+        }
+        let path = key.as_str().to_owned();
+        let wanted = range.clone();
+        let answer = self.inner.call(("read", key.as_str()), length, move |operator| {
+            let (path, range) = (path.clone(), wanted.clone());
+            async move {
+                let options = ReadOptions { range: range.into(), ..ReadOptions::default() };
+                let got = operator.read_options(&path, options).await?;
+                let status = ANSWER.with(|noted| noted.lock().unwrap_or_else(PoisonError::into_inner).status);
+                Ok((got, status))
+            }
+        });
+        // An object that ends early is told in many ways; its size is the same in all of them.
+        let (got, status) = match answer {
+            Err(error) if matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Truncated) => {
+                return match self.stat("read", key)? {
+                    Some(info) if info.size < range.end => {
+                        let text = format!("it holds {} bytes where {} are needed", info.size, range.end);
+                        Err(fail(StoreErrorKind::Truncated, text))
+                    }
+                    _ => Err(error),
+                };
+            }
+            other => other?,
+        };
+        if range.start > 0 && status == 200 {
+            let text = "the store sends whole objects where parts are asked for".to_owned();
+            return Err(fail(StoreErrorKind::Other, text));
+        }
+        let bytes = got.len() as u64;
+        if bytes < length {
+            let text = format!("{bytes} bytes came where {length} are needed");
+            return Err(fail(StoreErrorKind::Truncated, text));
+        }
+        let wanted = usize::try_from(length).unwrap_or(usize::MAX);
+        into.reserve(wanted);
+        for piece in got.slice(..wanted) {
+            into.extend_from_slice(&piece);
+        }
+        Ok(())
+    }
+
+    fn settle(&self, key: &Key) -> Result<(), StoreError> {
+        match self.stat("sync", key)? {
+            Some(_) => Ok(()),
+            None => {
+                let source = io::Error::from(io::ErrorKind::NotFound);
+                Err(StoreError::from_io("sync", key.as_str(), &self.inner.url, source))
+            }
+        }
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
+        self.stat("look up", key)
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if !can_begin_a_key(prefix) {
+            return Ok(());
+        }
+        let about = ("list", prefix);
+        let lister = self.inner.call(about, 0, {
+            let prefix = prefix.to_owned();
+            move |operator| {
+                let prefix = prefix.clone();
+                async move {
+                    let options = ListOptions { recursive: true, ..ListOptions::default() };
+                    operator.lister_options(&prefix, options).await
+                }
+            }
+        })?;
+        let limit = self.inner.limit(0);
+        let mut lister = Some(lister);
+        while let Some(mut current) = lister.take() {
+            let batch = self.inner.attempt(about, limit, async move {
+                let mut batch = Vec::with_capacity(BATCH);
+                while let Some(entry) = current.try_next().await? {
+                    batch.push(entry);
+                    if batch.len() == BATCH {
+                        return Ok((batch, Some(current)));
+                    }
+                }
+                Ok((batch, None))
+            });
+            let (entries, rest) = batch.map_err(|(error, _)| error)?;
+            lister = rest;
+            for entry in entries {
+                let (Ok(key), true) = (entry.path().parse::<Key>(), entry.path().starts_with(prefix)) else {
+                    continue;
+                };
+                let metadata = entry.metadata();
+                let info = ObjectInfo { key, size: metadata.content_length(), created: created(metadata) };
+                if each(info).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        self.inner.bucket_is_there.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.refuse_writing("delete", key)?;
+        let path = key.as_str().to_owned();
+        let deleted = self.inner.call(("delete", key.as_str()), 0, move |operator| {
+            let path = path.clone();
+            async move { operator.delete(&path).await }
+        });
+        match deleted {
+            Err(error) if error.kind == StoreErrorKind::NotFound => self.know_bucket("delete", key.as_str()),
+            other => other,
+        }
+    }
+
+    fn features(&self) -> Features {
+        Features { create_new: self.inner.refuses, durable: true, consistent_list: true }
+    }
+
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        Ok(None)
+    }
+}
+
+/// Objects handed over at once while listing: as many as a page of S3 holds.
+const BATCH: usize = 1000;
+
+impl Inner {
+    /// How new objects are written; `mark` is kept with the object and tells whose it is.
+    fn write_options(&self, mark: Option<&str>) -> WriteOptions {
+        let mut metadata: HashMap<String, String> =
+            self.settings.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        if let Some(mark) = mark {
+            metadata.insert(writer::MARK.to_owned(), mark.to_owned());
+        }
+        WriteOptions {
+            if_not_exists: self.asks,
+            user_metadata: (!metadata.is_empty()).then_some(metadata),
+            content_type: (self.location.scheme() == Scheme::Gs)
+                .then(|| "application/octet-stream".to_owned()),
+            ..WriteOptions::default()
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Who we are at an object store, fetched when it is needed, and again before it expires.
+//!
+//! The library that signs requests keeps what it got until two minutes before it expires, then asks again. Keys without
+//! an end are asked for again after [`STALE`], so that a file that something else rewrites is noticed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use refloat_types::Timestamp;
+use reqsign_aws_v4::IMDSv2CredentialProvider;
+use reqsign_core::time::Timestamp as SignTime;
+use reqsign_core::{Context, Error, ProvideCredential, ProvideCredentialChain, Result};
+
+use super::web_identity::WebIdentity;
+use crate::settings::{Credentials, FetchKeys, Keys, StoreSettings};
+
+/// After this long keys without an end are fetched again.
+const STALE: Duration = Duration::from_secs(15 * 60);
+
+/// Credentials of S3.
+pub(super) fn s3(
+    settings: &StoreSettings,
+    region: &str,
+) -> ProvideCredentialChain<reqsign_aws_v4::Credential> {
+    let chain = ProvideCredentialChain::new();
+    match &settings.credentials {
+        Credentials::Keys(fetch) => chain.push(S3Keys(Fetched(Arc::clone(fetch)))),
+        Credentials::WebIdentity { role, token_file, endpoint } => {
+            chain.push(WebIdentity::new(role, token_file, endpoint.as_deref(), region))
+        }
+        Credentials::Machine => chain.push(WithoutEnvironment(IMDSv2CredentialProvider::new())),
+    }
+}
+
+/// Credentials of Google Cloud Storage; an empty chain leaves it to the machine's metadata service.
+pub(super) fn gcs(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_google::Credential> {
+    let chain = ProvideCredentialChain::new();
+    match &settings.credentials {
+        Credentials::Keys(fetch) => chain.push(GcsKeys(Fetched(Arc::clone(fetch)))),
+        _ => chain.push(WithoutEnvironment(reqsign_google::VmMetadataCredentialProvider::new())),
+    }
+}
+
+/// Credentials of Azure Blob Storage.
+pub(super) fn azblob(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_azure_storage::Credential> {
+    let chain = ProvideCredentialChain::new();
+    match &settings.credentials {
+        Credentials::Keys(fetch) => chain.push(AzureKeys(Fetched(Arc::clone(fetch)))),
+        _ => chain.push(WithoutEnvironment(reqsign_azure_storage::ImdsCredentialProvider::new())),
+    }
+}
+
+/// A provider that sees no environment: what a variable says there must not decide who we are.
+#[derive(Debug)]
+struct WithoutEnvironment<P>(P);
+
+impl<P: ProvideCredential> ProvideCredential for WithoutEnvironment<P> {
+    type Credential = P::Credential;
+
+    async fn provide_credential(&self, context: &Context) -> Result<Option<Self::Credential>> {
+        let bare = Context::new().with_http_send(Sender(context.clone()));
+        self.0.provide_credential(&bare).await
+    }
+}
+
+/// Sends through another context.
+#[derive(Debug)]
+struct Sender(Context);
+
+impl reqsign_core::HttpSend for Sender {
+    async fn http_send(&self, request: http::Request<bytes::Bytes>) -> Result<http::Response<bytes::Bytes>> {
+        self.0.http_send(request).await
+    }
+}
+
+/// Asks the function of the settings, on a thread where it may block.
+struct Fetched(FetchKeys);
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fetched(***)")
+    }
+}
+
+impl Fetched {
+    async fn keys(&self) -> Result<(Keys, SignTime)> {
+        let fetch = Arc::clone(&self.0);
+        let fetched = tokio::task::spawn_blocking(move || fetch()).await;
+        let keys = fetched
+            .map_err(|_| Error::unexpected("fetching credentials died"))?
+            .map_err(|error| Error::credential_invalid(super::transport::chain(&error)))?;
+        let until = match keys.expires {
+            Some(expires) => sign_time(expires)?,
+            None => SignTime::now() + STALE,
+        };
+        Ok((keys, until))
+    }
+}
+
+/// A moment as the library that signs has it.
+pub(super) fn sign_time(time: Timestamp) -> Result<SignTime> {
+    SignTime::from_second(time.as_second())
+        .map_err(|_| Error::credential_invalid("credentials expire at a moment that cannot be"))
+}
+
+fn lacks(what: &str) -> Error {
+    Error::credential_invalid(format!("credentials lack {what}"))
+}
+
+#[derive(Debug)]
+struct S3Keys(Fetched);
+
+impl ProvideCredential for S3Keys {
+    type Credential = reqsign_aws_v4::Credential;
+
+    async fn provide_credential(&self, _: &Context) -> Result<Option<Self::Credential>> {
+        let (keys, until) = self.0.keys().await?;
+        let need = |name: &str| keys.get(name).map(|value| value.trim().to_owned());
+        Ok(Some(reqsign_aws_v4::Credential {
+            access_key_id: need("access_key_id").ok_or_else(|| lacks("access_key_id"))?,
+            secret_access_key: need("secret_access_key").ok_or_else(|| lacks("secret_access_key"))?,
+            session_token: need("session_token"),
+            expires_in: Some(until),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct GcsKeys(Fetched);
+
+impl ProvideCredential for GcsKeys {
+    type Credential = reqsign_google::Credential;
+
+    async fn provide_credential(&self, context: &Context) -> Result<Option<Self::Credential>> {
+        let (keys, until) = self.0.keys().await?;
+        if let Some(token) = keys.get("token") {
+            let token =
+                reqsign_google::Token { access_token: token.trim().to_owned(), expires_at: Some(until) };
+            return Ok(Some(reqsign_google::Credential::with_token(token)));
+        }
+        let account = keys.get("service_account").ok_or_else(|| lacks("service_account or token"))?;
+        let encoded = data_encoding::BASE64.encode(account.as_bytes());
+        let provider = reqsign_google::StaticCredentialProvider::from_base64(encoded)
+            .map_err(|_| Error::credential_invalid("service_account is no key file of a service account"))?;
+        provider.with_scope(SCOPE).provide_credential(context).await
+    }
+}
+
+/// What a token may be used for.
+const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+
+#[derive(Debug)]
+struct AzureKeys(Fetched);
+
+impl ProvideCredential for AzureKeys {
+    type Credential = reqsign_azure_storage::Credential;
+
+    async fn provide_credential(&self, _: &Context) -> Result<Option<Self::Credential>> {
+        use reqsign_azure_storage::Credential as C;
+        let (keys, until) = self.0.keys().await?;
+        if let Some(token) = keys.get("sas_token") {
+            let token = token.trim().trim_start_matches('?');
+            return Ok(Some(C::with_sas_token_expires_at(token, until)));
+        }
+        let account = keys.get("account_name").ok_or_else(|| lacks("account_name"))?;
+        let key = keys.get("account_key").ok_or_else(|| lacks("account_key or sas_token"))?;
+        Ok(Some(C::with_shared_key(account.trim(), key.trim())))
+    }
+}

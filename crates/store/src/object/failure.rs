@@ -1,0 +1,204 @@
+//! What an object store's answer means to the caller.
+//!
+//! opendal's errors carry URLs, which may hold a signature: only the store's own code and message, and the cause of a
+//! broken connection, go into ours.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use opendal::ErrorKind;
+
+use super::transport::Answer;
+use crate::{StoreError, StoreErrorKind};
+
+/// The cause of a [`StoreError`]: what the store said, and how long it asks to be left alone.
+#[derive(Debug)]
+pub(crate) struct Told {
+    text: String,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Told {
+    pub(crate) fn error(text: impl Into<String>, retry_after: Option<Duration>) -> io::Error {
+        io::Error::other(Self { text: text.into(), retry_after })
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// Longest message of a store that is repeated.
+const LONGEST: usize = 300;
+
+/// One line of at most [`LONGEST`] characters.
+fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= LONGEST {
+        return line;
+    }
+    line.chars().take(LONGEST).chain("…".chars()).collect()
+}
+
+/// The value of a field as Rust's `Debug` prints it in opendal's message: `code: "NoSuchKey"`.
+fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(&format!("{name}: \""))?;
+    rest.split_once('"').map(|(value, _)| value).filter(|value| !value.is_empty())
+}
+
+/// What the store said, in words.
+fn told(error: &opendal::Error, answer: Answer) -> String {
+    let message = error.message();
+    let said = match (field(message, "code").or(field(message, "Code")), field(message, "message")) {
+        (Some(code), Some(text)) => shorten(&format!("{code}: {text}")),
+        (Some(code), None) => code.to_owned(),
+        (None, Some(text)) => shorten(text),
+        // Pages of proxies and the like tell nothing.
+        (None, None) if message.trim_start().starts_with('<') => String::new(),
+        (None, None) => shorten(message),
+    };
+    let cause = std::error::Error::source(error).map(super::transport::chain).map(|text| shorten(&text));
+    match (answer.status, said.as_str(), cause) {
+        (0, _, Some(cause)) => cause,
+        (0, said, None) => said.to_owned(),
+        (status, "", _) => format!("the store answered {status}"),
+        (status, said, _) => format!("the store answered {status}: {said}"),
+    }
+}
+
+/// Codes of stores that say that credentials were right and are no more.
+pub(crate) const EXPIRED: [&str; 5] =
+    ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"];
+
+/// Whether the store says that the credentials have expired.
+pub(crate) fn is_expired(error: &opendal::Error) -> bool {
+    let code = field(error.message(), "code").or(field(error.message(), "Code"));
+    code.is_some_and(|code| EXPIRED.contains(&code))
+}
+
+/// Whether whoever hands out credentials may answer later.
+fn is_retryable_source(error: &opendal::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        if let Some(signing) = cause.downcast_ref::<reqsign_core::Error>() {
+            return signing.is_retryable();
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// What the caller can do.
+fn kind(error: &opendal::Error, answer: Answer) -> StoreErrorKind {
+    let code = field(error.message(), "code").or(field(error.message(), "Code")).unwrap_or_default();
+    match code {
+        "NoSuchBucket" | "ContainerNotFound" => return StoreErrorKind::Other,
+        "QuotaExceeded" | "InsufficientStorage" | "EntityTooLarge" => return StoreErrorKind::NoSpace,
+        // The date of a request is looked at: a clock is wrong, and asking again does not mend it.
+        "RequestTimeTooSkewed" => return StoreErrorKind::Other,
+        code if EXPIRED.contains(&code) => return StoreErrorKind::Denied,
+        _ => {}
+    }
+    // Credentials could not be had, and asking again does not help.
+    if error.message() == "signing http request" && answer.status == 0 && !error.is_temporary() {
+        return if is_retryable_source(error) { StoreErrorKind::Unreachable } else { StoreErrorKind::Denied };
+    }
+    match error.kind() {
+        ErrorKind::NotFound => StoreErrorKind::NotFound,
+        ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch => StoreErrorKind::AlreadyExists,
+        ErrorKind::PermissionDenied => StoreErrorKind::Denied,
+        ErrorKind::RangeNotSatisfied => StoreErrorKind::Truncated,
+        ErrorKind::RateLimited => StoreErrorKind::Unreachable,
+        _ => match answer.status {
+            401 | 403 | 407 => StoreErrorKind::Denied,
+            404 => StoreErrorKind::NotFound,
+            408 | 425 | 429 | 499 | 500..=506 | 509..=599 => StoreErrorKind::Unreachable,
+            // Two conditional writes at once: the other one may have won, or both were sent away.
+            409 => StoreErrorKind::Unreachable,
+            412 => StoreErrorKind::AlreadyExists,
+            416 => StoreErrorKind::Truncated,
+            507 => StoreErrorKind::NoSpace,
+            // No answer at all, or half of one.
+            0 | 200..=299 if error.is_temporary() => StoreErrorKind::Unreachable,
+            _ => StoreErrorKind::Other,
+        },
+    }
+}
+
+/// Sorts what opendal answers.
+pub(crate) fn sort(
+    action: &'static str,
+    object: &str,
+    store: &str,
+    error: &opendal::Error,
+    answer: Answer,
+) -> StoreError {
+    let source = Told::error(told(error, answer), answer.retry_after);
+    StoreError::new(kind(error, answer), action, object, store, source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: ErrorKind, message: &str) -> opendal::Error {
+        opendal::Error::new(kind, message).with_context("uri", "https://a/b?sig=hunter2")
+    }
+
+    fn sorted(error: &opendal::Error, status: u16) -> (StoreErrorKind, String) {
+        let answer = Answer { status, retry_after: Some(Duration::from_secs(3)) };
+        let sorted = sort("read", "k", "s3://b", error, answer);
+        assert_eq!(sorted.retry_after(), Some(Duration::from_secs(3)));
+        (sorted.kind, sorted.source.to_string())
+    }
+
+    #[test]
+    fn answers_are_sorted_and_told_without_their_url() {
+        use StoreErrorKind as K;
+        let denied = "S3Error { code: \"AccessDenied\", message: \"Access\n Denied.\", resource: \"/b/k\", request_id: \"\" }";
+        let said = |kind, message, status| sorted(&error(kind, message), status);
+        assert_eq!(
+            said(ErrorKind::PermissionDenied, denied, 403),
+            (K::Denied, "the store answered 403: AccessDenied: Access Denied.".to_owned())
+        );
+        assert_eq!(
+            said(ErrorKind::Unexpected, "<html><body>Bad Gateway</body></html>", 502),
+            (K::Unreachable, "the store answered 502".to_owned())
+        );
+        for (status, kind) in [
+            (429, K::Unreachable),
+            (408, K::Unreachable),
+            (500, K::Unreachable),
+            (503, K::Unreachable),
+            (412, K::AlreadyExists),
+            (416, K::Truncated),
+            (404, K::NotFound),
+            (401, K::Denied),
+            (507, K::NoSpace),
+            (400, K::Other),
+        ] {
+            assert_eq!(said(ErrorKind::Unexpected, "", status).0, kind, "{status}");
+        }
+        let expired = "S3Error { code: \"ExpiredToken\", message: \"The provided token has expired.\" }";
+        assert!(is_expired(&error(ErrorKind::Unexpected, expired)));
+        assert_eq!(said(ErrorKind::Unexpected, expired, 400).0, K::Denied);
+        // A bucket that is not there says nothing about an object.
+        let bucket = "S3Error { code: \"NoSuchBucket\", message: \"The specified bucket does not exist\" }";
+        assert_eq!(said(ErrorKind::ConfigInvalid, bucket, 404).0, K::Other);
+    }
+
+    #[test]
+    fn a_broken_connection_may_be_tried_again_and_its_cause_is_told() {
+        let broken = error(ErrorKind::Unexpected, "send http request")
+            .set_temporary()
+            .set_source(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
+        assert_eq!(sorted(&broken, 0), (StoreErrorKind::Unreachable, "connection refused".to_owned()));
+        // An answer whose body broke off.
+        assert_eq!(sorted(&broken, 200).0, StoreErrorKind::Unreachable);
+    }
+}

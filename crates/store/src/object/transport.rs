@@ -1,0 +1,134 @@
+//! The HTTP client of object stores.
+//!
+//! One client is shared by all stores of a process that believe the same certificates, and so are its connections. It
+//! follows no environment: no proxy that a variable names, no other certificates than the system's and those that are
+//! configured. What the store answered beside the body is noted for whoever made the call.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response, header::RETRY_AFTER};
+use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use tokio::task_local;
+
+/// Longest time until a connection is there.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Idle connections are closed before servers and firewalls forget them.
+const IDLE: Duration = Duration::from_secs(50);
+/// Longest silence while something is being received.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What a call's last answer said beside its body.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Answer {
+    /// The HTTP status; 0 before any answer.
+    pub(crate) status: u16,
+    /// How long the store asks to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+task_local! {
+    /// Where the answers of the call that runs in this task are noted.
+    pub(crate) static ANSWER: Arc<Mutex<Answer>>;
+}
+
+/// A client as opendal wants it.
+struct Client(ReqwestTransport);
+
+impl HttpTransport for Client {
+    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        note(Answer::default());
+        let response = self.0.fetch(request).await?;
+        let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        note(Answer { status: response.status().as_u16(), retry_after: wait.and_then(retry_after) });
+        Ok(response)
+    }
+}
+
+fn note(answer: Answer) {
+    // Outside of a call (a test, a background abort) nobody listens.
+    let _ = ANSWER.try_with(|noted| *noted.lock().unwrap_or_else(PoisonError::into_inner) = answer);
+}
+
+/// Seconds, which is what stores send; a date is left to the usual pauses. A mistaken hour is cut to five minutes.
+fn retry_after(text: &str) -> Option<Duration> {
+    let seconds: u64 = text.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(300)))
+}
+
+/// Clients by the certificates that they believe.
+static CLIENTS: OnceLock<Mutex<BTreeMap<Option<PathBuf>, HttpTransporter>>> = OnceLock::new();
+
+/// The client that believes the system's certificates and those in `ca_file`.
+///
+/// # Errors
+/// Why certificates cannot be read, in words.
+pub(crate) fn client(ca_file: Option<&Path>) -> Result<HttpTransporter, String> {
+    let clients = CLIENTS.get_or_init(Mutex::default);
+    let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = clients.get(&ca_file.map(Path::to_owned)) {
+        return Ok(known.clone());
+    }
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::limited(3))
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .pool_idle_timeout(IDLE)
+        .tcp_nodelay(true)
+        .user_agent(concat!("refloat/", env!("CARGO_PKG_VERSION")));
+    if let Some(file) = ca_file {
+        let text = std::fs::read(file).map_err(|e| format!("could not read {}: {e}", file.display()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&text)
+            .map_err(|_| format!("{} holds no certificates in PEM", file.display()))?;
+        if certificates.is_empty() {
+            return Err(format!("{} holds no certificates in PEM", file.display()));
+        }
+        builder = builder.tls_certs_merge(certificates);
+    }
+    let client = builder.build().map_err(|e| format!("could not set up TLS: {}", chain(&e)))?;
+    let transporter = HttpTransporter::new(Client(ReqwestTransport::new(client)));
+    clients.insert(ca_file.map(Path::to_owned), transporter.clone());
+    Ok(transporter)
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_taken_from_seconds_only() {
+        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("86400"), Some(Duration::from_secs(300)));
+        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:59 GMT"), None);
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("ca.pem");
+        std::fs::write(&file, b"no certificate").unwrap();
+        let why = client(Some(&file)).map(drop).unwrap_err();
+        assert_eq!(why, format!("{} holds no certificates in PEM", file.display()));
+        assert!(client(Some(&place.path().join("absent"))).is_err());
+        client(None).map(drop).unwrap();
+    }
+}
