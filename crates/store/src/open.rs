@@ -7,6 +7,8 @@ use refloat_types::{Advice, BadLocation, Explain, Location, Scheme};
 use crate::object::ObjectStore;
 use crate::posix::{Options, PosixStore};
 use crate::settings::StoreSettings;
+use crate::sftp::SftpStore;
+use crate::webdav::WebdavStore;
 use crate::{Store, StoreError};
 
 /// A store that could not be opened.
@@ -55,7 +57,7 @@ impl Explain for OpenError {
                 Advice::usage("STO-020", safe).hint(format!("Write it like this: {}", bad.example()))
             }
             Self::NotBuilt { .. } => Advice::usage("STO-021", safe)
-                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs:// or azblob://."),
+                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs://, azblob://, sftp:// or webdavs://."),
             Self::Settings { hint, .. } => Advice::usage("STO-023", safe).hint(hint.clone()),
             Self::Store(error) => error.advice(),
         }
@@ -76,6 +78,8 @@ pub fn open(
         Scheme::S3 | Scheme::Gs | Scheme::Azblob => {
             Ok(Box::new(ObjectStore::open(location, settings, options)?))
         }
+        Scheme::Sftp => Ok(Box::new(SftpStore::open(location, settings, options)?)),
+        Scheme::Webdav | Scheme::Webdavs => Ok(Box::new(WebdavStore::open(location, settings, options)?)),
         scheme => Err(OpenError::NotBuilt { scheme }),
     }
 }

@@ -27,7 +27,8 @@ fn contract(bucket: &str, settings: &StoreSettings) {
     let number = Cell::new(0);
     run(&|| {
         number.set(number.get() + 1);
-        Box::new(open(&format!("{bucket}/clause {}", number.get()).replace(' ', "%20"), settings)) as Box<dyn Store>
+        Box::new(open(&format!("{bucket}/clause {}", number.get()).replace(' ', "%20"), settings))
+            as Box<dyn Store>
     });
 }
 

@@ -14,4 +14,6 @@ mod contract;
 mod full_disk;
 mod power_cut;
 mod refused;
+mod sftp;
+mod webdav;
 mod wrappers;
