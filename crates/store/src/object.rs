@@ -44,8 +44,10 @@ pub(crate) struct Inner {
     settings: StoreSettings,
     options: Options,
     operator: RwLock<Operator>,
-    /// Whether creating what exists is refused, as far as is known.
-    conditional: AtomicBool,
+    /// Whether the store is asked to create only what is new.
+    asks: bool,
+    /// Whether that can be relied on.
+    refuses: bool,
     /// The bucket was seen to be there: "no such object" is an answer.
     bucket_is_there: AtomicBool,
 }
@@ -64,7 +66,9 @@ impl ObjectStore {
                 settings: settings.clone(),
                 options,
                 operator: RwLock::new(operator),
-                conditional: AtomicBool::new(true),
+                asks: settings.conditional != Some(false),
+                // The providers' own stores document it; whatever else speaks their protocol has to be tried.
+                refuses: settings.conditional.unwrap_or(settings.endpoint.is_none()),
                 bucket_is_there: AtomicBool::new(false),
             }),
         })
@@ -372,11 +376,7 @@ impl Store for ObjectStore {
     }
 
     fn features(&self) -> Features {
-        Features {
-            create_new: self.inner.conditional.load(Ordering::Relaxed),
-            durable: true,
-            consistent_list: true,
-        }
+        Features { create_new: self.inner.refuses, durable: true, consistent_list: true }
     }
 
     fn space(&self) -> Result<Option<Space>, StoreError> {
@@ -396,7 +396,7 @@ impl Inner {
             metadata.insert(writer::MARK.to_owned(), mark.to_owned());
         }
         WriteOptions {
-            if_not_exists: self.conditional.load(Ordering::Relaxed),
+            if_not_exists: self.asks,
             user_metadata: (!metadata.is_empty()).then_some(metadata),
             content_type: (self.location.scheme() == Scheme::Gs)
                 .then(|| "application/octet-stream".to_owned()),

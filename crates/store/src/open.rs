@@ -76,12 +76,17 @@ pub fn open(
     match location.scheme() {
         Scheme::File => Ok(Box::new(PosixStore::open(location.path(), options)?)),
         Scheme::S3 | Scheme::Gs | Scheme::Azblob => {
-            Ok(Box::new(ObjectStore::open(location, settings, options)?))
+            around(ObjectStore::open(location, settings, options)?, settings)
         }
-        Scheme::Sftp => Ok(Box::new(SftpStore::open(location, settings, options)?)),
-        Scheme::Webdav | Scheme::Webdavs => Ok(Box::new(WebdavStore::open(location, settings, options)?)),
+        Scheme::Sftp => around(SftpStore::open(location, settings, options)?, settings),
+        Scheme::Webdav | Scheme::Webdavs => around(WebdavStore::open(location, settings, options)?, settings),
         scheme => Err(OpenError::NotBuilt { scheme }),
     }
+}
+
+/// What stands around every store behind a network.
+fn around<S: Store + 'static>(store: S, settings: &StoreSettings) -> Result<Box<dyn Store>, OpenError> {
+    Ok(Box::new(crate::wrap::resilient(store, &settings.patience)))
 }
 
 /// Opens the store at `url` as [`open`] does, without settings.

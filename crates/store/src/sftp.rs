@@ -22,7 +22,6 @@ use std::time::Duration;
 use futures::future::join;
 use refloat_types::{Location, Timestamp};
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
-use tokio::sync::Semaphore;
 
 use self::failure::Failed;
 use self::files::{Naming, PREFIX};
@@ -53,8 +52,6 @@ struct Inner {
     settings: StoreSettings,
     options: Options,
     idle: Mutex<Vec<Arc<Session>>>,
-    /// As many calls as may be made at once.
-    calls: Semaphore,
     /// Directories that are known to be durable.
     settled: Mutex<BTreeSet<String>>,
     naming: OnceLock<Naming>,
@@ -101,7 +98,6 @@ impl SftpStore {
                 url: location.to_string(),
                 target,
                 root: root.to_owned(),
-                calls: Semaphore::new(settings.patience.connections.max(1)),
                 settings: settings.clone(),
                 options,
                 idle: Mutex::default(),
@@ -201,7 +197,6 @@ impl Inner {
     ) -> Result<T, StoreError> {
         let (inner, limit) = (Arc::clone(self), self.limit(bytes));
         let done = runtime::run(async move {
-            let _turn = inner.calls.acquire().await;
             let done = runtime::within(limit, future).await;
             let late = || Failed::broken(format!("no answer within {} s", limit.as_secs_f64()));
             let done = done.unwrap_or_else(|| Err(late()));

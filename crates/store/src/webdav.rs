@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use refloat_types::{Location, Scheme, Timestamp};
-use tokio::sync::Semaphore;
 
 use self::client::{Client, Failed, limited};
 use self::multistatus::Resource;
@@ -52,7 +51,6 @@ struct Inner {
     root: String,
     settings: StoreSettings,
     options: Options,
-    calls: Semaphore,
     /// Directories that were seen to be there.
     directories: Mutex<BTreeSet<String>>,
     /// Held while an object gets its name: one lock for some of all names.
@@ -86,7 +84,6 @@ impl WebdavStore {
                 url: location.to_string(),
                 client,
                 root: root.trim_end_matches('/').to_owned(),
-                calls: Semaphore::new(settings.patience.connections.max(1)),
                 settings: settings.clone(),
                 options,
                 directories: Mutex::default(),
@@ -159,8 +156,6 @@ impl Inner {
     {
         let (inner, limit) = (Arc::clone(self), self.limit(bytes));
         let done = runtime::run(async move {
-            let turn = Arc::clone(&inner);
-            let _turn = turn.calls.acquire().await;
             let late = || {
                 let text = format!("no answer within {} s", limit.as_secs_f64());
                 Failed::new(StoreErrorKind::Unreachable, text)

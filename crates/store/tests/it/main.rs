@@ -14,6 +14,7 @@ mod contract;
 mod full_disk;
 mod power_cut;
 mod refused;
+mod resilience;
 mod sftp;
 mod webdav;
 mod wrappers;
