@@ -3,6 +3,7 @@
 //! One file per command in `commands`; `render` is how things look, `error` the one shape of every error, `identity` who
 //! we are, `context` what every command starts from. The environment is read here and nowhere else.
 
+mod bucket;
 mod cli;
 mod commands;
 mod context;
@@ -16,6 +17,7 @@ mod progress;
 mod render;
 mod retention;
 mod sheet;
+mod site;
 mod terminal;
 mod times;
 mod words;

@@ -6,7 +6,7 @@ use clap::Args;
 use refloat_engine::locks::of_backups;
 use refloat_repo::commit::{CommitNames, CommitRecord};
 use refloat_repo::repository::{KnownCommit, SourceInfo};
-use refloat_types::{BackupId, ByteSize, Timestamp};
+use refloat_types::{BackupId, ByteSize, Clock as _, Timestamp};
 use serde::Serialize;
 
 use crate::Outcome;

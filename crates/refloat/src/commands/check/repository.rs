@@ -7,7 +7,7 @@ use refloat_repo::crypt::random;
 use refloat_store::{Key, Store, StoreError, StoreErrorKind, read_whole};
 use refloat_types::ByteSize;
 
-use super::Lines;
+use super::{Lines, bucket};
 use crate::commands::key::{unconfirmed, unencrypted};
 use crate::context::{Access, Opened};
 use crate::error::Failure;
@@ -44,15 +44,16 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
     let store = opened.repository.store();
     match probe(store.as_ref()) {
         Err(error) => lines.failure(about, &Failure::from(error)),
-        Ok(conditional) => {
+        Ok(Proven { conditional, may_delete }) => {
             let free = store
                 .space()
                 .ok()
                 .flatten()
                 .map_or_else(String::new, |space| format!(", {} free", ByteSize(space.free)));
             let what = format!(
-                "{}: write, read, list, delete{} proven; {} ms{free}",
+                "{}: write, read, list{}{} proven; {} ms{free}",
                 config.url,
+                if may_delete { ", delete" } else { "" },
                 if conditional { ", conditional create" } else { "" },
                 began.elapsed().as_millis()
             );
@@ -64,6 +65,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
                     "",
                 );
             }
+            bucket::check(lines, config, opened, may_delete);
         }
     }
     let name = &config.name;
@@ -145,8 +147,16 @@ fn agree(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
     }
 }
 
-/// Creates, creates again, reads, lists and deletes an object. Answers whether the second creation was refused.
-fn probe(store: &dyn Store) -> Result<bool, StoreError> {
+/// What the probe has shown.
+struct Proven {
+    /// The second creation was refused.
+    conditional: bool,
+    /// It could be deleted; else it stays for `expire` of somebody who may.
+    may_delete: bool,
+}
+
+/// Creates, creates again, reads, lists and deletes an object.
+fn probe(store: &dyn Store) -> Result<Proven, StoreError> {
     let body = b"refloat check";
     // Below the envelopes' neighbours nothing else is ever made; a crash leaves one object that verify names.
     let name = format!("check/{}", random::object_id());
@@ -183,6 +193,9 @@ fn probe(store: &dyn Store) -> Result<bool, StoreError> {
         }
         Ok(conditional)
     })();
-    store.delete(&key)?;
-    checked
+    let may_delete = match store.delete(&key) {
+        Err(error) if error.is_denied() => false,
+        other => other.map(|()| true)?,
+    };
+    Ok(Proven { conditional: checked?, may_delete })
 }
