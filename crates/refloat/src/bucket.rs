@@ -13,7 +13,7 @@ mod tests;
 
 use std::time::Duration;
 
-use refloat_store::settings::ServerSideEncryption;
+use refloat_store::ServerSideEncryption;
 
 pub(crate) use iam::iam_policy;
 pub(crate) use lifecycle::{lifecycle, noncurrent_days};

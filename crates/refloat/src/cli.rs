@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, completions, config, copy, demo, expire, explain, hold, init, key, list, man_pages, repository,
-    restore, show, status, takeover, verify, wal,
+    backup, check, completions, config, copy, demo, expire, explain, generate, hold, init, key, list, man_pages,
+    repository, restore, show, status, takeover, verify, wal,
 };
 
 /// Keeps PostgreSQL recoverable: backups, a WAL archive, and recovery to any moment
@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// The configuration: check it, show what applies, print its schema
     #[command(subcommand)]
     Config(config::Config),
+    /// What the provider of a bucket has to be told: lifecycle, bucket policy, IAM policies
+    #[command(subcommand)]
+    Generate(generate::Generate),
     Explain(explain::Explain),
     Demo(demo::Demo),
     Completions(completions::Completions),

@@ -8,6 +8,7 @@ pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod expire;
 pub(crate) mod explain;
+pub(crate) mod generate;
 pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod key;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli, load: impl Fn(Global) -> Result<Context, Failure>) -
         Command::Copy(command) => command.run(load(global)?)?,
         Command::Hold(command) => command.run(load(global)?)?,
         Command::Key(command) => command.run(load(global)?)?,
+        Command::Generate(command) => command.run(&load(global)?)?,
         Command::Repository(command) => command.run(&load(global)?)?,
         Command::Config(command) => command.run(&load(global)?)?,
     };

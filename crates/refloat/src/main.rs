@@ -3,6 +3,7 @@
 //! One file per command in `commands`; `render` is how things look, `error` the one shape of every error, `identity` who
 //! we are, `context` what every command starts from. The environment is read here and nowhere else.
 
+mod bucket;
 mod cli;
 mod commands;
 mod context;
@@ -17,6 +18,7 @@ mod render;
 mod retention;
 mod several;
 mod sheet;
+mod site;
 mod terminal;
 mod times;
 mod words;

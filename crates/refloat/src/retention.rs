@@ -43,17 +43,17 @@ fn policy(from: &ConfiguredPolicy) -> Policy {
     }
 }
 
-/// How long a backup stays at most, as far as ages say it; `between` is the longest time from one full backup to the next,
-/// by which numbers of backups are turned into ages.
+/// How long a backup stays at most; `between` is the longest time from one full backup to the next, by which numbers of
+/// backups are turned into ages. `None` where that cannot be told.
 pub(crate) fn longest(policy: &Policy, between: Option<Duration>) -> Option<Duration> {
     let day = Duration::from_secs(24 * 3600);
     let age = |keep: &Keep, each: Option<Duration>| match keep {
         Keep::Age(age, _) => Some(*age),
         Keep::Count(count) => each.map(|each| each * *count),
     };
-    let types = [&policy.full, &policy.diff, &policy.incr].into_iter().flatten();
-    let of_types = types.filter_map(|keep| age(keep, between));
-    let of_calendar = policy.calendar.iter().filter_map(|(period, keep)| {
+    let of_types = [&policy.full, &policy.diff, &policy.incr].into_iter().flatten();
+    let of_types = of_types.map(|keep| age(keep, between));
+    let of_calendar = policy.calendar.iter().map(|(period, keep)| {
         let days = match period {
             Period::Day => 1,
             Period::Week => 7,
@@ -62,8 +62,9 @@ pub(crate) fn longest(policy: &Policy, between: Option<Duration>) -> Option<Dura
         };
         age(keep, Some(day * days))
     });
-    let of_wal = policy.wal.iter().map(|(age, _)| *age);
-    of_types.chain(of_calendar).chain(of_wal).max()
+    let of_wal = policy.wal.iter().map(|(age, _)| Some(*age));
+    let all: Option<Vec<Duration>> = of_types.chain(of_calendar).chain(of_wal).collect();
+    all?.into_iter().max()
 }
 
 /// The policies of these sources in an opened repository.

@@ -27,7 +27,6 @@ const LATER: &[(&str, &str)] = &[
     ("alert", "Let your monitoring run: refloat status --exit-code"),
     ("daemon", "Let cron or a systemd timer run: refloat backup"),
     ("plan", "refloat status  tells what can be recovered."),
-    ("generate", "Let cron or a systemd timer run: refloat backup"),
     ("diff", "refloat show BACKUP  tells what is in a backup."),
     ("history", "Operations of this host are in log/operations.jsonl of the state directory."),
 ];

@@ -6,8 +6,10 @@
 
 mod credentials;
 pub(crate) mod failure;
+mod guarded;
 pub(crate) mod runtime;
 mod services;
+mod signed;
 pub(crate) mod transport;
 mod web_identity;
 mod writer;
@@ -30,7 +32,10 @@ use self::transport::{ANSWER, Answer};
 use crate::open::OpenError;
 use crate::posix::Options;
 use crate::settings::StoreSettings;
-use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
+use crate::{
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
+    StoreErrorKind, Version,
+};
 
 /// A store in a bucket.
 pub struct ObjectStore {
@@ -48,6 +53,8 @@ pub(crate) struct Inner {
     asks: bool,
     /// Whether that can be relied on.
     refuses: bool,
+    /// Requests that opendal does not make; none where the store does not speak S3.
+    signed: Option<Arc<signed::Signed>>,
     /// The bucket was seen to be there: "no such object" is an answer.
     bucket_is_there: AtomicBool,
 }
@@ -59,6 +66,10 @@ impl ObjectStore {
     /// Settings that do not fit.
     pub fn open(location: &Location, settings: &StoreSettings, options: Options) -> Result<Self, OpenError> {
         let operator = services::operator(location, settings, true)?;
+        let signed = match location.scheme() {
+            Scheme::S3 => Some(Arc::new(signed::Signed::new(location, settings)?)),
+            _ => None,
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 url: location.to_string(),
@@ -69,6 +80,7 @@ impl ObjectStore {
                 asks: settings.conditional != Some(false),
                 // The providers' own stores document it; whatever else speaks their protocol has to be tried.
                 refuses: settings.conditional.unwrap_or(settings.endpoint.is_none()),
+                signed,
                 bucket_is_there: AtomicBool::new(false),
             }),
         })
@@ -80,6 +92,14 @@ impl ObjectStore {
             return Err(StoreError::from_io(action, key.as_str(), &self.inner.url, source));
         }
         Ok(())
+    }
+
+    /// What makes requests about versions and locks.
+    fn signed(&self, action: &'static str, key: &Key) -> Result<&Arc<signed::Signed>, StoreError> {
+        self.inner.signed.as_ref().ok_or_else(|| {
+            let source = Told::error("this kind of store is not asked for versions and locks", None);
+            StoreError::new(StoreErrorKind::Other, action, key.as_str(), &self.inner.url, source)
+        })
     }
 
     /// Size and age of `key`, without a doubt about the bucket.
@@ -381,6 +401,36 @@ impl Store for ObjectStore {
 
     fn space(&self) -> Result<Option<Space>, StoreError> {
         Ok(None)
+    }
+
+    fn immutability(&self) -> Result<Immutability, StoreError> {
+        self.inner.signed.as_ref().map_or(Ok(Immutability::UNKNOWN), guarded::immutability)
+    }
+
+    fn bucket_settings(&self) -> Result<Option<BucketSettings>, StoreError> {
+        self.inner.signed.as_ref().map(guarded::settings).transpose()
+    }
+
+    fn lock_end(&self, key: &Key, version: Option<&str>) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.signed.as_ref().map_or(Ok(None), |signed| guarded::lock_end(signed, key, version))
+    }
+
+    fn extend_lock(&self, key: &Key, until: Timestamp) -> Result<(), StoreError> {
+        self.refuse_writing("lock", key)?;
+        guarded::extend(self.signed("lock", key)?, key, until)
+    }
+
+    fn versions(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.inner.signed.as_ref().map_or(Ok(()), |signed| guarded::versions(signed, prefix, each))
+    }
+
+    fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
+        self.refuse_writing("destroy", key)?;
+        guarded::destroy(self.signed("destroy", key)?, key, version)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Removing what expiry itself leaves behind: tombstones of which nothing is left, and pins of jobs long dead.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use refloat_repo::RepoError;
@@ -13,6 +14,11 @@ use super::run::Run;
 
 /// A dead pin stays so long: whoever comes back within that time still finds it.
 const DEAD_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What `check` tries a store with, and may not have been allowed to delete.
+const PROBES: &str = "check/";
+/// No check takes so long.
+const OLD_PROBE: Duration = Duration::from_secs(24 * 3600);
 
 /// Tidies up.
 pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
@@ -28,6 +34,17 @@ pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
                 run.destroyer.destroy(repository, key, now).map_err(RepoError::from)?;
             }
         }
+    }
+    let mut probes = Vec::new();
+    let listed = repository.store().list(PROBES, &mut |info| {
+        if later(info.created, OLD_PROBE).is_some_and(|at| at < now) {
+            probes.push(info.key);
+        }
+        ControlFlow::Continue(())
+    });
+    listed.map_err(RepoError::from)?;
+    for key in &probes {
+        run.destroyer.destroy(repository, key, now).map_err(RepoError::from)?;
     }
     let ripe = run.ripe();
     let is_ours = |key: &Key| ripe.contains(key);

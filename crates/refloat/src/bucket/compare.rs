@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refloat_store::settings::ServerSideEncryption;
+use refloat_store::ServerSideEncryption;
 use refloat_store::{BucketSettings, DefaultLock, Known, LifecycleRule, LockMode};
 use serde_json::Value;
 
@@ -159,9 +159,15 @@ fn destroys(live: &BucketSettings, denied: Denied, add: &mut Add<'_>) {
                 Known::Yes(()) => {
                     "versions are kept and not locked: whoever may delete versions can destroy what is stored"
                 }
-                _ => "whoever has credentials that may write or delete here can destroy what is stored: no versions are kept",
+                _ => {
+                    "whoever has credentials that may write or delete here can destroy what is stored: no versions are kept"
+                }
             };
-            add(Weight::Note, what.to_owned(), "see docs/src/buckets.md: versions with a default lock, or the generated policies".to_owned());
+            add(
+                Weight::Note,
+                what.to_owned(),
+                "see docs/src/buckets.md: versions with a default lock, or the generated policies".to_owned(),
+            );
         }
     }
 }
@@ -242,13 +248,14 @@ fn lifecycle(bucket: &Bucket, live: &BucketSettings, known: Asked<'_>, add: &mut
         }
         if let Some(class) = rule.transitions.iter().find(|class| FROZEN.contains(&class.as_str())) {
             is_good = false;
-            let what = format!("lifecycle rule \"{id}\" moves objects to {class}, which nothing can be read from at once");
+            let what = format!(
+                "lifecycle rule \"{id}\" moves objects to {class}, which nothing can be read from at once"
+            );
             add(Weight::Warn, what, generate.clone());
         }
     }
-    let clears = |rule: &LifecycleRule| {
-        rule.is_enabled && ours.starts_with(&rule.prefix) && rule.abort_days.is_some()
-    };
+    let clears =
+        |rule: &LifecycleRule| rule.is_enabled && ours.starts_with(&rule.prefix) && rule.abort_days.is_some();
     if !rules.iter().any(clears) {
         let weight = if bucket.has_endpoint { Weight::Note } else { Weight::Warn };
         let what = format!("no lifecycle rule clears unfinished uploads (after {ABORT_DAYS} days)");
@@ -276,9 +283,12 @@ fn encryption(bucket: &Bucket, live: &BucketSettings, known: Asked<'_>, add: &mu
             let what = format!("the bucket encrypts by default with {found}, sse says {wanted}");
             add(Weight::Warn, what, mend);
         }
-        Known::No => add(Weight::Warn, format!("the bucket encrypts nothing by default, sse says {wanted}"), mend),
+        Known::No => {
+            add(Weight::Warn, format!("the bucket encrypts nothing by default, sse says {wanted}"), mend)
+        }
         Known::Unknown => {
-            let (weight, what, mend) = unknown("the bucket's default encryption", "s3:GetEncryptionConfiguration");
+            let (weight, what, mend) =
+                unknown("the bucket's default encryption", "s3:GetEncryptionConfiguration");
             add(weight, what, mend);
         }
     }

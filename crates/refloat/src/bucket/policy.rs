@@ -1,6 +1,6 @@
 //! What nobody may do in a bucket, whatever else he may.
 
-use refloat_store::settings::ServerSideEncryption;
+use refloat_store::ServerSideEncryption;
 use serde_json::{Value, json};
 
 use super::Bucket;
@@ -17,7 +17,11 @@ impl Principals {
 
     /// Those, or the placeholder.
     pub(crate) fn new(expirers: Vec<String>) -> Self {
-        if expirers.is_empty() { Self { expirers: vec![Self::PLACEHOLDER.to_owned()] } } else { Self { expirers } }
+        if expirers.is_empty() {
+            Self { expirers: vec![Self::PLACEHOLDER.to_owned()] }
+        } else {
+            Self { expirers }
+        }
     }
 
     /// Nobody was named.
@@ -40,7 +44,12 @@ pub(crate) fn bucket_policy(bucket: &Bucket, principals: &Principals) -> Value {
         statement
     };
     let mut statements = vec![
-        deny("OnlyOverTls", json!("s3:*"), json!(both), Some(json!({ "Bool": { "aws:SecureTransport": "false" } }))),
+        deny(
+            "OnlyOverTls",
+            json!("s3:*"),
+            json!(both),
+            Some(json!({ "Bool": { "aws:SecureTransport": "false" } })),
+        ),
         deny(
             "OnlyPresentTls",
             json!("s3:*"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refloat_store::settings::ServerSideEncryption;
+use refloat_store::ServerSideEncryption;
 use refloat_store::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode};
 use serde_json::{Value, json};
 
@@ -139,7 +139,10 @@ fn worst(change: impl Fn(&mut Bucket, &mut BucketSettings)) -> Vec<Finding> {
 fn a_bucket_as_generated_has_no_difference() {
     assert_eq!(worst(|_, _| {}), []);
     let said: Vec<String> = found(|_, _| {}).into_iter().map(|one| one.what).collect();
-    assert!(said.iter().any(|what| what.contains("40 days, at least 28 days for what is kept + 7 days")), "{said:?}");
+    assert!(
+        said.iter().any(|what| what.contains("40 days, at least 28 days for what is kept + 7 days")),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -151,7 +154,12 @@ fn each_difference_is_named_with_the_line_that_mends_it() {
     };
     let fault = one(&|_, live| {
         let Known::Yes(rules) = &mut live.lifecycle else { panic!() };
-        rules.push(LifecycleRule { id: "old".to_owned(), is_enabled: true, expires_current: true, ..LifecycleRule::default() });
+        rules.push(LifecycleRule {
+            id: "old".to_owned(),
+            is_enabled: true,
+            expires_current: true,
+            ..LifecycleRule::default()
+        });
     });
     assert_eq!(fault.weight, Weight::Fault);
     assert_eq!(fault.what, "lifecycle rule \"old\" deletes objects that backups need");

@@ -4,6 +4,7 @@
 //! and waits for it, `owner` sees whether this is the source's cluster and the only server that writes.
 
 mod archiving;
+mod bucket;
 mod owner;
 mod repository;
 mod server;
@@ -38,6 +39,8 @@ pub(crate) struct Check {
 pub(super) enum Level {
     /// As it should be.
     Ok,
+    /// Nothing is wrong, and a person should know it.
+    Note,
     /// It works, and something is better done otherwise.
     Warn,
     /// It does not work.
@@ -73,6 +76,16 @@ impl Lines<'_> {
     /// As it should be.
     pub(super) fn ok(&mut self, about: impl Into<String>, what: impl Into<String>) {
         self.push(Level::Ok, about.into(), what.into(), Vec::new(), false);
+    }
+    /// What a person should know.
+    pub(super) fn note(
+        &mut self,
+        about: impl Into<String>,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        let mend = Some(mend.into()).filter(|mend| !mend.is_empty());
+        self.push(Level::Note, about.into(), what.into(), mend.into_iter().collect(), false);
     }
     /// Better done otherwise.
     pub(super) fn warn(
@@ -127,6 +140,7 @@ impl Line {
     fn text(&self) -> String {
         let level = match self.level {
             Level::Ok => "ok   ",
+            Level::Note => "note ",
             Level::Warn => "warn ",
             Level::Fault => "FAULT",
         };

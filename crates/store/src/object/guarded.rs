@@ -9,8 +9,8 @@ use refloat_types::Timestamp;
 
 use super::signed::{Asked, Signed, Told200, element, elements};
 use crate::{
-    BucketSettings, DefaultLock, Immutability, Key, Known, LifecycleRule, LockMode, StoreError, StoreErrorKind,
-    Version,
+    BucketSettings, DefaultLock, Immutability, Key, Known, LifecycleRule, LockMode, StoreError,
+    StoreErrorKind, Version,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -93,9 +93,8 @@ fn rules(text: &str) -> Vec<LifecycleRule> {
             is_enabled: element(text, "Status").as_deref() == Some("Enabled"),
             prefix: element(text, "Prefix").unwrap_or_default(),
             // A marker that hides nothing is no object.
-            expires_current: expiration.is_some_and(|e| {
-                element(&e, "Days").is_some() || element(&e, "Date").is_some()
-            }),
+            expires_current: expiration
+                .is_some_and(|e| element(&e, "Days").is_some() || element(&e, "Date").is_some()),
             noncurrent_days: noncurrent.and_then(|n| number(&n, "NoncurrentDays")),
             abort_days: first(text, "AbortIncompleteMultipartUpload")
                 .and_then(|abort| number(&abort, "DaysAfterInitiation")),
@@ -188,8 +187,7 @@ pub(super) fn versions(
 ) -> Result<(), StoreError> {
     let mut after: Option<(String, String)> = None;
     loop {
-        let mut query =
-            vec![("versions", String::new()), ("prefix", format!("{}{prefix}", signed.prefix()))];
+        let mut query = vec![("versions", String::new()), ("prefix", format!("{}{prefix}", signed.prefix()))];
         if let Some((key, version)) = &after {
             query.push(("key-marker", key.clone()));
             query.push(("version-id-marker", version.clone()));
@@ -207,9 +205,8 @@ pub(super) fn versions(
                 }
             }
         }
-        let next = element(&text, "NextKeyMarker").map(|key| {
-            (key, element(&text, "NextVersionIdMarker").unwrap_or_default())
-        });
+        let next = element(&text, "NextKeyMarker")
+            .map(|key| (key, element(&text, "NextVersionIdMarker").unwrap_or_default()));
         match next.filter(|_| element(&text, "IsTruncated").as_deref() == Some("true")) {
             Some(next) if Some(&next) != after.as_ref() => after = Some(next),
             _ => return Ok(()),

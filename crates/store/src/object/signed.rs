@@ -70,11 +70,10 @@ struct Client(HttpTransporter);
 impl HttpSend for Client {
     async fn http_send(
         &self,
-        request: http::Request<bytes::Bytes>,
+        request: Request<bytes::Bytes>,
     ) -> reqsign_core::Result<http::Response<bytes::Bytes>> {
         let sent = self.0.send(request.map(Buffer::from)).await;
-        let answer =
-            sent.map_err(|error| reqsign_core::Error::unexpected(transport::chain(&error)))?;
+        let answer = sent.map_err(|error| reqsign_core::Error::unexpected(transport::chain(&error)))?;
         Ok(answer.map(|body| body.to_bytes()))
     }
 }
@@ -83,11 +82,12 @@ impl Signed {
     /// Makes ready; nothing is sent.
     pub(super) fn new(location: &Location, settings: &StoreSettings) -> Result<Self, OpenError> {
         let region = services::region(location, settings)?;
-        let transport = transport::client(settings.ca_file.as_deref()).map_err(|why| OpenError::Settings {
-            location: location.to_string(),
-            why,
-            hint: "Correct ca_file of this repository.".to_owned(),
-        })?;
+        let transport =
+            transport::client(settings.ca_file.as_deref()).map_err(|why| OpenError::Settings {
+                location: location.to_string(),
+                why,
+                hint: "Correct ca_file of this repository.".to_owned(),
+            })?;
         let context = Context::new().with_http_send(Client(transport.clone()));
         let signer = Signer::new(
             context,
@@ -142,17 +142,14 @@ impl Signed {
     pub(super) fn ask(self: &Arc<Self>, asked: &Asked<'_>) -> Result<Told200, StoreError> {
         let request = self.request(asked)?;
         let this = Arc::clone(self);
-        let answered = runtime::run(async move {
-            runtime::within(this.limit, this.send(request)).await
-        });
+        let answered = runtime::run(async move { runtime::within(this.limit, this.send(request)).await });
         let object = asked.key.map_or("", Key::as_str);
         let io = |error: io::Error| StoreError::from_io(asked.action, object, &self.url, error);
         let Some(answer) = answered.map_err(io)? else {
             return Err(super::late(asked.action, object, &self.url, self.limit));
         };
-        let (status, text) = answer.map_err(|error| {
-            failure::sort(asked.action, object, &self.url, &error, Answer::default())
-        })?;
+        let (status, text) = answer
+            .map_err(|error| failure::sort(asked.action, object, &self.url, &error, Answer::default()))?;
         self.judge(asked, status, text)
     }
 
@@ -185,6 +182,7 @@ impl Signed {
             _ => {}
         }
         let kind = match status.as_u16() {
+            _ if failure::EXPIRED.contains(&code.as_str()) => StoreErrorKind::Denied,
             401 | 403 => StoreErrorKind::Denied,
             408 | 409 | 429 | 500..=599 => StoreErrorKind::Unreachable,
             _ => StoreErrorKind::Other,

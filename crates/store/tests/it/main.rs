@@ -12,6 +12,7 @@ mod cleaning;
 mod confirmed;
 mod contract;
 mod full_disk;
+mod guarded;
 mod power_cut;
 mod refused;
 mod resilience;

@@ -234,7 +234,7 @@ fn what_cannot_be_read_stops_it() {
     world.pass(DAY);
     let commits = world.objects(&layout::commits(world.source));
     let newest = commits.last().unwrap();
-    world.store.damage(newest, |bytes| bytes[90] ^= 1);
+    world.memory.damage(newest, |bytes| bytes[90] ^= 1);
     let error = world.expire(0).unwrap_err();
     assert!(matches!(error, ExpireError::Unsure { .. }), "{error}");
     assert!(made.iter().all(|id| world.is_there(*id)));

@@ -41,7 +41,7 @@ type Hook = Box<dyn FnMut() + Send>;
 /// The store as one process sees it: lists lag, and at some call it dies or is stopped.
 #[derive(Clone)]
 pub(super) struct View {
-    pub(super) inner: Memory,
+    pub(super) inner: Arc<dyn Store>,
     clock: Arc<ManualClock>,
     lag: Duration,
     /// Calls until the process dies; negative: never.
@@ -160,7 +160,9 @@ pub(super) struct Host {
 /// Everything.
 pub(super) struct World {
     _states: tempfile::TempDir,
-    pub(super) store: Memory,
+    pub(super) store: Arc<dyn Store>,
+    /// The store, where it is the one in memory.
+    pub(super) memory: Memory,
     pub(super) clock: Arc<ManualClock>,
     pub(super) lag: Duration,
     pub(super) hosts: Vec<Host>,
@@ -183,19 +185,26 @@ pub(super) struct Making<'a> {
 
 impl World {
     pub(super) fn new(lag: Duration) -> Self {
-        Self::with(lag, |store| store)
+        let clock = Self::clock();
+        let memory = Memory::new().overwriting().with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
+        let store: Arc<dyn Store> = Arc::new(memory.clone());
+        Self { memory, ..Self::on([Arc::clone(&store), store], lag, clock) }
     }
 
     /// In a store that keeps versions and locks each so long. The second host may only add.
     pub(super) fn locked(period: Duration) -> Self {
-        Self::with(Duration::ZERO, |store| store.with_locks(period))
+        let clock = Self::clock();
+        let memory = Memory::new().with_clock(Arc::clone(&clock) as Arc<dyn Clock>).with_locks(period);
+        let stores: [Arc<dyn Store>; 2] = [Arc::new(memory.clone()), Arc::new(memory.add_only())];
+        Self { memory, ..Self::on(stores, Duration::ZERO, clock) }
     }
 
-    fn with(lag: Duration, change: impl Fn(Memory) -> Memory) -> Self {
-        let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
-        let store = Memory::new().overwriting().with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
-        let store = change(store);
-        let locks = store.immutability().unwrap().versions.yes().is_some();
+    pub(super) fn clock() -> Arc<ManualClock> {
+        Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()))
+    }
+
+    /// In a store, as each of two hosts sees it.
+    pub(super) fn on(stores: [Arc<dyn Store>; 2], lag: Duration, clock: Arc<ManualClock>) -> Self {
         let states = tempfile::tempdir().unwrap();
         let identity = Identity::draw();
         let recipients = vec![identity.recipient()];
@@ -204,7 +213,7 @@ impl World {
         for n in 0..2 {
             let state = StateDirectory::new(states.path().join(format!("host{n}")));
             let view = View {
-                inner: if locks && n == 1 { store.add_only() } else { store.clone() },
+                inner: Arc::clone(&stores[n]),
                 clock: Arc::clone(&clock),
                 lag,
                 dies_in: Arc::new(AtomicI64::new(-1)),
@@ -222,7 +231,8 @@ impl World {
         }
         let mut world = Self {
             _states: states,
-            store,
+            store: Arc::clone(&stores[0]),
+            memory: Memory::new(),
             clock,
             lag,
             hosts,

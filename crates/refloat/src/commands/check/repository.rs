@@ -6,7 +6,7 @@ use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
 use refloat_store::Conditional;
 use refloat_types::ByteSize;
 
-use super::Lines;
+use super::{Lines, bucket};
 use crate::commands::key::{unconfirmed, unencrypted};
 use crate::context::abilities::shortcomings;
 use crate::context::{Access, Opened};
@@ -62,6 +62,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
             for said in shortcomings(&abilities) {
                 lines.warn(about, said, "");
             }
+            bucket::check(lines, config, opened, abilities.deletes);
         }
     }
     let name = &config.name;

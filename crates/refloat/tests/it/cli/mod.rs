@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 mod errors;
+mod generate;
 mod help;
 mod man;
 mod output;

@@ -9,6 +9,7 @@ mod expire;
 mod keys;
 mod kills;
 mod limits;
+mod locked;
 mod pitr;
 mod restored;
 mod scale;
