@@ -14,6 +14,7 @@ mod names;
 mod operations;
 mod progress;
 mod render;
+mod rescue;
 mod retention;
 mod sheet;
 mod terminal;

@@ -19,5 +19,5 @@ pub use error::{StoreError, StoreErrorKind};
 pub use key::{BadKey, Key};
 pub use posix::{Options, PosixStore};
 pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};
-pub use url::{OpenError, open_url};
+pub use url::{OpenError, file_path, open_url};
 pub use wrap::{Backoff, Deadline, Limits, Retry};

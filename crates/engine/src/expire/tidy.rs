@@ -1,4 +1,5 @@
-//! Removing what expiry itself leaves behind: tombstones of which nothing is left, and pins of jobs long dead.
+//! Removing what expiry itself leaves behind: tombstones of which nothing is left, pins of jobs long dead, and
+//! rescue kits that were replaced.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,6 +15,9 @@ use super::run::Run;
 /// A dead pin stays so long: whoever comes back within that time still finds it.
 const DEAD_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A rescue kit that was replaced stays so long: somebody may just be fetching it.
+const REPLACED_KIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Tidies up.
 pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
     let store = run.request.repository.store();
@@ -26,6 +30,12 @@ pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
             for key in &seen.keys {
                 store.delete(key).map_err(RepoError::from)?;
             }
+        }
+    }
+    let until = run.facts.store_now.checked_sub(REPLACED_KIT);
+    if let Ok(until) = until {
+        for key in run.request.repository.kits()?.replaced(until) {
+            store.delete(&key).map_err(RepoError::from)?;
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use crate::error::{CliError, Failure};
 use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::time;
+use crate::rescue::{self, Look};
 
 /// How long an unconfirmed recovery sheet is only warned about.
 const PATIENCE: Duration = Duration::from_secs(72 * 3600);
@@ -152,6 +153,9 @@ impl Backup {
             operation.finish_locally(&Err(failure.clone()));
         })?;
         let result = self.make(context, source, &opened);
+        if matches!(result, Ok(Made::Backup(..))) {
+            rescue::keep(context, &opened, &config.url.to_string(), Look::Seldom);
+        }
         if let Ok(Made::Backup(report, _)) = &result {
             operation.bytes = report.stored_bytes;
             operation.about = Some(report.backup.to_string());

@@ -10,6 +10,7 @@ mod keys;
 mod kills;
 mod limits;
 mod pitr;
+mod rescue;
 mod restored;
 mod scale;
 mod site;
