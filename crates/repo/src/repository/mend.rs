@@ -1,0 +1,201 @@
+//! What puts a damaged object right: bytes that this host has kept, or what another repository knows.
+//!
+//! Small signed objects that only this repository has are kept in the state directory as they are, once they were seen to
+//! be right. Nothing that is kept is secret: what is sealed stays sealed. Here objects are made; `engine/heal` decides when.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use refloat_store::{Key, StoreErrorKind, read_whole};
+use refloat_types::{ObjectId, Timestamp};
+
+use super::Repository;
+use crate::commit::CommitRecord;
+use crate::crypt::identity;
+use crate::crypt::seal::DataKey;
+use crate::error::RepoError;
+use crate::kind::Kind;
+use crate::layout::{self, Named};
+use crate::object::Body;
+use crate::pack::reader::PackKeys;
+
+/// Larger objects are not kept.
+const MAX_KEPT: u64 = 1 << 20;
+
+/// Whether an object is small, and nothing but its own bytes can stand for it.
+const fn is_kept(named: &Named) -> bool {
+    matches!(
+        named,
+        Named::Repository
+            | Named::Agent(_)
+            | Named::Generation(_)
+            | Named::Envelope(_)
+            | Named::Rewrapped(..)
+            | Named::Confirmation(_)
+            | Named::Source(..)
+            | Named::Owner(..)
+            | Named::Hold(_)
+            | Named::Release(_)
+            | Named::Invitation(_)
+            | Named::InvitationUsed(_)
+            | Named::Kit(_)
+    )
+}
+
+impl Repository {
+    fn kept_name(&self, key: &Key) -> String {
+        self.state_name(&format!("kept/{}", key.as_str().replace('/', "_")))
+    }
+
+    /// Keeps a copy of every small signed object that this host has not kept yet and that is right. Answers how many.
+    ///
+    /// # Errors
+    /// When the store cannot list, or nothing can be kept.
+    pub fn keep_copies(&self) -> Result<u64, RepoError> {
+        let mut all = Vec::new();
+        let prefixes = [
+            layout::REPOSITORY,
+            layout::AGENTS,
+            "keys/",
+            layout::SOURCES,
+            layout::HOLDS,
+            layout::INVITATIONS,
+            layout::RESCUE,
+        ];
+        for prefix in prefixes {
+            self.store.list(prefix, &mut |info| {
+                all.extend(Named::parse(&info.key).filter(is_kept).map(|named| (named, info)));
+                ControlFlow::Continue(())
+            })?;
+        }
+        let mut count = 0;
+        for (named, info) in all {
+            let name = self.kept_name(&info.key);
+            if info.size > MAX_KEPT || self.state.path().join(&name).exists() {
+                continue;
+            }
+            match self.inspect(&named) {
+                Ok(inspected) => {
+                    let bytes = read_whole(self.store.as_ref(), &info.key, MAX_KEPT)?;
+                    // The repository object speaks of a generation, and has no digest of its own to compare.
+                    if named == Named::Repository || *blake3::hash(&bytes).as_bytes() == inspected.digest {
+                        self.state.replace(&name, &bytes)?;
+                        count += 1;
+                    }
+                }
+                Err(RepoError::Store(error)) if error.is_retryable() => return Err(error.into()),
+                // What is damaged, or somebody else's, is not kept.
+                Err(_) => {}
+            }
+        }
+        Ok(count)
+    }
+
+    /// The bytes of an object as this host has kept them.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn kept_copy(&self, named: &Named) -> Result<Option<Vec<u8>>, RepoError> {
+        if !is_kept(named) {
+            return Ok(None);
+        }
+        self.state.read_bytes(&self.kept_name(&named.key()), MAX_KEPT)
+    }
+
+    /// A backup of another repository, as a commit under `key` of this one.
+    ///
+    /// # Errors
+    /// When it is another backup, or cannot be stored.
+    pub fn put_commit_of(
+        &self,
+        other: &Self,
+        record: &CommitRecord,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<(), RepoError> {
+        let Some(Named::Commit(source, number, backup)) = Named::parse(key) else {
+            return Err(RepoError::internal("make a commit", "its key is no commit's"));
+        };
+        if record.commit.backup != backup {
+            return Err(RepoError::internal("make a commit", "it is another backup"));
+        }
+        let names = other.read_commit_names(record)?;
+        let commit = crate::commit::Commit { source, number, ..record.commit.clone() };
+        let writer = self.writer_key(now)?;
+        self.put_commit(&commit, &record.packs, &names, writer.as_deref())
+    }
+
+    /// The envelope of a data key, sealed to whom this repository is sealed now.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn put_envelope_of(&self, key: &DataKey, now: Timestamp) -> Result<(), RepoError> {
+        let generation = self.generation_now()?;
+        let clear = super::keys::EnvelopeClear {
+            key: key.id(),
+            purpose: "backup".to_owned(),
+            created: now,
+            commitment: key.commitment(),
+            generation: generation.number,
+        };
+        let sealed = identity::seal_to(&generation.recipients, key.expose())?;
+        let object = layout::envelope(key.id());
+        self.put_signed(&object, Kind::Envelope, key.id(), &clear, &[], Body::Raw(&sealed))?;
+        Ok(())
+    }
+
+    /// A data key, opened here or by another repository that seals the same packs with it. Answers the key, and whether its
+    /// envelope here is no good.
+    ///
+    /// # Errors
+    /// What this repository says, where no other has it either.
+    pub fn open_key_beside(&self, others: &[&Self], id: ObjectId) -> Result<(Arc<DataKey>, bool), RepoError> {
+        let error = match self.open_key(id) {
+            Ok(key) => return Ok((key, false)),
+            Err(error) => error,
+        };
+        match others.iter().find_map(|other| other.open_key(id).ok()) {
+            Some(key) => Ok((key, true)),
+            None => Err(error),
+        }
+    }
+
+    /// Opens every key that the packs of a backup need, here or in another repository. Answers the envelopes that are no good
+    /// here too.
+    ///
+    /// # Errors
+    /// `NoKey` when one of them can be opened nowhere.
+    pub fn pack_keys_beside(
+        &self,
+        others: &[&Self],
+        record: &CommitRecord,
+    ) -> Result<(PackKeys, Vec<ObjectId>), RepoError> {
+        let (mut keys, mut bad) = (PackKeys::default(), Vec::new());
+        for pack in record.packs.iter() {
+            keys.packs.insert(pack.id, pack.key);
+            if pack.key != ObjectId::NONE && !keys.keys.contains_key(&pack.key) {
+                let (key, is_bad) = self.open_key_beside(others, pack.key)?;
+                keys.keys.insert(pack.key, key);
+                if is_bad {
+                    bad.push(pack.key);
+                }
+            }
+        }
+        Ok((keys, bad))
+    }
+}
+
+/// Whether an object is not what any agent wrote, or is not there: another copy of it may be right.
+pub fn is_damage(error: &RepoError) -> bool {
+    match error {
+        RepoError::Damaged { .. } | RepoError::UnknownOrigin { .. } | RepoError::Missing { .. } => true,
+        RepoError::NoKey { source, .. } => {
+            matches!(source, crate::error::KeyError::Commitment | crate::error::KeyError::Damaged)
+        }
+        RepoError::Store(error) => matches!(
+            error.kind,
+            StoreErrorKind::Truncated | StoreErrorKind::NotFound | StoreErrorKind::Other
+        ),
+        _ => false,
+    }
+}
