@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod error;
 mod facts;
+mod healing;
 mod identity;
 mod log;
 mod names;

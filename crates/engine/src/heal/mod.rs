@@ -122,7 +122,10 @@ fn document<'a>(request: &'a HealRequest<'a>, named: &Named) -> Result<Option<Be
         Named::Envelope(id) => match repository.open_key_beside(request.others, *id) {
             Ok((data_key, _)) => {
                 let put = move || repository.put_envelope_of(&data_key, now);
-                Ok(Some(Better { from: "the key that another copy of it opens".to_owned(), put: Box::new(put) }))
+                Ok(Some(Better {
+                    from: "the key that another copy of it opens".to_owned(),
+                    put: Box::new(put),
+                }))
             }
             Err(_) => Ok(None),
         },
@@ -130,7 +133,8 @@ fn document<'a>(request: &'a HealRequest<'a>, named: &Named) -> Result<Option<Be
             for other in request.others.iter().copied() {
                 // One that does not answer has no copy now.
                 let sources = other.list_sources().unwrap_or_default();
-                let found = sources.iter().find_map(|source| other.find_commit(source.id, *backup).ok().flatten());
+                let found =
+                    sources.iter().find_map(|source| other.find_commit(source.id, *backup).ok().flatten());
                 if let Some(record) = found.filter(|record| other.read_commit_names(record).is_ok()) {
                     let put = move || repository.put_commit_of(other, &record, &key, now);
                     let from = other.store().describe().to_owned();

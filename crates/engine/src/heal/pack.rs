@@ -70,7 +70,10 @@ pub(super) fn look(request: &HealRequest<'_>, id: ObjectId) -> Result<(), RepoEr
 }
 
 /// A copy that is right.
-pub(super) fn better<'a>(request: &'a HealRequest<'a>, id: ObjectId) -> Result<Option<Better<'a>>, HealError> {
+pub(super) fn better<'a>(
+    request: &'a HealRequest<'a>,
+    id: ObjectId,
+) -> Result<Option<Better<'a>>, HealError> {
     let unread = |source| HealError::Unread { object: layout::pack(id).to_string(), source };
     let known = known(request, id).map_err(unread)?;
     for other in request.others.iter().copied() {

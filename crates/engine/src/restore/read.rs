@@ -20,8 +20,8 @@ use std::sync::mpsc::sync_channel;
 
 use refloat_repo::manifest::root::{BlobReader, LeafReader};
 use refloat_repo::manifest::{Entry, Root, What};
-use refloat_repo::pack::{Copies, FrameOpener};
 use refloat_repo::pack::reader::PackKeys;
+use refloat_repo::pack::{Copies, FrameOpener};
 use refloat_repo::{RepoError, Repository, StateDirectory, layout};
 use refloat_store::{Key, Store};
 use refloat_types::ObjectId;

@@ -1,9 +1,9 @@
 //! Small signed objects: the repository object, enrolments, envelopes, descriptions, owners, confirmations.
 
-use refloat_repo::{RepoError, Repository};
 use refloat_repo::error::KeyError;
 use refloat_repo::layout::{self, Named};
 use refloat_repo::repository::SourceInfo;
+use refloat_repo::{RepoError, Repository};
 use refloat_store::Key;
 use refloat_types::{ObjectId, SourceId};
 use std::collections::BTreeSet;

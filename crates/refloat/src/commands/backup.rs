@@ -11,6 +11,7 @@ use super::key::unconfirmed;
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
+use crate::healing;
 use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::time;
@@ -155,6 +156,7 @@ impl Backup {
         let result = self.make(context, source, &opened);
         if matches!(result, Ok(Made::Backup(..))) {
             rescue::keep(context, &opened, &config.url.to_string(), Look::Seldom);
+            healing::keep_copies(context, &opened);
         }
         if let Ok(Made::Backup(report, _)) = &result {
             operation.bytes = report.stored_bytes;

@@ -110,7 +110,9 @@ impl FrameOpener {
                     copies.pass_over(frame.pack, error.to_string());
                     return Ok(());
                 }
-                Err(also) => tracing::debug!(store = store.describe(), error = %also, "a copy has no such frame either"),
+                Err(also) => {
+                    tracing::debug!(store = store.describe(), error = %also, "a copy has no such frame either")
+                }
             }
         }
         Err(error)

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use refloat_store::{Key, StoreErrorKind, read_whole};
 use refloat_types::{ObjectId, Timestamp};
+use serde::{Deserialize, Serialize};
 
-use super::Repository;
+use super::{Repository, state_name};
 use crate::commit::CommitRecord;
 use crate::crypt::identity;
 use crate::crypt::seal::DataKey;
@@ -18,6 +19,7 @@ use crate::kind::Kind;
 use crate::layout::{self, Named};
 use crate::object::Body;
 use crate::pack::reader::PackKeys;
+use crate::state::StateDirectory;
 
 /// Larger objects are not kept.
 const MAX_KEPT: u64 = 1 << 20;
@@ -42,9 +44,66 @@ const fn is_kept(named: &Named) -> bool {
     )
 }
 
+/// When copies were kept last, and of which store.
+#[derive(Serialize, Deserialize)]
+struct KeptFrom {
+    store: String,
+    at: Timestamp,
+}
+
+fn kept_file(key: &str) -> String {
+    format!("kept/{}", key.replace('/', "_"))
+}
+
+/// File beside the copies that says where they are from.
+const KEPT_FROM: &str = "kept/from.json";
+
+/// The repository object of `store` as this host has kept it, where its own is damaged. One that is not there is no
+/// damage: an empty directory is where a disk is not mounted.
+///
+/// # Errors
+/// When the state directory cannot be read.
+pub(super) fn kept_marker(state: &StateDirectory, store: &str) -> Result<Option<Vec<u8>>, RepoError> {
+    let Ok(known) = std::fs::read_dir(state.path().join("repositories")) else { return Ok(None) };
+    for entry in known.flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ObjectId>().ok()) else {
+            continue;
+        };
+        let from: Option<KeptFrom> = state.read(&state_name(id, KEPT_FROM))?;
+        if from.is_some_and(|from| from.store == store) {
+            let bytes = state.read_bytes(&state_name(id, &kept_file(layout::REPOSITORY)), MAX_KEPT)?;
+            if bytes.is_some() {
+                return Ok(bytes);
+            }
+        }
+    }
+    Ok(None)
+}
+
 impl Repository {
     fn kept_name(&self, key: &Key) -> String {
-        self.state_name(&format!("kept/{}", key.as_str().replace('/', "_")))
+        self.state_name(&kept_file(key.as_str()))
+    }
+
+    /// Keeps copies as [`keep_copies`](Self::keep_copies) does, unless that was done within `seldom`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn keep_copies_seldom(&self, seldom: std::time::Duration, now: Timestamp) -> Result<u64, RepoError> {
+        let name = self.state_name(KEPT_FROM);
+        let store = self.store.describe().to_owned();
+        let before: Option<KeptFrom> = self.state.read(&name)?;
+        let lately = |from: &KeptFrom| {
+            from.store == store
+                && from.at <= now
+                && from.at.checked_add(seldom).is_ok_and(|until| now < until)
+        };
+        if before.as_ref().is_some_and(lately) {
+            return Ok(0);
+        }
+        let count = self.keep_copies()?;
+        self.state.write(&name, &KeptFrom { store, at: now })?;
+        Ok(count)
     }
 
     /// Keeps a copy of every small signed object that this host has not kept yet and that is right. Answers how many.
@@ -192,10 +251,9 @@ pub fn is_damage(error: &RepoError) -> bool {
         RepoError::NoKey { source, .. } => {
             matches!(source, crate::error::KeyError::Commitment | crate::error::KeyError::Damaged)
         }
-        RepoError::Store(error) => matches!(
-            error.kind,
-            StoreErrorKind::Truncated | StoreErrorKind::NotFound | StoreErrorKind::Other
-        ),
+        RepoError::Store(error) => {
+            matches!(error.kind, StoreErrorKind::Truncated | StoreErrorKind::NotFound | StoreErrorKind::Other)
+        }
         _ => false,
     }
 }

@@ -12,6 +12,7 @@ use super::Lines;
 use crate::commands::key::{unconfirmed, unencrypted};
 use crate::context::{Access, Opened};
 use crate::error::Failure;
+use crate::healing;
 use crate::rescue::{self, Look, Stored};
 
 /// How long a store may take for each call.
@@ -121,6 +122,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
 fn kit(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
     let about = format!("rescue {}", config.name);
     rescue::keep(lines.context(), opened, &config.url.to_string(), Look::Now);
+    healing::keep_copies(lines.context(), opened);
     let looked = opened.repository.kits().and_then(|kits| Ok((opened.repository.inspect_kits(&kits)?, kits)));
     let (findings, kits) = match looked {
         Ok(looked) => looked,

@@ -162,7 +162,8 @@ fn a_backup_does_not_fail_because_of_the_kit() {
     let rescue = site.repo().join("rescue");
     fs::remove_dir_all(&rescue).expect("removes");
     let kept = fs::read_dir(site.path("refloat-state").join("repositories")).expect("its state");
-    fs::remove_file(kept.flatten().next().expect("one").path().join("rescue.json")).expect("what is remembered");
+    fs::remove_file(kept.flatten().next().expect("one").path().join("rescue.json"))
+        .expect("what is remembered");
     // A file where the directory would be: nothing can be put there.
     fs::write(&rescue, "in the way").expect("writes");
     let told = site.run(&["backup", "prod", "--type", "full"]).ends(0);
