@@ -2,10 +2,12 @@
 //!
 //! Lowest first: `progress`, `spill`, `locked`, `guard` (what a running job uses stays) and `generation` (a source becomes
 //! another cluster) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
-//! which moments can be reached, `backup`, `restore`, `verify`, `expire` and `takeover` do what they are called; `heal` puts damaged objects right. Nothing here reads
+//! which moments can be reached, `backup`, `restore`, `verify`, `expire`, `copy` and `takeover` do what they are called; `heal`
+//! puts damaged objects right. Nothing here reads
 //! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
 
 pub mod backup;
+pub mod copy;
 pub mod expire;
 pub mod generation;
 pub mod guard;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use refloat_pg::sql::StartPoint;
 use refloat_repo::commit::{ClusterPoint, Commit, CommitNames, PackUse, Sizes};
+use refloat_repo::crypt::page_hash::PageKey;
 use refloat_repo::manifest::root::RootRef;
 use refloat_repo::manifest::{Entry, ManifestWriter, Reading, What};
 use refloat_repo::pack::PackSummary;
@@ -14,7 +15,7 @@ use refloat_types::{ByteSize, ObjectId, Timestamp};
 use super::files::{FileToCopy, Listed, Listing};
 use super::parent::{self, Choice, Parent, Trust, Uses};
 use super::places::PlaceReader;
-use super::run::{Copied, Prepared};
+use super::run::{Copied, Prepared, page_key};
 use super::{BackupError, BackupReport, BackupRequest};
 use crate::guard::GuardError;
 
@@ -26,7 +27,7 @@ pub(super) fn commit(
     choice: Choice,
     copied: Copied,
     began: Instant,
-) -> Result<BackupReport, BackupError> {
+) -> Result<(BackupReport, CommitNames), BackupError> {
     let Choice { kind, parent, notes: choice_notes } = choice;
     let parent = parent.as_ref();
     request.progress.phase("commit", 0);
@@ -49,7 +50,7 @@ pub(super) fn commit(
     let archiver_failing = copied.failing.clone();
     let (reported_bad, uses) = (copied.bad_pages.clone(), copied.uses.clone());
     let reading = reading_of(request, prepared, parent, copied.read_from);
-    let written = write_manifest(request, copied, reading)?;
+    let written = write_manifest(request, copied, reading, page_key(repository, parent))?;
     let own: u64 = written.summaries.iter().flat_map(|summary| &summary.packs).map(|pack| pack.size).sum();
     let older = parent.map_or(&[][..], |parent| &parent.record.packs).iter().chain(prepared.crashed.packs());
     let packs = pack_uses(&written.summaries, &uses, older);
@@ -98,7 +99,7 @@ pub(super) fn commit(
     repository.put_commit(&commit, &packs, &names, prepared.key.as_deref())?;
     prepared.guard.after_commit(&commit, &packs)?;
     prepared.note.done()?;
-    Ok(BackupReport {
+    let report = BackupReport {
         backup: prepared.id,
         number: commit.number,
         kind: kind.as_str(),
@@ -119,7 +120,9 @@ pub(super) fn commit(
         bad_pages: reported_bad,
         notes,
         cleared_packs: prepared.cleared_packs,
-    })
+        others: Vec::new(),
+    };
+    Ok((report, names))
 }
 
 fn names(request: &BackupRequest<'_>, copied: &Copied) -> CommitNames {
@@ -147,6 +150,7 @@ fn write_manifest(
     request: &BackupRequest<'_>,
     copied: Copied,
     reading: Reading,
+    page_key: PageKey,
 ) -> Result<Written, BackupError> {
     let Copied { listing, late, collected, data, stop, facts, outside, .. } = copied;
     let outside_bytes = json(&outside)?;
@@ -166,6 +170,7 @@ fn write_manifest(
     writer.blob("outside_files", &outside_bytes)?;
     writer.blob("configuration", request.configuration.as_bytes())?;
     writer.reading(reading);
+    writer.page_key(page_key);
     let root = writer.finish()?;
     let mut summaries = data;
     summaries.push(packer.finish()?);

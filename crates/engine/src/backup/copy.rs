@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use refloat_pg::page::check_pages;
-use refloat_repo::crypt::page_hash::PageHasher;
+use refloat_repo::crypt::page_hash::{PageHasher, PageKey};
 use refloat_repo::manifest::leaf::LEAF_SPAN;
 use refloat_repo::manifest::root::LeafName;
 use refloat_repo::manifest::{Leaf, LeafRef};
@@ -65,10 +65,12 @@ pub(super) enum Message {
 pub(super) struct Shared<'a> {
     pub(super) data_directory: &'a Path,
     pub(super) parent: Option<&'a Parent>,
-    /// What backups that died have left.
+    /// What pages are hashed under.
+    pub(super) page_key: PageKey,
+    /// What backups that died have left, hashed under the same.
     pub(super) crashed: &'a Crashed,
-    /// Where this one notes what it stores.
-    pub(super) note: &'a Note,
+    /// Where this one notes what it stores; none where no later backup could compare with it.
+    pub(super) note: Option<&'a Note>,
     pub(super) block_size: u32,
     pub(super) checksums: bool,
     pub(super) throttle: Throttle,
@@ -112,14 +114,13 @@ pub(super) struct Copier<'a> {
 impl<'a> Copier<'a> {
     pub(super) fn new(
         shared: &'a Shared<'a>,
-        hasher: PageHasher,
         packer: Packer,
         parent: Option<ParentReader<'a>>,
         out: SyncSender<Message>,
     ) -> Self {
         Self {
             shared,
-            hasher,
+            hasher: PageHasher::new(&shared.page_key),
             packer,
             parent,
             crashed: CrashedReader::new(shared.crashed),
@@ -282,10 +283,10 @@ impl<'a> Copier<'a> {
         self.crashed.takes_frames(leaf);
         let mut encoded = Vec::new();
         leaf.encode(&mut encoded);
-        if let Some(path) = path
+        if let (Some(path), Some(note)) = (path, self.shared.note)
             && !leaf.frames.frames().is_empty()
         {
-            self.shared.note.leaf(path, name.1, &encoded);
+            note.leaf(path, name.1, &encoded);
         }
         self.send(Message::Leaf { name, encoded, length: leaf.length })
     }

@@ -13,6 +13,7 @@ pub mod facts;
 mod files;
 mod histories;
 mod leftovers;
+mod others;
 mod own_wal;
 mod pages;
 mod parent;
@@ -22,6 +23,7 @@ mod queue;
 mod record;
 mod run;
 mod standby;
+mod tee;
 mod throttle;
 mod turn;
 
@@ -34,6 +36,7 @@ use refloat_types::{BackupId, Clock, Lsn, SourceName, Timestamp};
 use serde::Serialize;
 
 pub use error::BackupError;
+pub use others::{Failed, InOther, Other};
 pub use parent::Wanted;
 pub use run::run;
 pub use turn::RunOn;
@@ -59,6 +62,8 @@ pub struct BackupRequest<'a> {
     pub repository: &'a Repository,
     /// What the repository is called, for messages.
     pub repository_name: String,
+    /// Other repositories that get the same backup. One that fails leaves this one as it is.
+    pub others: Vec<Other<'a>>,
     /// What the source is called.
     pub source: SourceName,
     /// The data directory.
@@ -192,4 +197,7 @@ pub struct BackupReport {
     pub notes: Vec<String>,
     /// Objects of crashed backups that were cleared.
     pub cleared_packs: u64,
+    /// What became of it in the other repositories.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<InOther>,
 }

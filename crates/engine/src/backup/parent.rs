@@ -16,6 +16,7 @@ use refloat_pg::history::TimelineHistory;
 use refloat_pg::sql::StartPoint;
 use refloat_repo::RepoError;
 use refloat_repo::commit::{BackupType, CommitRecord};
+use refloat_repo::crypt::page_hash::PageKey;
 use refloat_repo::manifest::Root;
 use refloat_repo::pack::reader::PackKeys;
 use refloat_types::{BackupId, Lsn, SourceId, SystemIdentifier, Timestamp};
@@ -64,6 +65,11 @@ pub(super) enum Trust {
 impl Parent {
     pub(super) fn id(&self) -> BackupId {
         self.record.commit.backup
+    }
+
+    /// What its pages are hashed under, and so those of what builds on it.
+    pub(super) fn page_key(&self) -> Option<PageKey> {
+        self.root.page_key
     }
 
     /// When everything was last read, if `everything` is not read now.

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use refloat_pg::control::{self, ControlFile};
 use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
+use refloat_repo::crypt::page_hash::{PageHasher, PageKey};
 use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
-use refloat_repo::{RepoError, layout};
+use refloat_repo::{RepoError, Repository, layout};
+use refloat_store::Store;
 use refloat_types::{BackupId, Lsn, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
 use super::collect::{Collected, collect};
@@ -28,8 +30,8 @@ use super::places::Places;
 use super::queue::{Queue, Task};
 use super::throttle::Throttle;
 use super::{
-    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, pages, preflight, standby,
-    turn,
+    BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, others, pages, preflight,
+    standby, turn,
 };
 use crate::generation::{self, NewGeneration};
 use crate::guard::{Guard, GuardRequest, SinceBoot};
@@ -50,6 +52,8 @@ pub(super) struct Prepared<'a> {
     /// Seals page maps and the manifest: a key of its own where this host cannot read its data again.
     pub(super) map_key: Option<Arc<DataKey>>,
     pub(super) note: Arc<Note>,
+    /// Where packs are written to.
+    pub(super) packs: Arc<dyn Store>,
     /// What backups that died have left.
     pub(super) crashed: Crashed,
     pub(super) control: ControlFile,
@@ -220,6 +224,7 @@ fn prepare<'a>(
         key,
         map_key,
         note,
+        packs: others::store(request),
         crashed,
         control,
         is_standby,
@@ -367,9 +372,15 @@ fn copy_and_commit(
     let used: Vec<BackupId> = parent.chain(prepared.crashed.backups().iter().copied()).collect();
     prepared.guard.uses(&used)?;
     let copied = copy(request, prepared, mode, choice.parent.as_ref(), expect_archive)?;
-    let mut report = commit(request, prepared, &start, choice, copied, began)?;
+    let (mut report, names) = commit(request, prepared, &start, choice, copied, began)?;
     report.notes.extend(history_notes);
+    report.others = others::bring(request, prepared, &report, &names);
     Ok(report)
+}
+
+/// What pages are hashed under: as in the backup that this one refers to.
+pub(super) fn page_key(repository: &Repository, parent: Option<&Parent>) -> PageKey {
+    parent.and_then(Parent::page_key).unwrap_or_else(|| repository.page_key())
 }
 
 fn new_packer(
@@ -378,7 +389,7 @@ fn new_packer(
     key: Option<&Arc<DataKey>>,
 ) -> Result<Packer, BackupError> {
     let note = Arc::clone(&prepared.note);
-    let store = Arc::clone(request.repository.store());
+    let store = Arc::clone(&prepared.packs);
     let announce = Arc::new(move |pack| note.announce(pack));
     Ok(Packer::new(store, key.cloned(), request.compression, announce)?)
 }
@@ -397,11 +408,16 @@ fn copy(
     preflight::check_space(request, &listing, prepared.crashed.bytes())?;
     let places = Places::new(Spill::create(request.repository.state())?);
     let start = mode.start().clone();
+    // Backups that died here have hashed under this repository's own key, and this one's journal is read as if it had.
+    let page_key = page_key(request.repository, parent);
+    let is_own = page_key == request.repository.page_key();
+    let nothing = Crashed::default();
     let shared = Shared {
         data_directory: &request.data_directory,
         parent,
-        crashed: &prepared.crashed,
-        note: &prepared.note,
+        page_key,
+        crashed: if is_own { &prepared.crashed } else { &nothing },
+        note: is_own.then_some(&*prepared.note),
         block_size: prepared.control.block_size,
         checksums: prepared.control.checksum_version != 0,
         throttle: Throttle::new(request.max_read_rate),
@@ -420,7 +436,7 @@ fn copy(
         let ended = copied.and_then(|copied| {
             made = copied;
             let packer = new_packer(request, prepared, prepared.key.as_ref())?;
-            let copier = Copier::new(&shared, request.repository.page_hasher(), packer, None, sender.clone());
+            let copier = Copier::new(&shared, packer, None, sender.clone());
             let late = Late { copier, place: listing.spans, files: Vec::new() };
             end_backup(request, prepared, mode, &start, late, expect_archive)
         });
@@ -434,7 +450,7 @@ fn copy(
     })?;
     let since = collected.last_suspect;
     let suspects = std::mem::take(&mut collected.suspects);
-    let hasher = request.repository.page_hasher();
+    let hasher = PageHasher::new(&page_key);
     let judged = pages::judge(&request.data_directory, &hasher, shared.checksums, suspects, since);
     let path = request.data_directory.clone();
     let mut bad_pages = judged.map_err(|source| BackupError::Read { path, source })?;
@@ -480,7 +496,7 @@ fn copy_files<'scope, 'env: 'scope>(
         .map(|_| {
             let packer = new_packer(request, prepared, prepared.key.as_ref())?;
             let parent = shared.parent.map(reader).transpose()?;
-            Ok(Copier::new(shared, request.repository.page_hasher(), packer, parent, sender.clone()))
+            Ok(Copier::new(shared, packer, parent, sender.clone()))
         })
         .collect::<Result<_, BackupError>>()?;
     for copier in copiers {

@@ -30,6 +30,7 @@ use refloat_types::{Clock, SourceId, Timestamp};
 pub use calendar::Period;
 pub use error::ExpireError;
 pub use judge::BackupVerdict;
+pub(crate) use policy::would_keep;
 pub use policy::{Keep, Policy};
 pub use reason::Reason;
 pub use run::{expire, explain};

@@ -105,6 +105,22 @@ pub(super) fn judge(policy: &Policy, candidates: &[Candidate<'_>], now: Timestam
     work.reasons
 }
 
+/// Which of these whole backups of one source a repository with this policy would keep: what a copy there is worth.
+pub(crate) fn would_keep(policy: &Policy, commits: &[&Commit], now: Timestamp) -> BTreeSet<BackupId> {
+    let candidates: Vec<Candidate<'_>> =
+        commits.iter().map(|commit| Candidate { commit, is_whole: true }).collect();
+    let mut kept: BTreeSet<BackupId> = judge(policy, &candidates, now).into_keys().collect();
+    if let Some((window, _)) = &policy.wal {
+        let cutoff = reference(&candidates, now).checked_sub(*window).unwrap_or(Timestamp::MIN);
+        let is_young = |commit: &&Commit| commit.cluster.stop_time > cutoff;
+        kept.extend(commits.iter().copied().filter(is_young).map(|commit| commit.backup));
+        // The window begins with the newest one before it.
+        let base = commits.iter().copied().filter(|commit| !is_young(commit)).max_by_key(|commit| commit.number);
+        kept.extend(base.map(|commit| commit.backup));
+    }
+    kept
+}
+
 struct Work<'a> {
     /// Oldest first.
     sorted: Vec<Candidate<'a>>,

@@ -121,7 +121,9 @@ fn document<'a>(request: &'a HealRequest<'a>, named: &Named) -> Result<Option<Be
         }
         Named::Envelope(id) => match repository.open_key_beside(request.others, *id) {
             Ok((data_key, _)) => {
-                let put = move || repository.put_envelope_of(&data_key, now);
+                let origin = request.others.iter().find_map(|other| other.key_origin(*id).ok());
+                let (purpose, created) = origin.unwrap_or_else(|| ("writer".to_owned(), now));
+                let put = move || repository.adopt_key(&data_key, &purpose, created);
                 Ok(Some(Better {
                     from: "the key that another copy of it opens".to_owned(),
                     put: Box::new(put),

@@ -205,6 +205,7 @@ impl Backup {
             archive_timeout: ARCHIVE_TIMEOUT,
             max_read_rate: source.max_read_rate.map(|rate| rate.0),
             configuration: context.config()?.without_secrets().to_owned(),
+            others: Vec::new(),
             host: context.host.clone(),
             clock: &context.clock,
             progress: &meter,

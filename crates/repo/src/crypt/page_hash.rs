@@ -7,17 +7,44 @@
 //! a pair. The hashes themselves are sealed like data, so nobody without the data key sees one. Measured on one core:
 //! 15 GB/s, against 3 GB/s for keyed BLAKE3 on 8 KiB.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use std::fmt;
 
-/// Hashes pages under one repository's key.
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use serde::{Deserialize, Serialize};
+
+/// The key that the pages of a backup are hashed under. A repository has one of its own; a backup that came out of another
+/// repository keeps that one's, and so do those that build on it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PageKey(#[serde(with = "refloat_types::hex::array")] [u8; 32]);
+
+impl fmt::Debug for PageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PageKey(…)")
+    }
+}
+
+impl PageKey {
+    /// The key of these bytes.
+    pub const fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+    /// What tells it from others and says nothing of it: for notes of this host.
+    pub fn mark(&self) -> String {
+        let mark = blake3::derive_key("refloat 2026 mark of a page key", &self.0);
+        refloat_types::hex::encode(&mark[..8])
+    }
+}
+
+/// Hashes pages under one key.
 pub struct PageHasher {
     key: LessSafeKey,
 }
 
 impl PageHasher {
     /// A hasher for this key.
-    pub fn new(key: &[u8; 32]) -> Self {
-        let key = UnboundKey::new(&AES_256_GCM, key).expect("an AES-256 key has 32 bytes");
+    pub fn new(key: &PageKey) -> Self {
+        let key = UnboundKey::new(&AES_256_GCM, &key.0).expect("an AES-256 key has 32 bytes");
         Self { key: LessSafeKey::new(key) }
     }
     /// The hash of one block of any length.
@@ -37,7 +64,7 @@ mod tests {
 
     #[test]
     fn depends_on_key_and_every_byte() {
-        let (a, b) = (PageHasher::new(&[1; 32]), PageHasher::new(&[2; 32]));
+        let (a, b) = (PageHasher::new(&PageKey::new([1; 32])), PageHasher::new(&PageKey::new([2; 32])));
         let mut page = vec![7; 8192];
         let first = a.hash(&page);
         assert_eq!(first, a.hash(&page));

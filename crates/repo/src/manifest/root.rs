@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::leaf::Leaf;
 use super::part::{self, Entry, PartBuilder};
+use crate::crypt::page_hash::PageKey;
 use crate::error::RepoError;
 use crate::layout;
 use crate::object::document;
@@ -37,6 +38,10 @@ pub struct Root {
     /// How its files were read; not said by backups that can be no parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading: Option<Reading>,
+    /// What the pages in its leaves are hashed under. Not said before backups went from one repository to another: then it is
+    /// the repository's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_key: Option<PageKey>,
 }
 
 /// How the files of a backup were read: what a later backup must know before it believes that a file has not changed.
@@ -82,7 +87,7 @@ impl<'a> ManifestWriter<'a> {
         Self {
             packer,
             part: PartBuilder::default(),
-            root: Root { parts: Vec::new(), blobs: BTreeMap::new(), reading: None },
+            root: Root { parts: Vec::new(), blobs: BTreeMap::new(), reading: None, page_key: None },
         }
     }
     /// Appends an entry, whose path must come after the one before.
@@ -138,6 +143,10 @@ impl<'a> ManifestWriter<'a> {
     /// Says how the files were read.
     pub fn reading(&mut self, reading: Reading) {
         self.root.reading = Some(reading);
+    }
+    /// Says what its pages are hashed under.
+    pub fn page_key(&mut self, key: PageKey) {
+        self.root.page_key = Some(key);
     }
     /// Stores the last part and the root.
     ///

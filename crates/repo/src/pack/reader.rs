@@ -1,9 +1,10 @@
 //! Opening frames and reading whole packs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use refloat_store::Store;
+use refloat_store::{Key, Store};
 use refloat_types::ObjectId;
 
 use super::copies::Copies;
@@ -65,6 +66,33 @@ fn each_frame(
 
 fn short(frame: &FrameRef) -> RepoError {
     RepoError::damaged(layout::pack(frame.pack), "a frame ends within its tag")
+}
+
+/// Where the bytes of a pack are.
+trait Bytes {
+    /// Appends exactly this range to `into`.
+    fn read(&self, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), RepoError>;
+}
+
+/// In a store.
+struct Stored<'a>(&'a dyn Store, Key);
+
+impl Bytes for Stored<'_> {
+    fn read(&self, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), RepoError> {
+        Ok(self.0.read(&self.1, range, into)?)
+    }
+}
+
+/// In memory.
+struct Held<'a>(&'a [u8], Key);
+
+impl Bytes for Held<'_> {
+    fn read(&self, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), RepoError> {
+        let (start, end) = (usize::try_from(range.start), usize::try_from(range.end));
+        let bytes = start.ok().zip(end.ok()).and_then(|(start, end)| self.0.get(start..end));
+        into.extend_from_slice(bytes.ok_or_else(|| RepoError::damaged(&self.1, "it is cut short"))?);
+        Ok(())
+    }
 }
 
 /// Opens frames; keeps the seals of the packs it met and its buffers. One a thread.
@@ -193,17 +221,33 @@ impl FrameOpener {
     ) -> Result<u64, RepoError> {
         let key = layout::pack(id);
         let info = store.head(&key)?.ok_or_else(|| RepoError::Missing { object: key.to_string() })?;
+        self.read_all(&Stored(store, key), id, info.size, each)?;
+        Ok(info.size)
+    }
+
+    /// Opens every frame of pack `id`, whose bytes these shall be.
+    ///
+    /// # Errors
+    /// `Damaged` when any of them is not what was written.
+    pub fn check_pack(&mut self, id: ObjectId, bytes: &[u8]) -> Result<(), RepoError> {
+        let whole: EachFrame<'_> = &mut |_, _, opened| opened.map(drop);
+        self.read_all(&Held(bytes, layout::pack(id)), id, bytes.len() as u64, whole)
+    }
+
+    fn read_all(
+        &mut self,
+        pack: &dyn Bytes,
+        id: ObjectId,
+        size: u64,
+        each: EachFrame<'_>,
+    ) -> Result<(), RepoError> {
         let expected_key = self.keys.packs.get(&id).copied().unwrap_or_default();
-        let frames = self.read_table(store, id, info.size, expected_key)?;
+        let frames = self.read_table(pack, id, size, expected_key)?;
         let mut stored = std::mem::take(&mut self.stored);
         let mut plain = Vec::new();
-        let mut result = Ok(info.size);
-        for together in frames.chunk_by(|a, b| a.0.offset / READ_AHEAD == b.0.offset / READ_AHEAD) {
-            result = result.and_then(|size| {
-                self.read_frames(store, together, (&mut stored, &mut plain), each)?;
-                Ok(size)
-            });
-        }
+        let mut together = frames.chunk_by(|a, b| a.0.offset / READ_AHEAD == b.0.offset / READ_AHEAD);
+        let result =
+            together.try_for_each(|frames| self.read_frames(pack, frames, (&mut stored, &mut plain), each));
         self.stored = stored;
         result
     }
@@ -211,7 +255,7 @@ impl FrameOpener {
     /// Reads neighbouring frames with one read, or one by one where that fails.
     fn read_frames(
         &mut self,
-        store: &dyn Store,
+        pack: &dyn Bytes,
         frames: &[(FrameRef, Content)],
         (stored, plain): (&mut Vec<u8>, &mut Vec<u8>),
         each: EachFrame<'_>,
@@ -219,17 +263,16 @@ impl FrameOpener {
         let [(first, _), .., (last, _)] = frames else {
             return frames.iter().try_for_each(|(frame, content)| {
                 stored.clear();
-                let key = layout::pack(frame.pack);
-                let opened = match store.read(&key, frame.offset..frame.end(), stored) {
+                let opened = match pack.read(frame.offset..frame.end(), stored) {
                     Ok(()) => self.open_own(frame, stored, plain),
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(error),
                 };
                 each_frame(each, frame, *content, opened, plain)
             });
         };
         stored.clear();
-        if store.read(&layout::pack(first.pack), first.offset..last.end(), stored).is_err() {
-            return frames.chunks(1).try_for_each(|one| self.read_frames(store, one, (stored, plain), each));
+        if pack.read(first.offset..last.end(), stored).is_err() {
+            return frames.chunks(1).try_for_each(|one| self.read_frames(pack, one, (stored, plain), each));
         }
         let mut rest = stored.as_mut_slice();
         for (frame, content) in frames {
@@ -258,7 +301,7 @@ impl FrameOpener {
     /// Header, table and footer of a pack of `size` bytes; the references lack their tags.
     fn read_table(
         &mut self,
-        store: &dyn Store,
+        pack: &dyn Bytes,
         id: ObjectId,
         size: u64,
         expected_key: ObjectId,
@@ -269,7 +312,7 @@ impl FrameOpener {
             return Err(damaged("it is shorter than a pack can be"));
         }
         let mut bytes = Vec::new();
-        store.read(&key, 0..HEADER_BYTES as u64, &mut bytes)?;
+        pack.read(0..HEADER_BYTES as u64, &mut bytes)?;
         let header = Header::decode(key.as_str(), &bytes, Kind::Pack)?;
         let suite = if expected_key == ObjectId::NONE { Suite::Plain } else { Suite::Standard };
         let expected =
@@ -278,14 +321,14 @@ impl FrameOpener {
             return Err(damaged("its header is another pack's"));
         }
         bytes.clear();
-        store.read(&key, size - FOOTER_BYTES as u64..size, &mut bytes)?;
+        pack.read(size - FOOTER_BYTES as u64..size, &mut bytes)?;
         let footer = Footer::decode(&bytes).map_err(|e| damaged(e.0))?;
         let table_end = footer.table_offset.checked_add(u64::from(footer.table_stored));
         if table_end != Some(size - FOOTER_BYTES as u64) || footer.table_stored > 8 * MAX_FRAME {
             return Err(damaged("its footer does not fit its size"));
         }
         bytes.clear();
-        store.read(&key, footer.table_offset..size - FOOTER_BYTES as u64, &mut bytes)?;
+        pack.read(footer.table_offset..size - FOOTER_BYTES as u64, &mut bytes)?;
         let info =
             FrameInfo { index: footer.frames, last: true, codec: Codec::None, plain: footer.table_plain };
         let table =

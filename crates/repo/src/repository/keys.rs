@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use refloat_store::Key;
+use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{ObjectId, Timestamp, fault};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -18,6 +18,9 @@ use crate::state::WriterKey;
 
 /// Largest envelope accepted.
 pub(super) const MAX_ENVELOPE: u64 = 1 << 20;
+
+/// What a key is for that seals page maps.
+const MAP: &str = "map";
 
 /// File in the state directory with the keys of page maps, on a host that cannot read.
 const MAP_KEYS: &str = "map-keys.json";
@@ -80,12 +83,18 @@ impl Repository {
         if !self.is_encrypted() {
             return Ok(None);
         }
-        let generation = self.generation_now()?;
         let key = DataKey::draw();
+        self.put_envelope(&key, purpose, now)?;
+        Ok(Some(Arc::new(key)))
+    }
+
+    /// Seals a key to those who can read now.
+    fn put_envelope(&self, key: &DataKey, purpose: &str, created: Timestamp) -> Result<(), RepoError> {
+        let generation = self.generation_now()?;
         let clear = EnvelopeClear {
             key: key.id(),
             purpose: purpose.to_owned(),
-            created: now,
+            created,
             commitment: key.commitment(),
             generation: generation.number,
         };
@@ -100,7 +109,37 @@ impl Repository {
             &[],
             Body::Raw(&sealed),
         )?;
-        Ok(Some(Arc::new(key)))
+        Ok(())
+    }
+
+    /// Seals a key of another repository to those who can read here, so that what it seals can be taken over as it is. Where
+    /// it was taken over before, nothing is done.
+    ///
+    /// # Errors
+    /// When the envelope cannot be stored: nothing that the key seals may be referred to.
+    pub fn adopt_key(&self, key: &DataKey, purpose: &str, created: Timestamp) -> Result<(), RepoError> {
+        if self.store.head(&layout::envelope(key.id()))?.is_none() {
+            match self.put_envelope(key, purpose, created) {
+                // Somebody else takes it over at the same moment.
+                Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+        }
+        if purpose == MAP && !self.can_read() {
+            self.keep_map_key(key)?;
+        }
+        Ok(())
+    }
+
+    /// What a data key is for, and when it was drawn.
+    ///
+    /// # Errors
+    /// When its envelope cannot be read or believed.
+    pub fn key_origin(&self, id: ObjectId) -> Result<(String, Timestamp), RepoError> {
+        let object = layout::envelope(id);
+        let document = self.get_signed(&object, Kind::Envelope, MAX_ENVELOPE)?;
+        let clear = envelope_clear(&object, id, &document)?;
+        Ok((clear.purpose, clear.created))
     }
 
     /// Draws the key that seals the page maps of a backup on a host that cannot read, and keeps it there: so the next backup
@@ -109,13 +148,20 @@ impl Repository {
     /// # Errors
     /// When it cannot be stored or kept: the key must not be used.
     pub fn draw_map_key(&self, now: Timestamp) -> Result<Option<Arc<DataKey>>, RepoError> {
-        let Some(key) = self.draw_key("map", now)? else { return Ok(None) };
+        let Some(key) = self.draw_key(MAP, now)? else { return Ok(None) };
+        self.keep_map_key(&key)?;
+        Ok(Some(key))
+    }
+
+    fn keep_map_key(&self, key: &DataKey) -> Result<(), RepoError> {
         let mut kept = self.kept_map_keys()?;
+        if kept.iter().any(|known| known.id == key.id()) {
+            return Ok(());
+        }
         kept.push(MapKey { id: key.id(), key: *key.expose() });
         let surplus = kept.len().saturating_sub(MAX_MAP_KEYS);
         kept.drain(..surplus);
-        self.state.write(&self.state_name(MAP_KEYS), &kept)?;
-        Ok(Some(key))
+        self.state.write(&self.state_name(MAP_KEYS), &kept)
     }
 
     fn kept_map_keys(&self) -> Result<Vec<MapKey>, RepoError> {

@@ -12,12 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Repository, state_name};
 use crate::commit::CommitRecord;
-use crate::crypt::identity;
 use crate::crypt::seal::DataKey;
 use crate::error::RepoError;
-use crate::kind::Kind;
 use crate::layout::{self, Named};
-use crate::object::Body;
 use crate::pack::reader::PackKeys;
 use crate::state::StateDirectory;
 
@@ -182,25 +179,6 @@ impl Repository {
         let commit = crate::commit::Commit { source, number, ..record.commit.clone() };
         let writer = self.writer_key(now)?;
         self.put_commit(&commit, &record.packs, &names, writer.as_deref())
-    }
-
-    /// The envelope of a data key, sealed to whom this repository is sealed now.
-    ///
-    /// # Errors
-    /// When it cannot be stored.
-    pub fn put_envelope_of(&self, key: &DataKey, now: Timestamp) -> Result<(), RepoError> {
-        let generation = self.generation_now()?;
-        let clear = super::keys::EnvelopeClear {
-            key: key.id(),
-            purpose: "backup".to_owned(),
-            created: now,
-            commitment: key.commitment(),
-            generation: generation.number,
-        };
-        let sealed = identity::seal_to(&generation.recipients, key.expose())?;
-        let object = layout::envelope(key.id());
-        self.put_signed(&object, Kind::Envelope, key.id(), &clear, &[], Body::Raw(&sealed))?;
-        Ok(())
     }
 
     /// A data key, opened here or by another repository that seals the same packs with it. Answers the key, and whether its

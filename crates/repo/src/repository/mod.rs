@@ -53,7 +53,7 @@ pub use tombstones::{Marked, StoredTombstone, Tombstone};
 pub use wal::StoredWal;
 
 use crate::crypt::identity::{Identity, Recipient};
-use crate::crypt::page_hash::PageHasher;
+use crate::crypt::page_hash::{PageHasher, PageKey};
 use crate::crypt::sign::{PublicKey, SigningKey};
 use crate::error::KeyError;
 use crate::kind::Suite;
@@ -148,9 +148,13 @@ impl Repository {
     pub fn naming_key(&self) -> &[u8; 32] {
         &self.local.naming_key
     }
-    /// Hashes pages under this repository's key.
+    /// What pages are hashed under where no older backup says otherwise.
+    pub fn page_key(&self) -> PageKey {
+        PageKey::new(self.local.page_key)
+    }
+    /// Hashes pages under that.
     pub fn page_hasher(&self) -> PageHasher {
-        PageHasher::new(&self.local.page_key)
+        PageHasher::new(&self.page_key())
     }
     /// The state directory.
     pub fn state(&self) -> &StateDirectory {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use refloat_repo::Compression;
-use refloat_repo::crypt::page_hash::PageHasher;
+use refloat_repo::crypt::page_hash::{PageHasher, PageKey};
 use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::reader::PackKeys;
 use refloat_testkit::memory_store::Memory;
@@ -21,7 +21,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { store: Memory::new(), hasher: PageHasher::new(&[3; 32]), keys: PackKeys::default() }
+        Self { store: Memory::new(), hasher: PageHasher::new(&PageKey::new([3; 32])), keys: PackKeys::default() }
     }
 
     /// One backup of a range: its leaf, and the bytes that it stored.

@@ -11,7 +11,7 @@ use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{ObjectId, Timestamp};
 
 use super::{Parent, Situation, Trust, Wanted, kind_of, lacking, may_pass};
-use crate::backup::{BackupError, BackupRequest};
+use crate::backup::{BackupError, BackupRequest, others};
 
 /// How long backups may go on without one that reads every file: a disk that lies is found then.
 const UNREAD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -50,7 +50,7 @@ pub(in crate::backup) fn choose(
     }
     let asked = request.wanted != Wanted::Suitable;
     let mut passed_over = None;
-    for record in commits.iter().rev() {
+    for record in in_order(request, &commits, situation.began) {
         let why = match plain_before(request, record).or_else(|| situation.refuses(record)) {
             Some(why) => why,
             None => match open(request, situation, record) {
@@ -78,6 +78,22 @@ pub(in crate::backup) fn choose(
         None => {}
     }
     full(notes)
+}
+
+/// The newest first; but before it those that every other repository has too, unless they are too old to be of use: what the
+/// others lack of a parent has to be copied to them.
+fn in_order<'a>(
+    request: &BackupRequest<'_>,
+    commits: &'a [CommitRecord],
+    now: Timestamp,
+) -> Vec<&'a CommitRecord> {
+    let common = others::common(request).unwrap_or_default();
+    let is_common = |record: &&CommitRecord| {
+        common.contains(&record.commit.backup) && age(now, record.commit.finished) < UNREAD
+    };
+    let (mut first, rest): (Vec<_>, Vec<_>) = commits.iter().rev().partition(is_common);
+    first.extend(rest);
+    first
 }
 
 fn open(
