@@ -59,6 +59,7 @@ pub(crate) fn request<'a>(cluster: &TestCluster, home: &'a Home) -> BackupReques
     BackupRequest {
         repository: &home.repository,
         repository_name: "local".to_owned(),
+        others: Vec::new(),
         source: "prod".parse().expect("a name"),
         data_directory: cluster.data_directory().to_owned(),
         connection: ConnectOptions {

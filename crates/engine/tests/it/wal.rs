@@ -5,7 +5,7 @@
 mod archiver;
 mod content;
 mod fetch;
-mod fixture;
+pub(crate) mod fixture;
 mod moments;
 mod push;
 mod races;

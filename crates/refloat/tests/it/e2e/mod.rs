@@ -6,6 +6,7 @@ mod crashed;
 mod debian;
 mod delta;
 mod expire;
+mod heal;
 mod keys;
 mod kills;
 mod limits;
