@@ -8,7 +8,7 @@ use std::time::Duration;
 use refloat_config::{RepositoryConfig, SourceConfig};
 use refloat_engine::heal::{HealRequest, Healed, heal};
 use refloat_repo::Repository;
-use refloat_repo::layout::Named;
+use refloat_repo::layout::{self, Named};
 use refloat_repo::repository::OperationRecord;
 use refloat_store::Key;
 use refloat_types::Clock as _;
@@ -19,6 +19,7 @@ use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
 use crate::operations::{self, Operation};
 use crate::render::text::count;
+use crate::rescue;
 
 /// How long another repository may take to answer, before it is left out.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -123,6 +124,12 @@ impl Healing<'_> {
             dry_run: self.dry_run,
         };
         let mut told = Vec::new();
+        let (kits, objects): (Vec<Key>, Vec<Key>) = objects
+            .into_iter()
+            .partition(|key| key.as_str().starts_with(layout::RESCUE) && Named::parse(key).is_none());
+        if !kits.is_empty() && !self.dry_run {
+            self.renew_kit(context, &kits, &mut told);
+        }
         for key in &objects {
             let (from, why) = match heal(&request, key) {
                 Ok(Healed::Whole) => continue,
@@ -137,6 +144,22 @@ impl Healing<'_> {
         }
         self.tell(context, operation, &told);
         told
+    }
+
+    /// A file of the rescue kit is not copied: it is made again.
+    fn renew_kit(&self, context: &Context, files: &[Key], told: &mut Vec<Told>) {
+        match rescue::renew(context, self.of, files) {
+            Ok(renewed) => told.extend(renewed.iter().map(|key| Told {
+                object: key.to_string(),
+                from: Some("a new rescue kit".to_owned()),
+                why: None,
+            })),
+            Err(failure) => told.push(Told {
+                object: layout::RESCUE.to_owned(),
+                from: None,
+                why: Some(format!("{} ({})", failure.message, failure.code)),
+            }),
+        }
     }
 
     fn tell(&self, context: &Context, mut operation: Operation, told: &[Told]) {

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use refloat_repo::layout::{self, Named};
 use refloat_repo::repository::{KIT_PROGRAM as PROGRAM, Kit, KitFile, Kits, NewKit, sha256_of};
 use refloat_repo::{RepoError, Repository};
-use refloat_store::StoreErrorKind;
+use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{Clock as _, SourceId, Timestamp, hex};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,20 @@ pub(crate) fn keep(context: &Context, opened: &Opened, url: &str, look: Look) {
             opened.name, failure.message
         ));
     }
+}
+
+/// Deletes those of these files that are ours and were changed, and puts a kit there that has them. Answers which.
+///
+/// # Errors
+/// What the repository says; the next `backup` or `check` puts there what is missing.
+pub(crate) fn renew(context: &Context, opened: &Opened, files: &[Key]) -> Result<Vec<Key>, Failure> {
+    let deleted = opened.repository.delete_changed_kit_files(files)?;
+    let configs = context.config.iter().flat_map(|config| config.repositories.values());
+    let config = configs.into_iter().find(|config| config.name.as_str() == opened.name);
+    if let Some(config) = config.filter(|_| !deleted.is_empty()) {
+        keep_quietly(context, opened, &config.url.to_string(), Look::Now)?;
+    }
+    Ok(deleted)
 }
 
 fn keep_quietly(context: &Context, opened: &Opened, url: &str, look: Look) -> Result<(), Failure> {

@@ -177,7 +177,7 @@ impl Restore {
         let others = healing::others(&context, config, &opened);
         let mut all = vec![opened];
         all.extend(others);
-        let (used, result) = self.from_any(&context, &asked, &place, &all, &mut operation);
+        let (used, result) = self.out_of_any(&context, &asked, &place, &all, &mut operation);
         let opened = &all[used];
         if !self.dry_run {
             match place.enrolled(&context) {
@@ -190,7 +190,7 @@ impl Restore {
     }
 
     /// Restores out of the first repository that is right; one that is not is healed where that can be. Answers which it was.
-    fn from_any(
+    fn out_of_any(
         &self,
         context: &Context,
         asked: &Asked,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use refloat_engine::verify::{Grade, Scope, SourceRef, VerifyReport, VerifyRequest, Which, verify};
-use refloat_repo::layout::Named;
+use refloat_repo::layout::{self, Named};
 use refloat_store::Key;
 use refloat_types::{BackupId, Clock as _};
 
@@ -105,8 +105,10 @@ impl Verify {
         // What nothing needs is no damage; what somebody else has put there is not made right by a copy.
         let damaged = report.findings.iter().filter(|finding| finding.grade != Grade::Note);
         let names = damaged.flat_map(|finding| std::iter::once(&finding.object).chain(&finding.also));
-        let objects: Vec<Key> =
-            names.filter_map(|name| name.parse().ok()).filter(|key| Named::parse(key).is_some()).collect();
+        let objects: Vec<Key> = names
+            .filter_map(|name| name.parse().ok())
+            .filter(|key| Named::parse(key).is_some() || key.as_str().starts_with(layout::RESCUE))
+            .collect();
         let from = all.iter().filter(|one| one.name != of.name).map(|one| &one.repository).collect();
         Healing { of, from, source: self.source.as_deref(), dry_run: self.dry_run }.run(context, objects)
     }

@@ -258,6 +258,24 @@ impl Repository {
         Ok(writer.finish()?)
     }
 
+    /// Deletes the files of kits that are not what was put there, among `keys`: what stands under a name that a kit of ours gives
+    /// and has another digest helps nobody. Answers which; the next kit has them again.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses to delete.
+    pub fn delete_changed_kit_files(&self, keys: &[Key]) -> Result<Vec<Key>, RepoError> {
+        let kits = self.kits()?;
+        let ours = |key: &Key| kits.kits.iter().any(|kit| kit.files.iter().any(|file| file.key == *key));
+        let mut deleted = Vec::new();
+        for finding in self.inspect_kits(&kits)? {
+            if finding.wrong == KitWrong::Changed && keys.contains(&finding.key) && ours(&finding.key) {
+                self.store.delete(&finding.key)?;
+                deleted.push(finding.key);
+            }
+        }
+        Ok(deleted)
+    }
+
     /// Compares everything below `rescue/` with what the kits say, byte by byte. What an older kit lacks is no finding:
     /// the newest one counts.
     ///

@@ -146,7 +146,7 @@ fn kits_that_were_replaced_go_and_what_others_name_stays() {
     let clock = Arc::new(Set(AtomicI64::new(1_000_000)));
     let home = Home { store: Memory::new().with_clock(clock.clone()), state: tempfile::tempdir().unwrap() };
     let repository = home.init(Protection::None).unwrap();
-    let mut step = |program: &[u8], text: &[u8]| {
+    let step = |program: &[u8], text: &[u8]| {
         clock.0.fetch_add(1000, Ordering::SeqCst);
         put(&repository, program, text)
     };
