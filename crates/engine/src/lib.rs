@@ -2,7 +2,8 @@
 //!
 //! Lowest first: `progress`, `spill`, `locked`, `locks` (until when a store lets nobody destroy what is stored), `guard` (what a running job uses stays) and `generation` (a source becomes
 //! another cluster) serve all others, `wal` moves WAL files and knows what is archived, `pitr` knows
-//! which moments can be reached, `backup`, `restore`, `verify`, `expire`, `copy` and `takeover` do what they are called. Nothing here reads
+//! which moments can be reached, `backup`, `restore`, `verify`, `expire`, `copy` and `takeover` do what they are called; `heal`
+//! puts damaged objects right. Nothing here reads
 //! settings, the environment, the wall clock or the terminal: options, a `Clock` and a `Progress` come from above.
 
 pub mod backup;
@@ -10,6 +11,7 @@ pub mod copy;
 pub mod expire;
 pub mod generation;
 pub mod guard;
+pub mod heal;
 pub mod locked;
 pub mod locks;
 pub mod pitr;

@@ -120,6 +120,20 @@ pub(crate) fn last_speed(context: &Context, name: &str) -> Option<(f64, Timestam
 }
 
 fn last_speed_in(log: &Path, name: &str) -> Option<(f64, Timestamp)> {
+    let all = newest_in(log, name).unwrap_or_default();
+    all.into_iter().find_map(|record| {
+        let tells = record.result == "done" && record.bytes >= TELLING;
+        (tells && record.seconds > 0.0).then(|| (record.bytes as f64 / record.seconds, record.started))
+    })
+}
+
+/// The operations of this name that the end of the local log knows of, the newest first.
+pub(crate) fn newest(context: &Context, name: &str) -> Vec<OperationRecord> {
+    let log = context.state_path().map(|state| state.join("log").join("operations.jsonl"));
+    log.and_then(|log| newest_in(&log, name)).unwrap_or_default()
+}
+
+fn newest_in(log: &Path, name: &str) -> Option<Vec<OperationRecord>> {
     let mut file = std::fs::File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(REMEMBERED))).ok()?;
@@ -127,12 +141,11 @@ fn last_speed_in(log: &Path, name: &str) -> Option<(f64, Timestamp)> {
     file.take(REMEMBERED).read_to_end(&mut bytes).ok()?;
     // Most lines are of WAL, and not worth being parsed.
     let mark = format!("\"operation\":\"{name}\"");
-    bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
+    let record = |line: &[u8]| {
         let line = std::str::from_utf8(line).ok().filter(|line| line.contains(&mark))?;
-        let record: OperationRecord = serde_json::from_str(line).ok()?;
-        let tells = record.operation == name && record.result == "done" && record.bytes >= TELLING;
-        (tells && record.seconds > 0.0).then(|| (record.bytes as f64 / record.seconds, record.started))
-    })
+        serde_json::from_str(line).ok().filter(|record: &OperationRecord| record.operation == name)
+    };
+    Some(bytes.rsplit(|byte| *byte == b'\n').filter_map(record).collect())
 }
 
 /// One write, so that lines of several processes never mix.

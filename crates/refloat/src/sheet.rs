@@ -6,6 +6,7 @@ use refloat_repo::repository::Generation;
 use refloat_types::Timestamp;
 
 use crate::render::time;
+use crate::rescue::Stored;
 
 /// What stands on the sheet.
 pub(crate) struct Sheet<'a> {
@@ -25,6 +26,8 @@ pub(crate) struct Sheet<'a> {
     pub now: Timestamp,
     /// What the clusters are: `prod: PostgreSQL 15 in /var/lib/postgresql/15/main`.
     pub clusters: Vec<String>,
+    /// The program that lies in the repository.
+    pub stored: Option<Stored>,
 }
 
 impl Sheet<'_> {
@@ -47,6 +50,11 @@ impl Sheet<'_> {
         line(if self.generation.has_passphrase { "passphrase" } else { "key" }, &opened_by);
         line("fingerprint", &self.fingerprint);
         line("program", concat!("refloat ", env!("CARGO_PKG_VERSION"), ", or a later one"));
+        if let Some(stored) = &self.stored {
+            line("", &format!("one lies in the store, refloat {}: {}", stored.release, stored.key));
+            line("", "compare it before it gets a key: sha256sum must print");
+            line("", &stored.sha256);
+        }
         for cluster in &self.clusters {
             line("cluster", cluster);
         }

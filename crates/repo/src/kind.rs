@@ -56,6 +56,8 @@ kinds! {
     Tombstone = 15,
     /// That a backup must not expire, or may again.
     Hold = 16,
+    /// What a rescue kit consists of.
+    RescueKit = 20,
     /// That one host may enrol itself.
     Invitation = 21,
 }

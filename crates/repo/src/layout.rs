@@ -33,6 +33,8 @@ pub const TOMBSTONES: &str = "tombstones/";
 pub const HOLDS: &str = "holds/";
 /// Hosts that may enrol themselves.
 pub const INVITATIONS: &str = "invitations/";
+/// Rescue kits.
+pub const RESCUE: &str = "rescue/";
 /// Ending of the key of what used an invitation up, behind its id.
 const USED: &str = "-used";
 /// Ending of the key of a release, behind the hold's id.
@@ -182,6 +184,8 @@ pub enum Named {
     Invitation(ObjectId),
     /// The enrolment that used an invitation up.
     InvitationUsed(ObjectId),
+    /// What a rescue kit consists of.
+    Kit(u64),
 }
 
 impl Named {
@@ -227,6 +231,7 @@ impl Named {
                 Some(id) => Self::InvitationUsed(id.parse().ok()?),
                 None => Self::Invitation(name.parse().ok()?),
             },
+            ["rescue", number, "kit"] => Self::Kit(number.parse().ok()?),
             _ => return None,
         })
     }
@@ -252,6 +257,7 @@ impl Named {
             Self::Release(id) => release(*id),
             Self::Invitation(id) => invitation(*id),
             Self::InvitationUsed(id) => invitation_used(*id),
+            Self::Kit(number) => kit(*number),
         }
     }
 }
@@ -274,6 +280,23 @@ pub fn invitation(id: ObjectId) -> Key {
 /// The enrolment that used an invitation up.
 pub fn invitation_used(id: ObjectId) -> Key {
     key(format!("{INVITATIONS}{id}{USED}"))
+}
+
+/// What rescue kit `number` consists of.
+pub fn kit(number: u64) -> Key {
+    key(format!("{}kit", kit_directory(number)))
+}
+
+/// Where the files of rescue kit `number` lie.
+pub fn kit_directory(number: u64) -> String {
+    format!("{RESCUE}{number:010}/")
+}
+
+/// The number of the rescue kit in whose directory `key` lies.
+pub fn kit_number(key: &Key) -> Option<u64> {
+    let (number, _) = key.as_str().strip_prefix(RESCUE)?.split_once('/')?;
+    let is_number = number.len() == 10 && number.bytes().all(|b| b.is_ascii_digit());
+    number.parse().ok().filter(|_| is_number)
 }
 
 /// A hold. Its name is random, so that two hosts that hold a backup at the same time never replace each other's.
@@ -328,6 +351,7 @@ mod tests {
             Named::Release(id),
             Named::Invitation(id),
             Named::InvitationUsed(id),
+            Named::Kit(3),
         ] {
             assert_eq!(Named::parse(&named.key()), Some(named), "{}", named.key());
         }
@@ -349,6 +373,8 @@ mod tests {
             format!("pins/{id}/1"),
             format!("tombstones/2-{id}"),
             format!("holds/{id}-"),
+            "rescue/3/kit".to_owned(),
+            "rescue/0000000003/refloat".to_owned(),
             format!("sources/{id}/source/1"),
             format!("sources/{id}/source/0000000001-{id}"),
             format!("wal/1/00000001/00000000/000000010000000000000003-{}", "0".repeat(31)),

@@ -25,7 +25,7 @@ pub use confirm::{Assurance, Confirmed, confirm, put_confirmed};
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{BadKey, Key};
 pub use object::ObjectStore;
-pub use open::{OpenError, open, open_url};
+pub use open::{OpenError, file_path, open, open_url};
 pub use posix::{Options, PosixStore};
 pub use probe::{Abilities, Conditional, probe};
 pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode, Version};

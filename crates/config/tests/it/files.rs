@@ -97,6 +97,7 @@ fn layers_may_stand_in_different_files() {
     let tidy: Vec<String> =
         prod.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_snapshot!(tidy.join("\n"), @r#"
+    acknowledge = 1 # built in
     backup_wal = "auto" # built in
     checkpoint = "spread" # /DIR/conf.d/10-defaults.toml:3 [defaults.postgres]
     data_directory = "/var/lib/postgresql/15/main" # /DIR/refloat.toml:8

@@ -120,14 +120,17 @@ fn what_applies_is_shown_with_its_origin() {
     compression = "zstd:-7"                                      # /etc/refloat/refloat.toml:10
     encryption = { identity = { command = ["/usr/bin/vault", "read"] }, recipients = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"] }  # /etc/refloat/refloat.toml:9
     fingerprint = "SUNSET-GUITAR-4401-ELBOW"                     # /etc/refloat/refloat.toml:11
+    mode = "sync"                                                # built in
     url = "file:///cold"                                         # /etc/refloat/refloat.toml:8
 
     [repository.offsite]
     compression = "zstd:1"                                       # built in
     encryption = { passphrase = { file = "/etc/refloat/passphrase" } }  # /etc/refloat/refloat.toml:5
+    mode = "sync"                                                # built in
     url = "file:///backup/db%201"                                # /etc/refloat/refloat.toml:4
 
     [source.other]
+    acknowledge = 1                                              # built in
     backup_wal = "include"                                       # /etc/refloat/refloat.toml:39
     checkpoint = "spread"                                        # /etc/refloat/refloat.toml:17 [defaults.postgres]
     data_directory = "/var/lib/postgresql/17/main"               # /etc/refloat/refloat.toml:37
@@ -146,6 +149,7 @@ fn what_applies_is_shown_with_its_origin() {
     wal = "7d"                                                   # /etc/refloat/refloat.toml:15 [defaults.postgres]
 
     [source.prod]
+    acknowledge = 1                                              # built in
     backup_wal = "auto"                                          # built in
     checkpoint = "spread"                                        # /etc/refloat/refloat.toml:17 [defaults.postgres]
     connection = "host='/run/postgresql' port=5433 user=backup"  # /etc/refloat/refloat.toml:29
@@ -190,10 +194,13 @@ fn the_json_view_has_a_format_and_no_secret() {
         "repository.cold.compression": "/etc/refloat/refloat.toml:10",
         "repository.cold.encryption": "/etc/refloat/refloat.toml:9",
         "repository.cold.fingerprint": "/etc/refloat/refloat.toml:11",
+        "repository.cold.mode": "built in",
         "repository.cold.url": "/etc/refloat/refloat.toml:8",
         "repository.offsite.compression": "built in",
         "repository.offsite.encryption": "/etc/refloat/refloat.toml:5",
+        "repository.offsite.mode": "built in",
         "repository.offsite.url": "/etc/refloat/refloat.toml:4",
+        "source.other.acknowledge": "built in",
         "source.other.backup_wal": "/etc/refloat/refloat.toml:39",
         "source.other.checkpoint": "/etc/refloat/refloat.toml:17 [defaults.postgres]",
         "source.other.data_directory": "/etc/refloat/refloat.toml:37",
@@ -208,6 +215,7 @@ fn the_json_view_has_a_format_and_no_secret() {
         "source.other.wal": "built in",
         "source.other.wal_fetch_timeout": "/etc/refloat/refloat.toml:18 [defaults.postgres]",
         "source.other.wal_push_timeout": "built in",
+        "source.prod.acknowledge": "built in",
         "source.prod.backup_wal": "built in",
         "source.prod.checkpoint": "/etc/refloat/refloat.toml:17 [defaults.postgres]",
         "source.prod.connection": "/etc/refloat/refloat.toml:29",
@@ -244,6 +252,7 @@ fn the_json_view_has_a_format_and_no_secret() {
               ]
             },
             "fingerprint": "SUNSET-GUITAR-4401-ELBOW",
+            "mode": "sync",
             "url": "file:///cold"
           },
           "offsite": {
@@ -253,11 +262,13 @@ fn the_json_view_has_a_format_and_no_secret() {
                 "file": "/etc/refloat/passphrase"
               }
             },
+            "mode": "sync",
             "url": "file:///backup/db%201"
           }
         },
         "source": {
           "other": {
+            "acknowledge": 1,
             "backup_wal": "include",
             "checkpoint": "spread",
             "data_directory": "/var/lib/postgresql/17/main",
@@ -279,6 +290,7 @@ fn the_json_view_has_a_format_and_no_secret() {
             "wal_push_timeout": "60s"
           },
           "prod": {
+            "acknowledge": 1,
             "backup_wal": "auto",
             "checkpoint": "spread",
             "connection": "host='/run/postgresql' port=5433 user=backup",
@@ -326,7 +338,7 @@ fn without_origin_the_view_is_a_configuration_that_says_the_same() {
     let config = whole();
     let again = parse(&config.show(false)).err().map(|error| error.to_string());
     // Only `like` refers to something that the view has resolved already.
-    assert_eq!(again.as_deref(), Some("/etc/refloat/refloat.toml:39:8: template \"tier1\" is not defined"));
+    assert_eq!(again.as_deref(), Some("/etc/refloat/refloat.toml:43:8: template \"tier1\" is not defined"));
     let resolved = config.show(false).replace("like = \"tier1\"\n", "");
     let again = parse(&resolved).expect("it is right");
     assert_eq!(again.show(false), resolved);

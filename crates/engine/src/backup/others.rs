@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::run::Prepared;
 use super::tee::Tee;
-use super::{BackupRequest, BackupReport};
+use super::{BackupReport, BackupRequest};
 use crate::copy::{self, CopyError, CopyRequest, Fresh, Named};
 
 /// How long one WAL file may take on its way into another repository.

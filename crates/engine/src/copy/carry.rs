@@ -130,7 +130,10 @@ impl<'a> Carrier<'a> {
         self.wal(record)?;
         if sealing.is_none() && to.is_encrypted() {
             let sealed = keys.keys.values().next().cloned();
-            sealing = Some(sealed.ok_or_else(|| self.failed_from(RepoError::internal("copy a backup", "it has no key")))?);
+            sealing =
+                Some(sealed.ok_or_else(|| {
+                    self.failed_from(RepoError::internal("copy a backup", "it has no key"))
+                })?);
         }
         // Two may copy it at once, from two hosts or by hand: one of them is enough.
         if self.commits_of(&commit)?.next().is_some() {
@@ -188,13 +191,15 @@ impl<'a> Carrier<'a> {
                     continue;
                 }
                 Err(source @ RepoError::NoKey { .. }) => {
-                    let why = "the data keys of its backups have to be sealed to those who can read the other one";
+                    let why =
+                        "the data keys of its backups have to be sealed to those who can read the other one";
                     return Err(CopyError::CannotRead { repository: self.from.name.to_owned(), why, source });
                 }
                 Err(error) => return Err(self.failed_from(error)),
             };
             if taken.contains(&pack.key) {
-                let (purpose, created) = from.key_origin(pack.key).map_err(|error| self.failed_from(error))?;
+                let (purpose, created) =
+                    from.key_origin(pack.key).map_err(|error| self.failed_from(error))?;
                 to.adopt_key(&key, &purpose, created).map_err(|error| self.failed_to(error))?;
             }
             keys.keys.insert(pack.key, key);
@@ -267,12 +272,15 @@ impl<'a> Carrier<'a> {
             let (name, repository) = (name.to_string(), self.to.name.to_owned());
             return Err(CopyError::OtherCluster { name, repository, there, here });
         }
-        let is_same = |there: &SourceInfo| there.system == from.system && there.description == from.description;
+        let is_same =
+            |there: &SourceInfo| there.system == from.system && there.description == from.description;
         let id = match (there, &from.description, from.system) {
             (Some(there), ..) if is_same(&there) => there.id,
             (there, Some(description), Some(system)) => {
                 let id = there.map(|there| there.id);
-                to.describe_source(id, description, system, self.clock.now()).map_err(|e| self.failed_to(e))?.id
+                to.describe_source(id, description, system, self.clock.now())
+                    .map_err(|e| self.failed_to(e))?
+                    .id
             }
             (Some(there), ..) => there.id,
             (None, ..) => {

@@ -45,7 +45,9 @@ pub enum CopyError {
         backup: BackupId,
     },
     /// A source of that name is there, of a cluster that this one never was.
-    #[error("source \"{name}\" is cluster {there} in repository \"{repository}\" and was never cluster {here}")]
+    #[error(
+        "source \"{name}\" is cluster {there} in repository \"{repository}\" and was never cluster {here}"
+    )]
     OtherCluster {
         /// The source.
         name: String,
@@ -100,7 +102,8 @@ pub enum CopyError {
 }
 
 /// What is safe whatever failed.
-const SAFE: &str = "the repository it comes from is untouched; what was copied before is whole, and is not copied again";
+const SAFE: &str =
+    "the repository it comes from is untouched; what was copied before is whole, and is not copied again";
 
 impl Explain for CopyError {
     fn advice(&self) -> Advice {

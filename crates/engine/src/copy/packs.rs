@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use refloat_repo::commit::PackUse;
+use refloat_repo::layout::{self, Named};
 use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::reader::PackKeys;
-use refloat_repo::layout::{self, Named};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::{Assurance, put_confirmed, read_whole};
 use refloat_types::ObjectId;
@@ -66,7 +66,8 @@ fn one(
     opener: &mut FrameOpener,
 ) -> Result<(), Side> {
     let key = layout::pack(pack.id);
-    let bytes = read_whole(from.store().as_ref(), &key, pack.size).map_err(|error| Side::From(error.into()))?;
+    let bytes =
+        read_whole(from.store().as_ref(), &key, pack.size).map_err(|error| Side::From(error.into()))?;
     if bytes.len() as u64 != pack.size {
         let what = format!("it has {} bytes, the backup says {}", bytes.len(), pack.size);
         return Err(Side::From(RepoError::damaged(&key, what)));
@@ -75,7 +76,8 @@ fn one(
         opener.check_pack(pack.id, &bytes).map_err(Side::From)?;
     }
     let store = to.store().as_ref();
-    put_confirmed(store, &key, &bytes, Assurance::for_store(store)).map_err(|error| Side::To(error.into()))?;
+    put_confirmed(store, &key, &bytes, Assurance::for_store(store))
+        .map_err(|error| Side::To(error.into()))?;
     Ok(())
 }
 

@@ -71,7 +71,12 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Writes the manifest of a backup whose root is `root` anew, into packs of `meta`. Pages stay hashed under `page_key`.
-    pub(super) fn run(mut self, root: &Root, mut meta: Packer, page_key: PageKey) -> Result<Rewritten, RepoError> {
+    pub(super) fn run(
+        mut self,
+        root: &Root,
+        mut meta: Packer,
+        page_key: PageKey,
+    ) -> Result<Rewritten, RepoError> {
         let mut written = ManifestWriter::new(&mut meta);
         for part in &root.parts {
             let mut entries = read_part(self.store, &mut self.opener, part)?;
@@ -102,7 +107,8 @@ impl<'a> Rewriter<'a> {
                 let leaf = self.leaves.read(self.store, &mut self.opener, place)?;
                 match self.moved_leaf(place, &leaf)? {
                     None => {
-                        *self.uses.entry(place.frame.pack).or_default() += place.frame.share(u64::from(place.length));
+                        *self.uses.entry(place.frame.pack).or_default() +=
+                            place.frame.share(u64::from(place.length));
                         self.count(&leaf);
                     }
                     Some(moved) => {
@@ -132,8 +138,12 @@ impl<'a> Rewriter<'a> {
             return Ok(None);
         }
         self.move_frames(&wanted)?;
-        let mut new =
-            Leaf { block_size: leaf.block_size, crc32c: leaf.crc32c, hashes: leaf.hashes.clone(), ..Leaf::default() };
+        let mut new = Leaf {
+            block_size: leaf.block_size,
+            crc32c: leaf.crc32c,
+            hashes: leaf.hashes.clone(),
+            ..Leaf::default()
+        };
         for run in &leaf.runs {
             let Some((number, offset)) = run.source else {
                 new.push_zeros(run.length);
@@ -151,8 +161,11 @@ impl<'a> Rewriter<'a> {
 
     /// Moves those of these frames that have not moved yet; neighbours are read together.
     fn move_frames(&mut self, wanted: &[FrameRef]) -> Result<(), RepoError> {
-        let mut todo: Vec<FrameRef> =
-            wanted.iter().filter(|frame| !self.moved.contains_key(&(frame.pack, frame.index))).copied().collect();
+        let mut todo: Vec<FrameRef> = wanted
+            .iter()
+            .filter(|frame| !self.moved.contains_key(&(frame.pack, frame.index)))
+            .copied()
+            .collect();
         todo.sort_unstable_by_key(|frame| (frame.pack, frame.offset));
         todo.dedup_by_key(|frame| (frame.pack, frame.index));
         let (mut stored, mut plain) = (Vec::new(), Vec::new());
@@ -169,7 +182,8 @@ impl<'a> Rewriter<'a> {
             for frame in run {
                 let at = (frame.offset - first.offset) as usize;
                 let bytes = stored.get_mut(at..at + frame.stored as usize);
-                let bytes = bytes.ok_or_else(|| RepoError::damaged(layout::pack(frame.pack), "it is cut short"))?;
+                let bytes =
+                    bytes.ok_or_else(|| RepoError::damaged(layout::pack(frame.pack), "it is cut short"))?;
                 self.opener.open(frame, bytes, &mut plain)?;
                 let new = self.packer.add(Content::Data, &plain)?;
                 self.remember((frame.pack, frame.index), new, wanted);
@@ -203,7 +217,8 @@ impl<'a> Rewriter<'a> {
 fn more(reader: &mut BlobReader<'_>, into: &mut Vec<u8>) -> Result<bool, RepoError> {
     let before = into.len();
     into.resize(before + PIECE, 0);
-    let got = reader.read(&mut into[before..]).map_err(|e| RepoError::internal("read what a manifest names", e))?;
+    let got =
+        reader.read(&mut into[before..]).map_err(|e| RepoError::internal("read what a manifest names", e))?;
     into.truncate(before + got);
     Ok(got > 0)
 }

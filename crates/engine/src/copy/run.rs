@@ -9,7 +9,7 @@ use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::repository::{SourceInfo, Uses};
 use refloat_types::{BackupId, Lsn, SystemIdentifier, TimelineId, fault};
 
-use super::carry::{CarryWhat, Carrier};
+use super::carry::{Carrier, CarryWhat};
 use super::select::{Passed, Selection, select};
 use super::wal::{self, WalCopied};
 use super::{CopyError, CopyReport, CopyRequest, Named};
@@ -84,7 +84,8 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
     };
     let guarded = |of: Named<'_>, source| CopyError::Guard { repository: of.name.to_owned(), source };
     let held = asked(Uses::Source(first.source.id));
-    let _from = guard::reading(request.from.repository, &held).map_err(|error| guarded(request.from, error))?;
+    let _from =
+        guard::reading(request.from.repository, &held).map_err(|error| guarded(request.from, error))?;
     let there = to.repository.find_source(request.source).map_err(|error| failed(to, error))?;
     let uses = there.map_or(Uses::Backups(Vec::new()), |source| Uses::Source(source.id));
     let guard = Guard::begin(to.repository, &asked(uses)).map_err(|error| guarded(to, error))?;
@@ -112,7 +113,8 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
     } else if !wanted.is_empty() {
         let source = carrier.source(request.source, &both.source)?;
         for record in &wanted {
-            fault::point("copy.before_backup").map_err(|e| failed(to, RepoError::internal("copy a backup", e)))?;
+            fault::point("copy.before_backup")
+                .map_err(|e| failed(to, RepoError::internal("copy a backup", e)))?;
             guard.look_again().map_err(|error| guarded(to, error))?;
             let names = match fresh.filter(|fresh| fresh.backup == record.commit.backup) {
                 Some(fresh) => fresh.names.clone(),
@@ -230,7 +232,8 @@ fn copy_wal(
     dry: bool,
 ) -> Result<WalCopied, CopyError> {
     let mut copied = WalCopied::default();
-    let systems = request.from.repository.systems_of(source.id).map_err(|error| failed(request.from, error))?;
+    let systems =
+        request.from.repository.systems_of(source.id).map_err(|error| failed(request.from, error))?;
     for system in systems {
         let missing = wal::missing(request.from, request.to, system, oldest(backups, system))?;
         if missing.is_empty() {

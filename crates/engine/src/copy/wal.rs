@@ -40,7 +40,8 @@ impl<'a> WalCarrier<'a> {
         clock: &'a dyn Clock,
     ) -> Result<Self, CopyError> {
         let unique = refloat_repo::crypt::random::object_id();
-        let made = to.repository.state().directory("copy").map(|directory| directory.join(unique.to_string()));
+        let made =
+            to.repository.state().directory("copy").map(|directory| directory.join(unique.to_string()));
         let fail = |source| CopyError::Repository { repository: to.name.to_owned(), source };
         let directory = made.map_err(fail)?;
         fs::create_dir(&directory).map_err(|source| CopyError::State {
@@ -52,11 +53,7 @@ impl<'a> WalCarrier<'a> {
     }
 
     /// Copies one file; `None` where the first repository has none of that name.
-    pub(crate) fn file(
-        &self,
-        system: SystemIdentifier,
-        name: WalFileName,
-    ) -> Result<Option<u64>, CopyError> {
+    pub(crate) fn file(&self, system: SystemIdentifier, name: WalFileName) -> Result<Option<u64>, CopyError> {
         // Of a timeline that branched off its history says which it is; it is compared when its WAL is stored.
         if let WalFileName::Segment(segment) | WalFileName::Partial(segment) = name
             && segment.timeline != TimelineId::FIRST
@@ -129,9 +126,13 @@ pub(crate) fn missing(
     system: SystemIdentifier,
     oldest: Option<(TimelineId, Lsn)>,
 ) -> Result<Vec<WalFileName>, CopyError> {
-    let fail = |repository: &Named<'_>, source| CopyError::Repository { repository: repository.name.to_owned(), source };
+    let fail = |repository: &Named<'_>, source| CopyError::Repository {
+        repository: repository.name.to_owned(),
+        source,
+    };
     let have = Archive::read(from.repository, system, None).map_err(|error| fail(&from, error))?;
-    let got = Archive::read(to.repository, system, Some(have.segment_size)).map_err(|error| fail(&to, error))?;
+    let got =
+        Archive::read(to.repository, system, Some(have.segment_size)).map_err(|error| fail(&to, error))?;
     let marked = to.repository.marked().map_err(|error| fail(&to, error))?;
     let floor = |timeline: TimelineId| {
         let stored = got.timelines.get(&timeline).and_then(|stored| stored.segments.first());

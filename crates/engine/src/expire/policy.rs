@@ -115,7 +115,8 @@ pub(crate) fn would_keep(policy: &Policy, commits: &[&Commit], now: Timestamp) -
         let is_young = |commit: &&Commit| commit.cluster.stop_time > cutoff;
         kept.extend(commits.iter().copied().filter(is_young).map(|commit| commit.backup));
         // The window begins with the newest one before it.
-        let base = commits.iter().copied().filter(|commit| !is_young(commit)).max_by_key(|commit| commit.number);
+        let base =
+            commits.iter().copied().filter(|commit| !is_young(commit)).max_by_key(|commit| commit.number);
         kept.extend(base.map(|commit| commit.backup));
     }
     kept

@@ -1,4 +1,5 @@
-//! Removing what expiry itself leaves behind: tombstones of which nothing is left, and pins of jobs long dead.
+//! Removing what expiry itself leaves behind: tombstones of which nothing is left, pins of jobs long dead, and
+//! rescue kits that were replaced.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -19,6 +20,8 @@ const DEAD_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
 const PROBES: &str = "check/";
 /// No check takes so long.
 const OLD_PROBE: Duration = Duration::from_secs(24 * 3600);
+/// A rescue kit that was replaced stays so long: somebody may just be fetching it.
+const REPLACED_KIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Tidies up.
 pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
@@ -50,6 +53,12 @@ pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
     let is_ours = |key: &Key| ripe.contains(key);
     let hidden = run.destroyer.sweep(repository, &is_ours, now)?;
     run.hidden = hidden;
+    let until = run.facts.store_now.checked_sub(REPLACED_KIT);
+    if let Ok(until) = until {
+        for key in repository.kits()?.replaced(until) {
+            run.destroyer.destroy(repository, &key, now).map_err(RepoError::from)?;
+        }
+    }
     Ok(())
 }
 

@@ -26,7 +26,9 @@ mod sync;
 pub use aside::Move;
 pub(crate) use disk::write_durably;
 pub use error::RestoreError;
-pub use plan::{DryPlan, RestorePlan, SpaceNeed, Tablespace, WalNeed, dry_run, plan};
+pub use plan::{
+    DryPlan, RestorePlan, SpaceNeed, Tablespace, WalNeed, dry_run, dry_run_beside, plan, plan_beside,
+};
 pub(crate) use recovery::MARK;
 pub use request::{
     Become, Destination, FollowTimeline, Owner, Recovery, RestoreRequest, Target, TargetAction,

@@ -173,6 +173,18 @@ impl<'a> std::ops::Deref for DryPlan<'a> {
 /// # Errors
 /// Every reason not to begin; at the destination nothing was written.
 pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestorePlan<'_>, RestoreError> {
+    plan_beside(repository, &[], request)
+}
+
+/// The same where `others` may hold copies of the backup: what is damaged is read there.
+///
+/// # Errors
+/// As for [`plan`].
+pub fn plan_beside<'a>(
+    repository: &'a Repository,
+    others: &[&Repository],
+    request: RestoreRequest,
+) -> Result<RestorePlan<'a>, RestoreError> {
     let asked = GuardRequest {
         operation: "restore",
         backup: None,
@@ -183,7 +195,7 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
         renew: true,
     };
     let guard = guard::reading(repository, &asked)?;
-    planned(repository, request, guard)
+    planned(repository, others, request, guard)
 }
 
 /// The same without a trace in the repository.
@@ -191,18 +203,31 @@ pub fn plan(repository: &Repository, request: RestoreRequest) -> Result<RestoreP
 /// # Errors
 /// Every reason not to begin; nothing was written.
 pub fn dry_run(repository: &Repository, request: RestoreRequest) -> Result<DryPlan<'_>, RestoreError> {
-    planned(repository, request, None).map(DryPlan)
+    dry_run_beside(repository, &[], request)
+}
+
+/// The same where `others` may hold copies of the backup.
+///
+/// # Errors
+/// As for [`dry_run`].
+pub fn dry_run_beside<'a>(
+    repository: &'a Repository,
+    others: &[&Repository],
+    request: RestoreRequest,
+) -> Result<DryPlan<'a>, RestoreError> {
+    planned(repository, others, request, None).map(DryPlan)
 }
 
 fn planned<'a>(
     repository: &'a Repository,
+    others: &[&Repository],
     request: RestoreRequest,
     guard: Option<Guard<'a>>,
 ) -> Result<RestorePlan<'a>, RestoreError> {
     check_target(&request)?;
     let directory = real_path(request.to.path())?;
     let present = inspect(&directory, &request)?;
-    let backup = Backup::open(repository, &request.commit)?;
+    let backup = Backup::open_beside(repository, others, &request.commit)?;
     let contents = contents(&backup)?;
     let control_entry =
         contents.control.clone().ok_or(RestoreError::Incomplete { what: "global/pg_control" })?;

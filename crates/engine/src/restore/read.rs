@@ -13,16 +13,18 @@ pub(crate) mod frames;
 mod plan;
 mod work;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use refloat_repo::manifest::root::{BlobReader, LeafReader};
 use refloat_repo::manifest::{Entry, Root, What};
-use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::reader::PackKeys;
-use refloat_repo::{RepoError, Repository, StateDirectory};
-use refloat_store::Store;
+use refloat_repo::pack::{Copies, FrameOpener};
+use refloat_repo::{RepoError, Repository, StateDirectory, layout};
+use refloat_store::{Key, Store};
+use refloat_types::ObjectId;
 
 use refloat_repo::commit::CommitRecord;
 
@@ -36,6 +38,9 @@ pub struct Backup {
     keys: Arc<PackKeys>,
     root: Root,
     state: StateDirectory,
+    copies: Arc<Copies>,
+    /// Keys whose envelopes are no good in its own repository.
+    envelopes: Vec<ObjectId>,
 }
 
 /// A file, as far as its bytes are in a window.
@@ -210,11 +215,33 @@ impl Backup {
     /// # Errors
     /// When this host cannot open its keys, or the root is not the one that was signed.
     pub fn open(repository: &Repository, commit: &CommitRecord) -> Result<Self, RepoError> {
-        let keys = Arc::new(repository.pack_keys(commit)?);
+        Self::open_beside(repository, &[], commit)
+    }
+
+    /// The same where `others` may hold copies: what is damaged here is read there.
+    ///
+    /// # Errors
+    /// When no repository can open its keys, or has the root that was signed.
+    pub fn open_beside(
+        repository: &Repository,
+        others: &[&Repository],
+        commit: &CommitRecord,
+    ) -> Result<Self, RepoError> {
+        let (keys, envelopes) = repository.pack_keys_beside(others, commit)?;
+        let keys = Arc::new(keys);
         let store = Arc::clone(repository.store());
-        let mut opener = FrameOpener::new(Arc::clone(&keys))?;
+        let copies = Arc::new(Copies::new(others.iter().map(|other| Arc::clone(other.store())).collect()));
+        let mut opener = FrameOpener::new(Arc::clone(&keys))?.beside(Arc::clone(&copies));
         let root = Root::read(store.as_ref(), &mut opener, &commit.commit.root)?;
-        Ok(Self { store, keys, root, state: repository.state().clone() })
+        Ok(Self { store, keys, root, state: repository.state().clone(), copies, envelopes })
+    }
+
+    /// What was damaged in its own repository and had to be taken from another one, so far: objects, and what is wrong.
+    pub fn passed_over(&self) -> BTreeMap<Key, String> {
+        let packs = self.copies.passed_over().into_iter().map(|(pack, why)| (layout::pack(pack), why));
+        let no_good = || "it does not open".to_owned();
+        let envelopes = self.envelopes.iter().map(|id| (layout::envelope(*id), no_good()));
+        packs.chain(envelopes).collect()
     }
 
     /// The manifest's root.
@@ -223,7 +250,7 @@ impl Backup {
     }
 
     pub(super) fn opener(&self) -> Result<FrameOpener, RepoError> {
-        FrameOpener::new(Arc::clone(&self.keys))
+        Ok(FrameOpener::new(Arc::clone(&self.keys))?.beside(Arc::clone(&self.copies)))
     }
 
     /// A byte string kept beside the files.

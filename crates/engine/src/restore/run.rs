@@ -1,6 +1,6 @@
 //! The steps of a restore, in the one order that survives a crash.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use refloat_pg::control::poison;
 use refloat_repo::manifest::{Entry, What};
+use refloat_store::Key;
 use refloat_types::{TimelineId, WalFileName, fault};
 
 use super::aside::{Move, link_of};
@@ -77,6 +78,8 @@ pub struct RestoreReport {
     pub locked: bool,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// Objects that are damaged in the repository and were read in another one, and what is wrong with each.
+    pub passed_over: BTreeMap<Key, String>,
 }
 
 /// A restore at work.
@@ -121,6 +124,7 @@ pub fn restore(
         tablespaces: plan.tablespaces,
         wal: plan.wal,
         locked: plan.request.becomes.purpose().is_some(),
+        passed_over: plan.backup.passed_over(),
         directory: plan.directory,
         notes,
     })

@@ -123,6 +123,9 @@ impl Census {
             }
             // They come and go while others work.
             Some(Named::Pin(..)) => {}
+            // Looked at by themselves.
+            Some(Named::Kit(_)) => {}
+            None if key.as_str().starts_with(layout::RESCUE) => {}
             Some(named @ (Named::Invitation(_) | Named::InvitationUsed(_))) => self.invitations.push(named),
             Some(named @ (Named::Tombstone(..) | Named::Hold(_) | Named::Release(_))) => {
                 self.retention.push(named);

@@ -1,7 +1,7 @@
 //! Proof that what is stored is there, whole, and ours; and a list of what was not proved.
 //!
 //! `census` lists what lies in the repository, `documents` checks every small signed object, `operations` the chains of
-//! records, `retention` tombstones and holds, `backups` commits with their packs and manifests, `wal` WAL files, `chain` whether they follow each other,
+//! records, `retention` tombstones and holds, `kits` rescue kits, `backups` commits with their packs and manifests, `wal` WAL files, `chain` whether they follow each other,
 //! `data` the bytes of packs. What is wrong goes into `ledger`, which merges findings about one object and, at the end,
 //! tells for each what depends on it.
 //!
@@ -14,6 +14,7 @@ mod chain;
 mod data;
 mod documents;
 mod error;
+mod kits;
 mod ledger;
 mod operations;
 mod plan;

@@ -80,6 +80,7 @@ pub fn verify(request: &VerifyRequest<'_>) -> Result<VerifyReport, VerifyError> 
         run.check_confirmations()?;
         run.check_invitations()?;
         run.check_operations()?;
+        run.check_kits()?;
         run.find_unneeded();
         run.check_commit_numbers();
     }

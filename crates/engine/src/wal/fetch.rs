@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use refloat_repo::repository::StoredWal;
-use refloat_repo::{RepoError, Repository};
+use refloat_repo::repository::{StoredWal, is_damage};
+use refloat_repo::{RepoError, Repository, layout};
+use refloat_store::Key;
 use refloat_types::{SystemIdentifier, WalFileName, fault};
 
 use super::keep;
@@ -52,6 +53,8 @@ pub struct Fetched {
     pub bytes: u64,
     /// Why it does not come out of one before that, if so.
     pub passed_over: Vec<String>,
+    /// Objects that are damaged in one before that: its place among the repositories, and the object.
+    pub damaged: Vec<(usize, Key)>,
 }
 
 /// Writes the WAL file `name` to `dest`, which need not be absolute, out of the first of `repositories` that has it whole.
@@ -87,16 +90,19 @@ fn attempt(
     name: WalFileName,
     dest: &Path,
 ) -> Result<Fetched, FetchError> {
-    let mut unanswered = Vec::new();
-    for repository in repositories {
+    let (mut unanswered, mut damaged) = (Vec::new(), Vec::new());
+    for (place, repository) in repositories.iter().enumerate() {
         let describe = || repository.store().describe().to_owned();
         match out_of(repository, system, name, dest) {
             Ok(None) => {}
             Ok(Some(bytes)) => {
                 let passed_over = unanswered.iter().map(ToString::to_string).collect();
-                return Ok(Fetched { repository: describe(), bytes, passed_over });
+                return Ok(Fetched { repository: describe(), bytes, passed_over, damaged });
             }
             Err(Trouble::Repo(source)) => {
+                damaged.extend(
+                    damaged_by(repository, system, name, &source).into_iter().map(|key| (place, key)),
+                );
                 unanswered.push(Unanswered { repository: describe(), source });
             }
             Err(Trouble::Conflict(stored)) => {
@@ -125,6 +131,27 @@ fn attempt(
         }
     }
     Err(FetchError::NotFound { name })
+}
+
+/// What an error says to be damaged: the object that it names, and the file's own.
+fn damaged_by(
+    repository: &Repository,
+    system: SystemIdentifier,
+    name: WalFileName,
+    error: &RepoError,
+) -> Vec<Key> {
+    if !is_damage(error) {
+        return Vec::new();
+    }
+    let named = match error {
+        RepoError::Damaged { object, .. }
+        | RepoError::Missing { object }
+        | RepoError::UnknownOrigin { object, .. } => object.parse().ok(),
+        RepoError::NoKey { key, .. } => Some(layout::envelope(*key)),
+        _ => None,
+    };
+    let found = repository.find_wal(system, name).unwrap_or_default();
+    named.into_iter().chain(found.into_iter().map(|stored| stored.key)).collect()
 }
 
 /// Why one repository did not give it.

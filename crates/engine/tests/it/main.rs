@@ -3,6 +3,7 @@
 mod backup;
 mod crashed;
 mod expire;
+mod heal;
 mod incremental;
 mod leaf_reads;
 mod locked;

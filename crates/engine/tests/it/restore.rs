@@ -98,7 +98,7 @@ pub(crate) fn to(cluster: &TestCluster, commit: &CommitRecord, directory: &Path)
     }
 }
 
-fn run(home: &Home, request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
+pub(crate) fn run(home: &Home, request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
     restore(plan(&home.repository, request)?, &Silent, None)
 }
 

@@ -5,4 +5,4 @@
 mod faults;
 mod forged;
 mod real;
-mod small;
+pub(crate) mod small;

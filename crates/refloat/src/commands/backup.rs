@@ -14,12 +14,14 @@ use super::key::unconfirmed;
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
+use crate::healing;
 use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::text::count;
 use crate::render::time;
-use crate::several::{self, Several};
+use crate::rescue::{self, Look};
 use crate::retention::{longest, policy_of};
+use crate::several::{self, Several};
 
 /// How long an unconfirmed recovery sheet is only warned about.
 const PATIENCE: Duration = Duration::from_secs(72 * 3600);
@@ -169,6 +171,8 @@ impl Backup {
             0 | 1 => Access::Bulk,
             _ => Access::Within(PATIENCE_WITH_ONE),
         };
+        let urls: Vec<(String, String)> =
+            configs.iter().map(|config| (config.name.to_string(), config.url.to_string())).collect();
         let mut all = several::open(context, configs, enough, patience);
         let result = self.in_several(context, source, &mut all, enough);
         if let Ok(Made::Backup(report, _)) = &result {
@@ -191,6 +195,13 @@ impl Backup {
             Ok(Made::Left(..)) => operation.finish_locally(&Ok(Outcome::Done)),
             Ok(Made::Backup(_, outcome)) => operation.finish(context, repositories, &Ok(*outcome)),
             Err(failure) => operation.finish(context, repositories, &Err(failure.clone())),
+        }
+        if matches!(result, Ok(Made::Backup(..))) {
+            for one in all.opened.iter().filter(stored) {
+                let url = urls.iter().find(|(name, _)| *name == one.name).map(|(_, url)| url.as_str());
+                rescue::keep(context, one, url.unwrap_or_default(), Look::Seldom);
+                healing::keep_copies(context, one);
+            }
         }
         if matches!(result, Ok(Made::Backup(..))) && all.has_later() {
             several::catch_up_later(context, source);
@@ -279,6 +290,7 @@ impl Backup {
             max_read_rate: source.max_read_rate.map(|rate| rate.0),
             keep: policy_of(source, &opened.name).and_then(|policy| longest(&policy, None)),
             configuration: context.config()?.without_secrets().to_owned(),
+            others: Vec::new(),
             host: context.host.clone(),
             clock: &context.clock,
             progress: &meter,

@@ -176,6 +176,11 @@ impl Check {
             lines.failure(about, failure);
         }
         let opened = repository::check_all(&mut lines, &sources)?;
+        if let Some(text) = crate::healing::recent_text(&context) {
+            let mend =
+                format!("find out what damages it; all of it: {} verify --read-data", context.command());
+            lines.look("healed", text, mend);
+        }
         for source in &sources {
             check_source(&mut lines, source, &opened);
         }

@@ -21,6 +21,7 @@ use crate::identity::{is_root, make_directory};
 use crate::operations::Operation;
 use crate::render::on_terminal;
 use crate::render::text::shell_path;
+use crate::rescue::{self, Look};
 
 /// Make the repositories that are configured, enrol this host, print the recovery sheet and PostgreSQL's settings
 ///
@@ -104,6 +105,7 @@ impl Init {
                     return Err(failure);
                 }
             };
+            rescue::keep(&context, &opened, &plan.config.url.to_string(), Look::Now);
             let result = self.keep_key(&context, &plan, &opened);
             let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
             operation.finish(&context, [&opened.repository], &ended);

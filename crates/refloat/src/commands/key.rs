@@ -16,6 +16,7 @@ use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::operations::Operation;
 use crate::render::{can_ask, on_terminal, time};
+use crate::rescue::Stored;
 use crate::sheet::Sheet;
 use crate::terminal;
 
@@ -284,8 +285,20 @@ pub(crate) fn sheet_text(
         host: &context.host,
         now: context.clock.now(),
         clusters: clusters.collect(),
+        stored: stored_program(context, opened),
     }
     .text()
+}
+
+/// The program in the rescue kit; a kit that cannot be read is no reason to print no sheet.
+fn stored_program(context: &Context, opened: &Opened) -> Option<Stored> {
+    match opened.repository.kits() {
+        Ok(kits) => kits.newest().and_then(Stored::of),
+        Err(error) => {
+            context.out.warn(&format!("the rescue kit of {} cannot be read: {error}", opened.name));
+            None
+        }
+    }
 }
 
 /// Shows a sheet on the terminal, or writes it to a new file; never to a pipe.

@@ -15,11 +15,13 @@ use clap::{Args, ValueEnum};
 use refloat_engine::pitr::{self, RepositoryWal, Situation};
 use refloat_engine::restore::{
     Become, FollowTimeline, Recovery, RestorePlan, RestoreReport, RestoreRequest, Target as EngineTarget,
-    TargetAction, dry_run, plan as plan_restore, restore as run_restore,
+    TargetAction, dry_run_beside, plan_beside as plan_restore, restore as run_restore,
 };
 use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
+use refloat_repo::Repository;
 use refloat_repo::crypt::random;
 use refloat_repo::repository::SourceInfo;
+use refloat_store::Key;
 use refloat_types::{Clock as _, SystemIdentifier, TimelineId, WalFileName, WalSegmentSize};
 
 use self::ask::Asked;
@@ -28,6 +30,7 @@ use super::list::{commits_of, refuse_unknown, source_name};
 use crate::Outcome;
 use crate::context::{Context, Opened};
 use crate::error::{CliError, Failure};
+use crate::healing::{self, Healing};
 use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::can_ask;
@@ -133,6 +136,9 @@ struct Later {
     start: Option<Option<String>>,
 }
 
+/// The repository that is restored from, and others that may have copies.
+type From<'a> = (&'a Opened, &'a [&'a Opened]);
+
 /// What happens at the target.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Action {
@@ -164,7 +170,15 @@ impl Restore {
         let opened = place.open(&context).inspect_err(|failure| {
             operation.finish_locally(&Err(failure.clone()));
         })?;
-        let result = self.with(&context, &asked, &place, &opened, &mut operation);
+        let config = context
+            .config
+            .as_ref()
+            .and_then(|all| all.sources.values().find(|source| source.name.as_str() == self.source));
+        let others = healing::others(&context, config, &opened);
+        let mut all = vec![opened];
+        all.extend(others);
+        let (used, result) = self.out_of_any(&context, &asked, &place, &all, &mut operation);
+        let opened = &all[used];
         if !self.dry_run {
             match place.enrolled(&context) {
                 Some(writable) => operation.finish(&context, [&writable.repository], &result),
@@ -175,26 +189,95 @@ impl Restore {
         result
     }
 
+    /// Restores out of the first repository that is right; one that is not is healed where that can be. Answers which it was.
+    fn out_of_any(
+        &self,
+        context: &Context,
+        asked: &Asked,
+        place: &Place,
+        all: &[Opened],
+        operation: &mut Operation,
+    ) -> (usize, Result<Outcome, Failure>) {
+        let mut first = None;
+        for (number, opened) in all.iter().enumerate() {
+            let others: Vec<&Opened> = all.iter().filter(|one| one.name != opened.name).collect();
+            for attempt in 0..2 {
+                let mut begun = false;
+                let result = self.with(context, asked, place, (opened, &others), operation, &mut begun);
+                match result {
+                    Err(failure) if !begun && all.len() > 1 && healing::is_damage(&failure) => {
+                        let mends = Healing {
+                            of: opened,
+                            from: others.iter().map(|other| &other.repository).collect(),
+                            source: Some(&self.source),
+                            dry_run: self.dry_run,
+                        };
+                        let told = if attempt == 0 {
+                            mends.run(context, healing::small_objects(opened))
+                        } else {
+                            Vec::new()
+                        };
+                        if told.is_empty() || self.dry_run {
+                            context.out.warn(&format!("repository {}: {}", opened.name, failure.message));
+                            first.get_or_insert((number, Err(failure)));
+                            break;
+                        }
+                    }
+                    result => return (number, result),
+                }
+            }
+        }
+        first.unwrap_or_else(|| {
+            (0, Err(CliError::usage("there is no repository", "Name one: -r NAME").into()))
+        })
+    }
+
+    /// Makes commits right that cannot be believed here: a restore would choose an older backup without a word.
+    fn mend_commits(
+        &self,
+        context: &Context,
+        (opened, others): From<'_>,
+        source: &SourceInfo,
+    ) -> Result<(), Failure> {
+        let mut wrong = Vec::new();
+        if !others.is_empty() {
+            opened.repository.list_commits(source.id, &mut |key, _| wrong.push(key.clone()))?;
+        }
+        if !wrong.is_empty() {
+            self.mend(context, (opened, others), wrong);
+        }
+        Ok(())
+    }
+
+    fn mend(&self, context: &Context, (opened, others): From<'_>, objects: Vec<Key>) {
+        let from = others.iter().map(|other| &other.repository).collect();
+        let mends = Healing { of: opened, from, source: Some(&self.source), dry_run: self.dry_run };
+        mends.run(context, objects);
+    }
+
     fn with(
         &self,
         context: &Context,
         asked: &Asked,
         place: &Place,
-        opened: &Opened,
+        (opened, others): From<'_>,
         operation: &mut Operation,
+        begun: &mut bool,
     ) -> Result<Outcome, Failure> {
         let source = self.find(context, opened)?;
+        self.mend_commits(context, (opened, others), &source)?;
         let (found, follow) = self.resolve(context, asked, opened, &source)?;
         let restore_id = random::backup_id().as_str().get(..4).unwrap_or("rest").to_owned();
         operation.about = Some(format!("{restore_id} of backup {}", found.backup.commit.backup));
         let request = self.request(context, place, (&found, follow), &restore_id);
         let refuse = |error| refusal::of_plan(context, &self.source, error);
+        let copies: Vec<&Repository> = others.iter().map(|other| &other.repository).collect();
         if self.dry_run {
-            let plan = dry_run(&opened.repository, request).map_err(refuse)?;
+            let plan = dry_run_beside(&opened.repository, &copies, request).map_err(refuse)?;
             tell::plan(context, asked, &found, &plan, true);
             return Ok(Outcome::Done);
         }
-        let plan = plan_restore(&opened.repository, request).map_err(refuse)?;
+        let plan = plan_restore(&opened.repository, &copies, request).map_err(refuse)?;
         tell_guard(context, &plan, &found);
         tell::plan(context, asked, &found, &plan, false);
         self.agree(context, place, opened, &found, plan.delta)?;
@@ -206,8 +289,10 @@ impl Restore {
             place.make(context, tablespace)?;
         }
         let action = plan.request().recovery.action;
-        let report = self.execute(context, opened, plan)?;
+        *begun = true;
+        let report = self.execute(context, (opened, others), plan)?;
         operation.bytes = report.bytes;
+        self.mend(context, (opened, others), report.passed_over.keys().cloned().collect());
         if self.becomes == Some(As::Primary) {
             place.record_owner(context, opened, &source, &found)?;
         }
@@ -400,15 +485,17 @@ impl Restore {
     fn execute(
         &self,
         context: &Context,
-        opened: &Opened,
+        (opened, others): From<'_>,
         plan: RestorePlan<'_>,
     ) -> Result<RestoreReport, Failure> {
         let meter = Meter::new(context.out);
         let system = plan.request().commit.commit.cluster.system;
         let options =
             FetchOptions { system, deadline: std::time::Duration::from_secs(60), is_standby: false };
+        let all: Vec<&Repository> =
+            std::iter::once(opened).chain(others.iter().copied()).map(|one| &one.repository).collect();
         let fetch = |name: WalFileName, path: &std::path::Path| {
-            fetch_wal(&[&opened.repository], &options, name, path)
+            fetch_wal(&all, &options, name, path)
                 .map(drop)
                 .map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
         };

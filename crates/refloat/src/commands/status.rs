@@ -87,6 +87,9 @@ pub(crate) fn find_out(context: &Context, wanted: Option<&str>) -> Result<Found,
     if found.silent.is_none() {
         add_unseen(context, wanted, &known, &mut found);
     }
+    if let Some(what) = crate::healing::recent_text(context) {
+        found.findings.push(Finding::new(what, format!("{} verify --read-data", context.command())));
+    }
     Ok(found)
 }
 

@@ -2,6 +2,8 @@
 
 use clap::Args;
 use refloat_engine::verify::{Grade, Scope, SourceRef, VerifyReport, VerifyRequest, Which, verify};
+use refloat_repo::layout::{self, Named};
+use refloat_store::Key;
 use refloat_types::{BackupId, Clock as _};
 
 use super::backup::jobs;
@@ -9,6 +11,7 @@ use super::list::{commits_of, open_all, prepare_reading, sources_of};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
+use crate::healing::{Healing, Told};
 use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::text::count;
@@ -23,6 +26,8 @@ use crate::times::{self, Moment};
 Examples:
   sudo refloat verify
   sudo refloat verify prod latest --read-data
+  sudo refloat verify --read-data --heal --dry-run
+  sudo refloat verify --read-data --heal             damaged objects are replaced out of another repository
 
 Exit code 3: something is missing, damaged, or not ours.")]
 pub(crate) struct Verify {
@@ -38,6 +43,12 @@ pub(crate) struct Verify {
     /// Threads that read [default: as many as processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
+    /// Replace what is damaged by a right copy: of another repository, or of what this host has kept
+    #[arg(long)]
+    heal: bool,
+    /// With --heal: say what could be healed, and do nothing
+    #[arg(long, requires = "heal")]
+    dry_run: bool,
     /// A later release
     #[arg(long, hide = true)]
     restore: bool,
@@ -56,9 +67,10 @@ impl Verify {
         prepare_reading(&mut context, None)?;
         let mut outcome = Outcome::Done;
         let mut documents = Vec::new();
-        for opened in open_all(&context, Access::Bulk)? {
+        let all = open_all(&context, Access::Bulk)?;
+        for opened in &all {
             let mut operation = Operation::begin(&context, "verify", self.source.as_deref());
-            let report = self.one(&context, &opened);
+            let report = self.one(&context, opened);
             let ended = match &report {
                 Ok(report) if report.needs_attention() => Ok(Outcome::Findings),
                 Ok(_) => Ok(Outcome::Done),
@@ -78,11 +90,27 @@ impl Verify {
             if ended? == Outcome::Findings {
                 outcome = Outcome::Findings;
             }
-            context.out.text(&text(&opened, &report));
-            documents.push(serde_json::json!({ "repository": opened.name, "summary": report.summary(), "report": report }));
+            context.out.text(&text(opened, &report));
+            let healed = if self.heal { self.mend(&context, opened, &all, &report) } else { Vec::new() };
+            documents.push(serde_json::json!({
+                "repository": opened.name, "summary": report.summary(), "report": report, "healed": healed,
+            }));
         }
         context.out.document(&serde_json::json!({ "repositories": documents }));
         Ok(outcome)
+    }
+
+    /// Replaces what is damaged, where a right copy can be had.
+    fn mend(&self, context: &Context, of: &Opened, all: &[Opened], report: &VerifyReport) -> Vec<Told> {
+        // What nothing needs is no damage; what somebody else has put there is not made right by a copy.
+        let damaged = report.findings.iter().filter(|finding| finding.grade != Grade::Note);
+        let names = damaged.flat_map(|finding| std::iter::once(&finding.object).chain(&finding.also));
+        let objects: Vec<Key> = names
+            .filter_map(|name| name.parse().ok())
+            .filter(|key| Named::parse(key).is_some() || key.as_str().starts_with(layout::RESCUE))
+            .collect();
+        let from = all.iter().filter(|one| one.name != of.name).map(|one| &one.repository).collect();
+        Healing { of, from, source: self.source.as_deref(), dry_run: self.dry_run }.run(context, objects)
     }
 
     fn one(&self, context: &Context, opened: &Opened) -> Result<VerifyReport, Failure> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use refloat_store::{Key, Store};
 use refloat_types::ObjectId;
 
+use super::copies::Copies;
 use super::frame::{Content, FrameRef, MAX_FRAME};
 use super::writer::{FOOTER_BYTES, Footer};
 use crate::binary::Reader;
@@ -100,6 +101,7 @@ pub struct FrameOpener {
     seals: BTreeMap<ObjectId, ObjectSeal>,
     decompressor: Decompressor,
     stored: Vec<u8>,
+    copies: Option<Arc<Copies>>,
 }
 
 impl FrameOpener {
@@ -108,7 +110,40 @@ impl FrameOpener {
     /// # Errors
     /// When no decompression context can be made.
     pub fn new(keys: Arc<PackKeys>) -> Result<Self, RepoError> {
-        Ok(Self { keys, seals: BTreeMap::new(), decompressor: Decompressor::new()?, stored: Vec::new() })
+        let decompressor = Decompressor::new()?;
+        Ok(Self { keys, seals: BTreeMap::new(), decompressor, stored: Vec::new(), copies: None })
+    }
+
+    /// Takes frames from these copies where they cannot be had from where they should be.
+    #[must_use]
+    pub fn beside(mut self, copies: Arc<Copies>) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
+    /// Opens `frame` out of another copy into `plain`, because of `error`.
+    ///
+    /// # Errors
+    /// That error, where no copy has the frame.
+    pub fn elsewhere(
+        &mut self,
+        frame: &FrameRef,
+        plain: &mut Vec<u8>,
+        error: RepoError,
+    ) -> Result<(), RepoError> {
+        let Some(copies) = self.copies.clone() else { return Err(error) };
+        for store in copies.stores() {
+            match self.fetch_from(store.as_ref(), frame, plain) {
+                Ok(()) => {
+                    copies.pass_over(frame.pack, error.to_string());
+                    return Ok(());
+                }
+                Err(also) => {
+                    tracing::debug!(store = store.describe(), error = %also, "a copy has no such frame either")
+                }
+            }
+        }
+        Err(error)
     }
 
     fn seal(&mut self, pack: ObjectId) -> Result<&ObjectSeal, RepoError> {
@@ -142,11 +177,23 @@ impl FrameOpener {
         self.decompressor.decompress(frame.codec, payload, frame.plain, plain).ok_or_else(damaged)
     }
 
-    /// Reads `frame` from `store` and opens it into `plain` (cleared first).
+    /// Reads `frame` from `store`, or from a copy, and opens it into `plain` (cleared first).
     ///
     /// # Errors
-    /// When the store cannot give it, or it is damaged.
+    /// When none can give it, or it is damaged: what `store` said.
     pub fn fetch(
+        &mut self,
+        store: &dyn Store,
+        frame: &FrameRef,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), RepoError> {
+        match self.fetch_from(store, frame, plain) {
+            Err(error) => self.elsewhere(frame, plain, error),
+            done => done,
+        }
+    }
+
+    fn fetch_from(
         &mut self,
         store: &dyn Store,
         frame: &FrameRef,

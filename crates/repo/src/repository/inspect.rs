@@ -95,6 +95,11 @@ impl Repository {
                 Ok(Inspected::of(&document))
             }
             Named::Operation(..) => self.inspect_operation(&key),
+            Named::Kit(number) => {
+                let document = self.get_signed(&key, Kind::RescueKit, super::kit::MAX_KIT)?;
+                super::kit::kit_of(*number, &key, &document)?;
+                Ok(Inspected::of(&document))
+            }
             Named::Commit(..) => {
                 let document = self.get_signed(&key, Kind::Commit, super::backups::MAX_COMMIT)?;
                 let commit = super::backups::commit_of(&key, &document)?;

@@ -1,9 +1,9 @@
 //! A repository in a store, as one host sees it.
 //!
 //! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys,
-//! `generations` and `rotate` say who can read, `rewrap` seals keys again, `invite` enrols hosts that cannot read, `backups` lists and
+//! `generations` and `rotate` say who can read, `rewrap` seals keys again, `mend` makes what another copy puts right, `invite` enrols hosts that cannot read, `backups` lists and
 //! writes commits, `commit_cache` knows them,
-//! `sources` knows what a source is called, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
+//! `sources` knows what a source is called, `kit` what lies there for whoever recovers, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
 //! do the rest. Nothing is ever overwritten.
 
 mod agents;
@@ -16,6 +16,8 @@ mod init;
 mod inspect;
 mod invite;
 mod keys;
+mod kit;
+mod mend;
 mod open;
 mod operations;
 mod pins;
@@ -40,6 +42,8 @@ pub use holds::{Hold, HoldWords};
 pub use init::{InitOptions, Protection};
 pub use inspect::{Claim, Inspected};
 pub use invite::{Invitation, TOKEN_PREFIX, Token};
+pub use kit::{KIT_PROGRAM, Kit, KitFile, KitFinding, KitWrong, Kits, NewKit, sha256_of};
+pub use mend::is_damage;
 pub use open::{CredentialSource, Credentials};
 pub use operations::{OperationClear, OperationRecord};
 pub use pins::{Pin, PinWriter, SeenPin, Uses};

@@ -64,7 +64,14 @@ impl Repository {
         now: Timestamp,
         credentials: CredentialSource<'_>,
     ) -> Result<Self, RepoError> {
-        let (marker, first) = first_opening(store.as_ref())?;
+        let (marker, first) = match first_opening(store.as_ref()) {
+            // A host that has opened it before can go on, and put it right.
+            Err(error @ RepoError::Damaged { .. }) => {
+                let kept = super::mend::kept_marker(&state, store.describe())?;
+                kept.and_then(|bytes| opening_of(bytes).ok()).ok_or(error)?
+            }
+            other => other?,
+        };
         let expect = |expected: String| {
             let found = marker.root.fingerprint();
             if found == expected {
@@ -202,13 +209,18 @@ fn forged(why: &str) -> RepoError {
 
 /// The repository object, and what it is as a generation.
 pub(super) fn first_opening(store: &dyn Store) -> Result<(Marker, Opening), RepoError> {
-    let object = layout::REPOSITORY;
     let bytes = match read_whole(store, &layout::repository(), MAX_MARKER) {
         Err(error) if error.kind == StoreErrorKind::NotFound => {
             return Err(RepoError::NotARepository { store: store.describe().to_owned() });
         }
         other => other?,
     };
+    opening_of(bytes)
+}
+
+/// What the bytes of a repository object say.
+fn opening_of(bytes: Vec<u8>) -> Result<(Marker, Opening), RepoError> {
+    let object = layout::REPOSITORY;
     let document = Document::decode(object, bytes, Kind::Repository)?;
     // It names the key that signs it: that proves it whole. Whether the key is the right one is asked by `open`.
     let marker: Marker = document.unverified().clear_as(object)?;

@@ -35,7 +35,7 @@ pub struct OperationClear {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationRecord {
     /// What: `backup`, `restore`, `init`, `takeover`, `verify`, `check`, `key confirm`, `key sheet`,
-    /// `key rotate`, `key rewrap`, `key invite`, `expire`, `hold add`, `hold remove`.
+    /// `key rotate`, `key rewrap`, `key invite`, `expire`, `hold add`, `hold remove`, `heal`.
     pub operation: String,
     /// On which source, where that makes sense.
     pub source: Option<String>,

@@ -5,6 +5,7 @@
 mod fixture;
 mod forged;
 mod inviting;
+mod kits;
 mod known;
 mod numbers;
 mod once;

@@ -21,7 +21,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { store: Memory::new(), hasher: PageHasher::new(&PageKey::new([3; 32])), keys: PackKeys::default() }
+        Self {
+            store: Memory::new(),
+            hasher: PageHasher::new(&PageKey::new([3; 32])),
+            keys: PackKeys::default(),
+        }
     }
 
     /// One backup of a range: its leaf, and the bytes that it stored.

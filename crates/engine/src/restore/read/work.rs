@@ -108,7 +108,10 @@ impl<S: Sink> Shared<'_, S> {
             let frame = &self.window.taken.frames[at];
             // A read that failed is tried frame by frame: most of a pack that was cut short can still be had.
             let opened = if together {
-                open(opener, frame, stored, unit.start, plain)
+                match open(opener, frame, stored, unit.start, plain) {
+                    Err(error) => opener.elsewhere(frame, plain, error),
+                    done => done,
+                }
             } else {
                 opener.fetch(store, frame, plain)
             };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
 use refloat_store::Conditional;
+use refloat_repo::repository::KitWrong;
 use refloat_types::ByteSize;
 
 use super::{Lines, bucket};
@@ -11,6 +12,8 @@ use crate::commands::key::{unconfirmed, unencrypted};
 use crate::context::abilities::shortcomings;
 use crate::context::{Access, Opened};
 use crate::error::Failure;
+use crate::healing;
+use crate::rescue::{self, Look, Stored};
 
 /// How long a store may take for each call.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -75,6 +78,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
         ),
         Err(error) => lines.failure(format!("host in {name}"), &Failure::from(error)),
     }
+    kit(lines, config, opened);
     if !opened.repository.is_encrypted() {
         let key = format!("key {name}");
         if matches!(config.encryption, Encryption::None) {
@@ -110,6 +114,44 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
             format!("{} key confirm", lines.context().command()),
         ),
         Err(failure) => lines.failure(format!("key {name}"), &failure),
+    }
+}
+
+/// The rescue kit: put there if need be, then compared byte by byte.
+fn kit(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
+    let about = format!("rescue {}", config.name);
+    rescue::keep(lines.context(), opened, &config.url.to_string(), Look::Now);
+    healing::keep_copies(lines.context(), opened);
+    let looked = opened.repository.kits().and_then(|kits| Ok((opened.repository.inspect_kits(&kits)?, kits)));
+    let (findings, kits) = match looked {
+        Ok(looked) => looked,
+        Err(error) => return lines.failure(about, &Failure::from(error)),
+    };
+    let missing = findings.iter().any(|finding| finding.wrong == KitWrong::Missing);
+    for finding in &findings {
+        let (what, mend) = match finding.wrong {
+            KitWrong::Foreign | KitWrong::Changed => (
+                "whoever recovers must not run it or give it a key",
+                "find out who can write to this store, then delete it there; `backup` puts what is missing",
+            ),
+            KitWrong::Missing => ("the kit is not whole", "run `backup`, and see what it says"),
+        };
+        lines.fault(about.clone(), format!("{}: {}; {what}", finding.key, finding.what), mend);
+    }
+    match kits.newest() {
+        None => lines.warn(about, "there is no rescue kit in this repository", "run `backup`, and see what it says"),
+        Some(_) if missing => {}
+        Some(kit) => match Stored::of(kit) {
+            Some(stored) => lines.ok(
+                about,
+                format!("{} is refloat {}; sha256 {}, as on the recovery sheet?", stored.key, stored.release, stored.sha256),
+            ),
+            None => lines.warn(
+                about,
+                "the rescue kit holds no program, because the one that runs here needs libraries of this host",
+                "use a released refloat, which is linked statically (scripts/build-release makes one); `backup` then puts it there",
+            ),
+        },
     }
 }
 

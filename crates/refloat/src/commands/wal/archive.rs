@@ -12,11 +12,13 @@ use refloat_engine::wal::push::Pushed;
 use refloat_engine::wal::{FetchOptions, PushError, PushOptions, fetch as fetch_file, push as push_file};
 use refloat_pg::control::read_settled;
 use refloat_repo::Repository;
+use refloat_store::Key;
 use refloat_types::{Clock as _, SystemIdentifier, WalFileName};
 
 use super::{Fetch, Push};
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
+use crate::healing::Healing;
 use crate::operations::Operation;
 use crate::render::{complain, failure};
 use crate::several;
@@ -284,6 +286,7 @@ fn fetch_from_any(
             for why in &fetched.passed_over {
                 complain(&format!("refloat: passed over: {why}\n"));
             }
+            mend(context, source, &opened, &fetched.damaged);
             context.out.document(&serde_json::json!({
                 "name": name.to_string(), "bytes": fetched.bytes, "repository": fetched.repository,
             }));
@@ -296,6 +299,18 @@ fn fetch_from_any(
                 Some(failed) if code == 1 => Err(cannot_know(failed)),
                 _ => Err((error.into(), code)),
             }
+        }
+    }
+}
+
+/// Replaces what was damaged in one repository and right in another: the next recovery may have only this one.
+fn mend(context: &Context, source: &SourceConfig, opened: &[Opened], damaged: &[(usize, Key)]) {
+    for (place, of) in opened.iter().enumerate() {
+        let objects: Vec<Key> =
+            damaged.iter().filter(|(of, _)| *of == place).map(|(_, key)| key.clone()).collect();
+        if !objects.is_empty() {
+            let from = opened.iter().filter(|one| one.name != of.name).map(|one| &one.repository).collect();
+            Healing { of, from, source: Some(source.name.as_str()), dry_run: false }.run(context, objects);
         }
     }
 }

@@ -1,0 +1,279 @@
+//! The rescue kit in each repository: this program, what to type, and the format, in plain view and without a secret.
+//!
+//! `program` is the running executable's own bytes, `text` what a person reads. A kit is renewed when a later release runs,
+//! when the repository has other sources, is reached by another URL, or opens with another key; whether that is so is asked
+//! of the repository once a day, and at once when something here has changed. Nobody depends on a kit: what cannot be put
+//! there is a warning.
+
+mod program;
+mod text;
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use refloat_repo::layout::{self, Named};
+use refloat_repo::repository::{KIT_PROGRAM as PROGRAM, Kit, KitFile, Kits, NewKit, sha256_of};
+use refloat_repo::{RepoError, Repository};
+use refloat_store::{Key, StoreErrorKind};
+use refloat_types::{Clock as _, SourceId, Timestamp, hex};
+use serde::{Deserialize, Serialize};
+
+use crate::context::{Context, Opened};
+use crate::error::Failure;
+use crate::render::time;
+use program::Program;
+
+/// How the texts of a kit are called.
+const TEXT: &str = "RESCUE.txt";
+const FORMAT: &str = "FORMAT.md";
+
+/// This release.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+/// For so long a kit that was looked at is not looked at again.
+const SELDOM: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// What this host remembers of the kit that it has seen last.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    /// A digest of all that a kit depends on and this host knows by itself.
+    wanted: String,
+    at: Timestamp,
+}
+
+/// The program that lies in a repository, for whoever has to compare it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Where it lies.
+    pub key: String,
+    /// Its release.
+    pub release: String,
+    /// What `sha256sum` must print.
+    pub sha256: String,
+}
+
+impl Stored {
+    /// The program of a kit.
+    pub(crate) fn of(kit: &Kit) -> Option<Self> {
+        let file = kit.file(PROGRAM)?;
+        let key = file.key.to_string();
+        Some(Self { key, release: kit.release.clone(), sha256: hex::encode(&file.sha256) })
+    }
+}
+
+/// How thoroughly a kit is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Once a day.
+    Seldom,
+    /// Whatever was seen lately.
+    Now,
+}
+
+/// Sees to it that the repository at `url` has a kit; what cannot be done is a warning.
+pub(crate) fn keep(context: &Context, opened: &Opened, url: &str, look: Look) {
+    let result = keep_quietly(context, opened, url, look);
+    if let Err(failure) = result {
+        let causes: String = failure.detail.iter().map(|cause| format!(": {cause}")).collect();
+        context.out.warn(&format!(
+            "repository {}: the rescue kit could not be put there: {}{causes}",
+            opened.name, failure.message
+        ));
+    }
+}
+
+/// Deletes those of these files that are ours and were changed, and puts a kit there that has them. Answers which.
+///
+/// # Errors
+/// What the repository says; the next `backup` or `check` puts there what is missing.
+pub(crate) fn renew(context: &Context, opened: &Opened, files: &[Key]) -> Result<Vec<Key>, Failure> {
+    let deleted = opened.repository.delete_changed_kit_files(files)?;
+    let configs = context.config.iter().flat_map(|config| config.repositories.values());
+    let config = configs.into_iter().find(|config| config.name.as_str() == opened.name);
+    if let Some(config) = config.filter(|_| !deleted.is_empty()) {
+        keep_quietly(context, opened, &config.url.to_string(), Look::Now)?;
+    }
+    Ok(deleted)
+}
+
+fn keep_quietly(context: &Context, opened: &Opened, url: &str, look: Look) -> Result<(), Failure> {
+    let repository = &opened.repository;
+    let program = Program::running();
+    let name = format!("repositories/{}/rescue.json", repository.marker().id);
+    let now = context.clock.now();
+    let wanted = wanted(context, opened, url, program.as_ref());
+    let seen: Option<Seen> = repository.state().read(&name).unwrap_or_default();
+    let lately = |seen: &Seen| seen.at <= now && time::since(seen.at, now) < SELDOM;
+    if look == Look::Seldom && seen.is_some_and(|seen| seen.wanted == wanted && lately(&seen)) {
+        return Ok(());
+    }
+    if let Some(kit) = put(repository, url, program.as_ref(), now)?
+        && let Some(stored) = Stored::of(&kit)
+        && kit.number > 1
+    {
+        context.out.say(&format!(
+            "repository {}: a new rescue kit, {}; on the recovery sheet the digest of {} is now {} (key sheet prints it)",
+            opened.name,
+            layout::kit_directory(kit.number),
+            stored.key,
+            stored.sha256
+        ));
+    }
+    Ok(repository.state().write(&name, &Seen { wanted, at: now })?)
+}
+
+/// All that a kit depends on and that is known without asking the repository.
+fn wanted(context: &Context, opened: &Opened, url: &str, program: Option<&Program>) -> String {
+    let mut all = Vec::new();
+    let sources = context.config.iter().flat_map(|config| config.sources.values());
+    let mine = sources.filter(|source| source.repositories.iter().any(|name| name.as_str() == opened.name));
+    let program = program.map(Program::identity).unwrap_or_default();
+    let generation = opened.repository.generation().number.to_string();
+    let parts = [RELEASE, url, &program, &generation].map(str::to_owned);
+    for part in parts.into_iter().chain(mine.map(|source| source.name.to_string())) {
+        all.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        all.extend_from_slice(part.as_bytes());
+    }
+    hex::encode(&sha256_of(&all))
+}
+
+/// Puts a kit there unless the newest one is right. Answers the new one.
+fn put(
+    repository: &Repository,
+    url: &str,
+    program: Option<&Program>,
+    now: Timestamp,
+) -> Result<Option<Kit>, RepoError> {
+    for _ in 0..3 {
+        let kits = repository.kits()?;
+        let sources = sources(repository)?;
+        let Some(needed) = Needed::of(repository, &kits, url, sources, program)? else { return Ok(None) };
+        match needed.put(repository, now) {
+            // Another host has just put one there: perhaps that one is right.
+            Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists => {}
+            other => return other.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// The ids of all sources; what they are called is nobody's business here.
+fn sources(repository: &Repository) -> Result<Vec<SourceId>, RepoError> {
+    let mut found = BTreeSet::new();
+    repository.store().list(layout::SOURCES, &mut |info| {
+        if let Some(Named::Source(id, _)) = Named::parse(&info.key) {
+            found.insert(id);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// A kit that is to be put there.
+struct Needed {
+    kit: NewKit,
+    /// Files that do not lie there yet.
+    new: Vec<(KitFile, Vec<u8>)>,
+}
+
+impl Needed {
+    fn of(
+        repository: &Repository,
+        kits: &Kits,
+        url: &str,
+        sources: Vec<SourceId>,
+        program: Option<&Program>,
+    ) -> Result<Option<Self>, RepoError> {
+        let newest = kits.newest();
+        let is_later = newest.is_none_or(|kit| release(RELEASE) > release(&kit.release));
+        let program = program.filter(|_| is_later || newest.is_some_and(|kit| kit.file(PROGRAM).is_none()));
+        let mut addresses = newest.map(|kit| kit.addresses.clone()).unwrap_or_default();
+        if !addresses.iter().any(|known| known == url) {
+            addresses.push(url.to_owned());
+        }
+        let right = newest.is_some_and(|kit| {
+            kit.sources == sources
+                && kit.addresses == addresses
+                && kit.generation == repository.generation().number
+                && kit.files.iter().all(|file| kits.seems_whole(file))
+        });
+        if right && !is_later && program.is_none() {
+            return Ok(None);
+        }
+        let mut needed = Self {
+            kit: NewKit {
+                number: kits.next_number(),
+                // Only who brings a program, or the first one, says which release it is.
+                release: newest.filter(|_| !is_later).map_or(RELEASE, |kit| &kit.release).to_owned(),
+                addresses,
+                sources,
+                files: Vec::new(),
+            },
+            new: Vec::new(),
+        };
+        match program {
+            Some(program) => needed.add(
+                kits,
+                PROGRAM,
+                program.bytes().map_err(|e| RepoError::internal("read this program", e))?,
+            )?,
+            // One that is not linked statically puts no other in its place.
+            None => {
+                let kept = newest.and_then(|kit| kit.file(PROGRAM)).filter(|file| kits.seems_whole(file));
+                needed.kit.files.extend(kept.cloned());
+            }
+        }
+        match newest
+            .filter(|_| !is_later)
+            .and_then(|kit| kit.file(FORMAT))
+            .filter(|file| kits.seems_whole(file))
+        {
+            Some(kept) => needed.kit.files.push(kept.clone()),
+            None => needed.add(kits, FORMAT, text::format().into_bytes())?,
+        }
+        let text = text::rescue(repository, &needed.kit);
+        needed.add(kits, TEXT, text.into_bytes())?;
+        Ok(Some(needed))
+    }
+
+    /// A file, at the place where the same bytes lie already, or a new one.
+    fn add(&mut self, kits: &Kits, name: &str, bytes: Vec<u8>) -> Result<(), RepoError> {
+        let (size, sha256) = (bytes.len() as u64, sha256_of(&bytes));
+        let mut all = kits.kits.iter().rev().flat_map(|kit| &kit.files);
+        let there = all.find(|file| file.name == name && file.sha256 == sha256 && kits.seems_whole(file));
+        if let Some(there) = there {
+            self.kit.files.push(there.clone());
+            return Ok(());
+        }
+        let key = format!("{}{name}", layout::kit_directory(self.kit.number));
+        let key = key.parse().map_err(|error| RepoError::internal("name a file of the rescue kit", error))?;
+        let file = KitFile { name: name.to_owned(), key, size, sha256 };
+        self.kit.files.push(file.clone());
+        self.new.push((file, bytes));
+        Ok(())
+    }
+
+    fn put(self, repository: &Repository, now: Timestamp) -> Result<Kit, RepoError> {
+        let kit = repository.put_kit(self.kit, now)?;
+        for (file, bytes) in &self.new {
+            repository.put_kit_file(file, bytes)?;
+        }
+        Ok(kit)
+    }
+}
+
+/// A release as numbers that can be compared.
+fn release(text: &str) -> Vec<u64> {
+    text.split(['.', '-', '+']).take(3).map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_as_numbers() {
+        assert!(release("0.10.0") > release("0.9.12"));
+        assert!(release("1.0.0") > release("0.99.99"));
+        assert_eq!(release("1.2.3"), release("1.2.3-rc1"));
+    }
+}

@@ -1,0 +1,179 @@
+//! Repositories behind a network that breaks: servers that die in the middle, connections that are cut, reset or lead nowhere,
+//! and two repositories of two kinds of which one goes away.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use refloat_testkit::cluster::{Owner, TestCluster, skip_without, wait_until};
+use refloat_testkit::proxy::{Mode, Proxy};
+use refloat_testkit::servers::S3sFs;
+
+use super::site::{Site, prove, start_restored};
+
+/// A site with a repository in a bucket behind a proxy, and where asked one in a directory before it.
+struct Scene {
+    site: Site,
+    server: S3sFs,
+    proxy: Proxy,
+    _secrets: Box<dyn std::any::Any>,
+}
+
+impl Scene {
+    fn new(with_directory: bool) -> Option<Self> {
+        if skip_without(15) {
+            return None;
+        }
+        let server = S3sFs::start()?;
+        let proxy = Proxy::before(server.port());
+        let bucket = server.bucket("backups");
+        let secrets = Owner::current().temp_dir();
+        let key = secrets.path().join("key");
+        fs::write(&key, server.secret_key()).expect("writes");
+        fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+        Owner::current().give(&key);
+        let lines = format!(
+            "url = \"s3://{bucket}/db1\"\nendpoint = \"{}\"\ncall_timeout = \"2s\"\n\
+             credentials = {{ access_key_id = \"{}\", secret_access_key = {{ file = \"{}\" }} }}",
+            proxy.endpoint(),
+            server.access_key(),
+            key.display()
+        );
+        let builder = TestCluster::builder().version(15).checksums(true);
+        let site = if with_directory {
+            let site = Site::new(builder);
+            let mut text = fs::read_to_string(&site.config).expect("reads");
+            text = text.replace("repositories = [\"local\"]", "repositories = [\"local\", \"bucket\"]");
+            text.push_str(&format!(
+                "\n[repository.bucket]\n{lines}\nencryption = {{ passphrase = {{ file = \"{}\" }} }}\n",
+                site.path("passphrase").display()
+            ));
+            fs::write(&site.config, text).expect("writes");
+            site.run(&["init", "--key-kept"]).ends(0);
+            site
+        } else {
+            Site::stored(builder, &lines, "wal_push_timeout = \"20s\"")
+        };
+        Some(Self { site, server, proxy, _secrets: Box::new(secrets) })
+    }
+
+    /// Restores the latest moment out of one repository and answers what is in its table.
+    fn restored(&self, repository: &str, name: &str) -> String {
+        let to = self.site.path(name).display().to_string();
+        self.site.run(&["restore", "prod", "-r", repository, "--to", &to, "--as", "copy", "--yes"]).ends(0);
+        let clone = start_restored(15, &PathBuf::from(to));
+        let sum = clone.psql("postgres", "select count(*) from t");
+        prove(clone);
+        sum
+    }
+}
+
+/// Data that takes some seconds to be stored through a throttled connection.
+fn fill(site: &Site) {
+    site.cluster.psql(
+        "postgres",
+        "create table t as select n, md5(random()::text) || md5(random()::text) as text from generate_series(1, 150000) n",
+    );
+}
+
+#[test]
+fn a_server_that_dies_in_the_middle_of_a_backup_and_comes_back() {
+    let Some(scene) = Scene::new(false) else { return };
+    fill(&scene.site);
+    scene.proxy.set(Mode::Throttle(3 << 20));
+    let child = scene.site.command(&["backup", "prod", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("it starts");
+    let (before, _) = scene.proxy.bytes();
+    assert!(wait_until(Duration::from_secs(60), || scene.proxy.bytes().0 > before + (4 << 20)), "it sends");
+    scene.server.restart();
+    scene.proxy.set(Mode::Pass);
+    let ended = child.wait_with_output().expect("it ends");
+    if !ended.status.success() {
+        // Cleanly, and run again it finishes.
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(5), "{said}");
+        let listed = scene.site.run(&["list", "prod", "--json"]).ends(0).json();
+        assert_eq!(listed["backups"].as_array().map(Vec::len), Some(0), "nothing half is visible");
+        scene.site.run(&["backup", "prod"]).ends(0);
+    }
+    scene.site.archive_all();
+    scene.site.run(&["verify", "--read-data"]).ends(0);
+    assert_eq!(scene.restored("local", "restored"), "150000");
+}
+
+#[test]
+fn a_server_that_dies_while_wal_is_pushed_loses_none_of_it() {
+    let Some(scene) = Scene::new(false) else { return };
+    fill(&scene.site);
+    scene.site.run(&["backup", "prod"]).ends(0);
+    for round in 0..3 {
+        scene.site.cluster.psql("postgres", "insert into t select n, repeat('x', 500) from generate_series(1, 20000) n");
+        scene.proxy.set(match round {
+            0 => Mode::CutRequests(1 << 20),
+            1 => Mode::Reset,
+            _ => Mode::CutAnswers(20),
+        });
+        scene.site.cluster.psql("postgres", "select pg_switch_wal()");
+        scene.server.kill();
+        std::thread::sleep(Duration::from_millis(300));
+        scene.server.restart();
+        scene.proxy.set(Mode::Pass);
+        scene.site.archive_all();
+    }
+    scene.site.run(&["verify", "--read-data"]).ends(0);
+    assert_eq!(scene.restored("local", "restored"), "210000");
+}
+
+/// Each way to break is survived by asking again, or ends within its time with what is safe.
+#[test]
+fn connections_that_break_end_in_time() {
+    let Some(scene) = Scene::new(false) else { return };
+    scene.site.cluster.psql("postgres", "create table t(n int)");
+    scene.site.run(&["backup", "prod"]).ends(0);
+    for mode in [Mode::BlackHole, Mode::Reset, Mode::HalfClose] {
+        scene.proxy.set(mode);
+        let began = Instant::now();
+        let run = scene.site.run(&["list", "prod"]);
+        assert_eq!(run.code, Some(5), "{mode:?}: {}{}", run.stdout, run.stderr);
+        assert!(began.elapsed() < Duration::from_secs(120), "{mode:?} took {:?}", began.elapsed());
+        scene.proxy.set(Mode::Pass);
+    }
+    scene.proxy.set(Mode::Delay(Duration::from_millis(50)));
+    scene.site.run(&["list", "prod"]).ends(0);
+}
+
+#[test]
+fn of_two_kinds_one_goes_away_and_comes_back() {
+    let Some(scene) = Scene::new(true) else { return };
+    let site = &scene.site;
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    let run = site.run(&["backup", "prod"]).ends(0);
+    assert!(run.stdout.contains("also in bucket"), "{}", run.stdout);
+    scene.proxy.set(Mode::BlackHole);
+    site.cluster.psql("postgres", "insert into t select generate_series(1, 1000)");
+    let began = Instant::now();
+    site.archive_all();
+    let first = began.elapsed();
+    // Found out once; the next ones do not ask again.
+    let began = Instant::now();
+    for _ in 0..3 {
+        site.cluster.psql("postgres", "insert into t values (1)");
+        site.archive_all();
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "first {first:?}, then {:?}", began.elapsed());
+    site.run(&["backup", "prod"]).ends(3);
+    scene.proxy.set(Mode::Pass);
+    site.run(&["copy", "prod"]).ends(0);
+    let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+    let repositories = status["sources"][0]["repositories"].as_array().expect("repositories").clone();
+    assert_eq!(repositories.len(), 2, "{status}");
+    for one in &repositories {
+        assert_eq!(one["timelines"][0]["behind_segments"], 0, "{status}");
+    }
+    let listed = site.run(&["list", "prod"]).ends(0).stdout;
+    assert_eq!(listed.matches("in local, bucket").count(), 2, "{listed}");
+    for repository in ["local", "bucket"] {
+        assert_eq!(scene.restored(repository, repository), "2003");
+    }
+}
