@@ -174,7 +174,7 @@ impl Inner {
             Err(Failed::Late) => Err((late(action, object, &self.url, limit), false)),
             Err(Failed::Answered(error, answer)) => {
                 let expired = failure::is_expired(&error);
-                Err((failure::sort(action, object, &self.url, &error, answer), expired))
+                Err((failure::sort(action, object, &self.url, &error, &answer), expired))
             }
         }
     }
@@ -196,7 +196,7 @@ pub(crate) async fn observed<T>(
         None => Err(Failed::Late),
         Some(Ok(value)) => Ok(value),
         Some(Err(error)) => {
-            let answer = *answer.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
             Err(Failed::Answered(Box::new(error), answer))
         }
     }
