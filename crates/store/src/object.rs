@@ -230,11 +230,10 @@ impl Store for ObjectStore {
         let (path, body) = (key.as_str().to_owned(), Buffer::from(body.to_vec()));
         let options = self.inner.write_options(None);
         let bytes = body.len() as u64;
-        let put = self.inner.call(("create", key.as_str()), bytes, move |operator| {
+        self.inner.call(("create", key.as_str()), bytes, move |operator| {
             let (path, body, options) = (path.clone(), body.clone(), options.clone());
             async move { operator.write_options(&path, body, options).await.map(drop) }
-        });
-        put
+        })
     }
 
     fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {
