@@ -63,9 +63,9 @@ fn every_setting_is_described_and_tables_are_closed() {
 
 #[test]
 fn documented_defaults_are_the_real_ones() {
-    // In a bucket, because a directory has no calls to limit.
-    let bucket = BASE.replace("file:///backup/db1", "s3://backup/db1\"\nregion = \"eu-central-1");
-    let (schema, config) = (refloat_config::schema(), parse(&bucket).expect("it is right"));
+    // A bucket has every setting that a directory has, and more.
+    let far = BASE.replace("url = \"file:///backup/db1\"", "url = \"s3://bucket/db1\"\nregion = \"eu\"");
+    let (schema, config) = (refloat_config::schema(), parse(&far).expect("it is right"));
     let shown = config.view(false);
     let mut compared = 0;
     for (table, name) in [("repository", "offsite"), ("source", "prod")] {

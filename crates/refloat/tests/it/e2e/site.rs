@@ -53,26 +53,40 @@ impl Site {
 
     /// The same with more lines for the source, and with or without archiving.
     pub(crate) fn with(builder: ClusterBuilder, archiving: bool, source: &str) -> Self {
-        Self::made(builder, archiving, source, None)
+        Self::made(builder, archiving, source, None, None)
+    }
+
+    /// The same whose repository is in another store: what its table says, and the secret that is in the file `{secret}`.
+    pub(crate) fn in_store(builder: ClusterBuilder, store: (&str, &str)) -> Self {
+        Self::made(builder, true, "", None, Some(store))
     }
 
     /// The same whose repository is encrypted otherwise.
     pub(crate) fn encrypted(builder: ClusterBuilder, encryption: &str) -> Self {
-        Self::made(builder, true, "", Some(encryption))
+        Self::made(builder, true, "", Some(encryption), None)
     }
 
-    fn made(builder: ClusterBuilder, archiving: bool, source: &str, encryption: Option<&str>) -> Self {
+    fn made(
+        builder: ClusterBuilder,
+        archiving: bool,
+        source: &str,
+        encryption: Option<&str>,
+        store: Option<(&str, &str)>,
+    ) -> Self {
         let cluster = builder.build_stopped();
         let home = cluster.make_dir("refloat");
         let config = home.join("refloat.toml");
-        let secret = home.join("passphrase");
+        let (secret, store_secret) = (home.join("passphrase"), home.join("store-secret"));
+        let place = store.map_or_else(
+            || format!("url = \"file://{}/repo\"", home.display()),
+            |(lines, _)| lines.replace("{secret}", &store_secret.display().to_string()),
+        );
         let mut text = String::new();
         let _ = write!(
             text,
-            "[repository.local]\nurl = \"file://{home}/repo\"\nencryption = {encryption}\n\n\
+            "[repository.local]\n{place}\nencryption = {encryption}\n\n\
              [source.prod]\nkind = \"postgres\"\ndata_directory = \"{data}\"\nrepositories = [\"local\"]\nwal = \"push\"\n\
              connection = \"user=postgres\"\n{source}\n",
-            home = home.display(),
             encryption = encryption.map_or_else(
                 || format!("{{ passphrase = {{ file = \"{}\" }} }}", secret.display()),
                 str::to_owned,
@@ -80,7 +94,13 @@ impl Site {
             data = cluster.data_directory().display(),
         );
         let owner = cluster.owner();
-        for (path, text) in [(&config, text.as_str()), (&secret, "correct horse battery staple 42\n")] {
+        let store_text = store.map_or("none\n", |(_, secret)| secret);
+        let files = [
+            (&config, text.as_str()),
+            (&secret, "correct horse battery staple 42\n"),
+            (&store_secret, store_text),
+        ];
+        for (path, text) in files {
             fs::write(path, text).expect("writes");
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
             owner.give(path);
