@@ -14,6 +14,7 @@ mod restored;
 mod scale;
 mod site;
 mod standby;
+mod stores;
 mod tablespaces;
 mod takeover;
 mod timelines;

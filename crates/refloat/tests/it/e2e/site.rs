@@ -53,15 +53,26 @@ impl Site {
 
     /// The same with more lines for the source, and with or without archiving.
     pub(crate) fn with(builder: ClusterBuilder, archiving: bool, source: &str) -> Self {
-        Self::made(builder, archiving, source, None)
+        Self::made(builder, archiving, source, None, None)
+    }
+
+    /// The same whose repository is elsewhere: what stands in its table instead of the URL of a directory.
+    pub(crate) fn stored(builder: ClusterBuilder, repository: &str, source: &str) -> Self {
+        Self::made(builder, true, source, None, Some(repository))
     }
 
     /// The same whose repository is encrypted otherwise.
     pub(crate) fn encrypted(builder: ClusterBuilder, encryption: &str) -> Self {
-        Self::made(builder, true, "", Some(encryption))
+        Self::made(builder, true, "", Some(encryption), None)
     }
 
-    fn made(builder: ClusterBuilder, archiving: bool, source: &str, encryption: Option<&str>) -> Self {
+    fn made(
+        builder: ClusterBuilder,
+        archiving: bool,
+        source: &str,
+        encryption: Option<&str>,
+        repository: Option<&str>,
+    ) -> Self {
         let cluster = builder.build_stopped();
         let home = cluster.make_dir("refloat");
         let config = home.join("refloat.toml");
@@ -69,10 +80,11 @@ impl Site {
         let mut text = String::new();
         let _ = write!(
             text,
-            "[repository.local]\nurl = \"file://{home}/repo\"\nencryption = {encryption}\n\n\
+            "[repository.local]\n{repository}\nencryption = {encryption}\n\n\
              [source.prod]\nkind = \"postgres\"\ndata_directory = \"{data}\"\nrepositories = [\"local\"]\nwal = \"push\"\n\
              connection = \"user=postgres\"\n{source}\n",
-            home = home.display(),
+            repository =
+                repository.map_or_else(|| format!("url = \"file://{}/repo\"", home.display()), str::to_owned),
             encryption = encryption.map_or_else(
                 || format!("{{ passphrase = {{ file = \"{}\" }} }}", secret.display()),
                 str::to_owned,
