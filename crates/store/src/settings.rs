@@ -183,8 +183,6 @@ pub struct StoreSettings {
     pub ca_file: Option<PathBuf>,
     /// The file that knows the keys of SSH servers, as OpenSSH keeps it.
     pub known_hosts: Option<PathBuf>,
-    /// The SHA-256 of an SSH server's key, `SHA256:…`, where no file knows it.
-    pub host_key: Option<String>,
     /// Who this host is.
     pub credentials: Credentials,
     /// Deadlines and limits.

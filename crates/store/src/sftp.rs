@@ -25,7 +25,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
 use self::failure::Failed;
 use self::files::{Naming, PREFIX};
-use self::session::{Session, Target, Trust};
+use self::session::{Session, Target};
 use crate::object::runtime;
 use crate::open::OpenError;
 use crate::posix::Options;
@@ -33,7 +33,7 @@ use crate::settings::{Credentials, StoreSettings};
 use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
 
 /// Connections that are kept when nobody needs them.
-const IDLE: usize = 4;
+const IDLE: usize = 8;
 
 /// A temporary file that nobody has written to for so long has no writer any more.
 const ABANDONED_AFTER: u32 = 24 * 60 * 60;
@@ -72,14 +72,9 @@ impl SftpStore {
             why: why.to_owned(),
             hint: hint.to_owned(),
         };
-        let trust = match (&settings.known_hosts, &settings.host_key) {
-            (Some(file), _) => Trust::KnownHosts(file.clone()),
-            (None, Some(fingerprint)) => Trust::Fingerprint(fingerprint.clone()),
-            (None, None) => {
-                let hint =
-                    "Write known_hosts = \"/path\" or host_key = \"SHA256:…\" into its [repository.NAME].";
-                return Err(fail("nothing says how the server is recognised", hint));
-            }
+        let Some(known_hosts) = settings.known_hosts.clone() else {
+            let hint = "Write known_hosts = \"/path\" into its [repository.NAME].";
+            return Err(fail("nothing says how the server is recognised", hint));
         };
         let Some(user) = location.user() else {
             return Err(fail("the URL names no user", "Write it as sftp://user@host/path."));
@@ -91,7 +86,7 @@ impl SftpStore {
             user: user.to_owned(),
             host: location.host().to_owned(),
             port: location.port().unwrap_or(22),
-            trust,
+            known_hosts,
         };
         Ok(Self {
             inner: Arc::new(Inner {
@@ -354,11 +349,17 @@ impl Store for SftpStore {
     }
 
     fn features(&self) -> Features {
-        if !self.inner.was_connected.load(Ordering::Relaxed) || self.inner.naming.get().is_none() {
+        let is_known = self.inner.naming.get().is_some() || self.inner.settings.conditional == Some(true);
+        if !self.inner.was_connected.load(Ordering::Relaxed) || !is_known {
             // What cannot be asked now is asked again; until then nothing is promised.
             let asked = self.inner.call(("ask", ""), 0, async move |inner, session| {
                 inner.sync_directory(&session, &inner.root).await?;
-                if inner.options.read_only { Ok(()) } else { inner.naming(&session).await.map(drop) }
+                let is_known = inner.settings.conditional == Some(true) && session.can_link;
+                if inner.options.read_only || is_known {
+                    Ok(())
+                } else {
+                    inner.naming(&session).await.map(drop)
+                }
             });
             if asked.is_err() && !self.inner.was_connected.load(Ordering::Relaxed) {
                 return Features { create_new: true, durable: false, consistent_list: true };

@@ -88,7 +88,7 @@ impl WebdavStore {
                 options,
                 directories: Mutex::default(),
                 moving: Default::default(),
-                obeys: OnceLock::new(),
+                obeys: settings.conditional.map_or_else(OnceLock::new, OnceLock::from),
             }),
         })
     }

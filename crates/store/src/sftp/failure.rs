@@ -62,9 +62,3 @@ impl From<Error> for Failed {
         }
     }
 }
-
-impl From<russh::Error> for Failed {
-    fn from(error: russh::Error) -> Self {
-        Self::broken(error.to_string())
-    }
-}

@@ -188,21 +188,16 @@ impl Inner {
         if let Err(error) = sftp.close(file.handle.as_str()).await {
             return Err(self.explain(session, error.into()).await);
         }
-        let naming = self.naming(session).await?;
-        let named = match naming {
-            Naming::Link => sftp.hardlink(temporary, path).await,
-            Naming::Rename => sftp.rename(temporary, path).await,
-            Naming::Replace => {
-                // Two steps: this server has no single one. Nobody relies on it (`Features::create_new`).
-                match sftp.rename(temporary, path).await {
-                    Err(_) if sftp.lstat(path).await.is_ok() => {
-                        sftp.remove(path).await?;
-                        sftp.rename(temporary, path).await
-                    }
-                    other => other,
-                }
-            }
+        let mut naming = match self.naming.get() {
+            // Tried by an earlier process: a link is what it found, unless this fails.
+            None if self.settings.conditional == Some(true) && session.can_link => Naming::Link,
+            _ => self.naming(session).await?,
         };
+        let mut named = self.name_by(session, naming, temporary, path).await;
+        if named.is_err() && self.naming.get().is_none() && sftp.lstat(path).await.is_err() {
+            naming = self.naming(session).await?;
+            named = self.name_by(session, naming, temporary, path).await;
+        }
         match named {
             Ok(_) if naming == Naming::Link => {
                 // A second name that stays is removed with the abandoned ones.
@@ -217,6 +212,30 @@ impl Inner {
                     return Err(Failed::new(StoreErrorKind::AlreadyExists, text));
                 }
                 Err(self.explain(session, failed).await)
+            }
+        }
+    }
+
+    async fn name_by(
+        &self,
+        session: &Session,
+        naming: Naming,
+        temporary: &str,
+        path: &str,
+    ) -> Result<(), russh_sftp::client::error::Error> {
+        let sftp = &session.sftp;
+        match naming {
+            Naming::Link => sftp.hardlink(temporary, path).await.map(drop),
+            Naming::Rename => sftp.rename(temporary, path).await.map(drop),
+            Naming::Replace => {
+                // Two steps: this server has no single one. Nobody relies on it (`Features::create_new`).
+                match sftp.rename(temporary, path).await {
+                    Err(_) if sftp.lstat(path).await.is_ok() => {
+                        sftp.remove(path).await?;
+                        sftp.rename(temporary, path).await.map(drop)
+                    }
+                    other => other.map(drop),
+                }
             }
         }
     }

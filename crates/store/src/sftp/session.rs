@@ -1,23 +1,40 @@
-//! One connection: TCP, SSH with a host key that is known, a login by key, SFTP.
+//! One connection: OpenSSH's client carries it, SFTP is spoken through its pipes.
+//!
+//! The program is OpenSSH's own because nothing else that speaks SSH has been looked at as closely: who a server is and
+//! how somebody logs in is decided there. It is started with every setting on its command line; no configuration of a
+//! user, no agent and no environment bears on it. The private key is handed over in memory and lies in no file.
 
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use russh::client::{self, Handle};
-use russh::keys::ssh_key::{HashAlg, PublicKey};
-use russh::keys::{PrivateKeyWithHashAlg, decode_secret_key};
 use russh_sftp::client::rawsession::Limits;
 use russh_sftp::client::{Config as SftpConfig, RawSftpSession};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, ChildStderr, Command};
 
 use super::failure::Failed;
 use crate::StoreErrorKind;
 use crate::settings::Keys;
 
+/// The client. Absolute: `PATH` says nothing here.
+const SSH: &str = "/usr/bin/ssh";
+
 /// Bytes of a read or a write, where the server says that it takes them; what every server takes elsewhere.
 const PIECE: u64 = 128 << 10;
 const SMALL_PIECE: u64 = 32 << 10;
+
+/// How soon it is noticed that a connection has ended.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// As much of what the client says is kept.
+const MOST_SAID: usize = 4 << 10;
 
 /// Whom we talk to, as whom.
 #[derive(Debug, Clone)]
@@ -25,16 +42,8 @@ pub(super) struct Target {
     pub(super) user: String,
     pub(super) host: String,
     pub(super) port: u16,
-    pub(super) trust: Trust,
-}
-
-/// How the server is recognised.
-#[derive(Debug, Clone)]
-pub(super) enum Trust {
-    /// By a file as OpenSSH keeps it.
-    KnownHosts(PathBuf),
-    /// By the SHA-256 of its key: `SHA256:…`.
-    Fingerprint(String),
+    /// The file that knows the server's key.
+    pub(super) known_hosts: PathBuf,
 }
 
 /// A connection that is logged in.
@@ -48,58 +57,47 @@ pub(super) struct Session {
     pub(super) can_tell_space: bool,
     /// Bytes of one read and one write.
     pub(super) piece: usize,
-    /// Ends the connection when it is dropped.
-    ssh: Mutex<Handle<Check>>,
+    /// The client; it is killed when this is dropped.
+    ssh: Mutex<Child>,
 }
 
-/// How soon it is noticed that a connection has ended.
-const LOOK: Duration = Duration::from_millis(50);
-
 impl Session {
-    /// Waits for `work`, but not longer than the connection lives: the library leaves requests without an answer waiting
-    /// when it has ended.
-    pub(super) async fn alive<T>(&self, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
-        let ended = async {
-            while !self.ssh.lock().unwrap_or_else(PoisonError::into_inner).is_closed() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        match futures::future::select(pin!(work), pin!(ended)).await {
-            futures::future::Either::Left((done, _)) => done,
-            futures::future::Either::Right(_) => Err(Failed::broken("the connection has ended")),
-        }
-    }
-
     /// Connects and logs in. `limit` is for each answer afterwards.
     pub(super) async fn connect(target: &Target, keys: &Keys, limit: Duration) -> Result<Self, Failed> {
-        let refused = Arc::new(Mutex::new(None));
-        let check = Check { target: target.clone(), refused: Arc::clone(&refused) };
-        let host = target.host.trim_start_matches('[').trim_end_matches(']');
-        let address = (host, target.port);
-        let connected = client::connect(Arc::new(config(target, limit)?), address, check).await;
-        let mut ssh = match connected {
-            Ok(ssh) => ssh,
-            Err(error) => {
-                let why = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return Err(match why {
-                    Some(why) => Failed::new(StoreErrorKind::Denied, why),
-                    None => Failed::broken(format!("cannot connect: {error}")),
-                });
+        let denied = |text: String| Failed::new(StoreErrorKind::Denied, text);
+        std::fs::metadata(&target.known_hosts)
+            .map_err(|error| denied(format!("{} cannot be used: {error}", target.known_hosts.display())))?;
+        let key = keys.get("private_key").ok_or_else(|| denied("there is no private key".to_owned()))?;
+        let key =
+            in_memory(key).map_err(|error| denied(format!("the private key cannot be used: {error}")))?;
+        let mut ssh = command(target, &key, limit).spawn().map_err(|error| {
+            Failed::new(StoreErrorKind::Other, format!("{SSH} cannot be started: {error}"))
+        })?;
+        let (Some(input), Some(output), Some(errors)) =
+            (ssh.stdin.take(), ssh.stdout.take(), ssh.stderr.take())
+        else {
+            return Err(Failed::broken("the client has no pipes"));
+        };
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let listening = tokio::spawn(listen(errors, Arc::clone(&said)));
+        let settings = SftpConfig { request_timeout_secs: limit.as_secs().max(1), ..SftpConfig::default() };
+        let mut sftp = RawSftpSession::new_with_config(tokio::io::join(output, input), settings);
+        let ssh = Mutex::new(ssh);
+        let version = match alive(&ssh, async { Ok(sftp.init().await?) }).await {
+            Ok(version) => version,
+            Err(failed) => {
+                // What the client has said last comes through its pipe.
+                let _ = tokio::time::timeout(Duration::from_secs(1), listening).await;
+                let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                return Err(why(&String::from_utf8_lossy(&said)).unwrap_or(failed));
             }
         };
-        log_in(&mut ssh, target, keys).await?;
-        let channel = ssh.channel_open_session().await?;
-        channel.request_subsystem(true, "sftp").await?;
-        let settings = SftpConfig { request_timeout_secs: limit.as_secs().max(1), ..SftpConfig::default() };
-        let mut sftp = RawSftpSession::new_with_config(channel.into_stream(), settings);
-        let version = sftp.init().await?;
         let offers = |name: &str, number: &str| version.extensions.get(name).is_some_and(|had| had == number);
         let mut piece = SMALL_PIECE;
         if offers("limits@openssh.com", "1") {
-            let limits = Limits::from(sftp.limits().await?);
-            piece = PIECE
-                .min(limits.read_len.unwrap_or(SMALL_PIECE))
-                .min(limits.write_len.unwrap_or(SMALL_PIECE));
+            let limits = Limits::from(alive(&ssh, async { Ok(sftp.limits().await?) }).await?);
+            let read = limits.read_len.unwrap_or(SMALL_PIECE);
+            piece = PIECE.min(read).min(limits.write_len.unwrap_or(SMALL_PIECE));
             sftp.set_limits(limits);
         }
         Ok(Self {
@@ -108,115 +106,128 @@ impl Session {
             can_tell_space: offers("statvfs@openssh.com", "2"),
             piece: usize::try_from(piece.max(1)).unwrap_or(1 << 15),
             sftp,
-            ssh: Mutex::new(ssh),
+            ssh,
         })
     }
-}
 
-async fn log_in(ssh: &mut Handle<Check>, target: &Target, keys: &Keys) -> Result<(), Failed> {
-    let denied = |text: String| Failed::new(StoreErrorKind::Denied, text);
-    let key = keys.get("private_key").ok_or_else(|| denied("there is no private key".to_owned()))?;
-    // Neither the key nor the passphrase is part of what the library says.
-    let key = decode_secret_key(key, keys.get("passphrase")).map_err(|error| {
-        denied(format!("the private key cannot be used: {error} (Ed25519 and ECDSA keys can be)"))
-    })?;
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-    let answer = ssh.authenticate_publickey(target.user.clone(), key).await?;
-    if answer.success() {
-        return Ok(());
+    /// Waits for `work`, but not longer than the connection lives.
+    pub(super) async fn alive<T>(&self, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+        alive(&self.ssh, work).await
     }
-    Err(denied(format!("the server does not let \"{}\" in with this key", target.user)))
 }
 
-fn config(target: &Target, limit: Duration) -> Result<client::Config, Failed> {
-    let mut config = client::Config {
-        keepalive_interval: Some(limit),
-        nodelay: true,
-        window_size: 8 << 20,
-        ..client::Config::default()
-    };
-    if let Trust::KnownHosts(file) = &target.trust {
-        // Of the kinds of keys that a server has, it shows the one that is known here.
-        let known: Vec<_> = known_keys(target, file)?.iter().map(PublicKey::algorithm).collect();
-        let (mut first, rest): (Vec<_>, Vec<_>) =
-            config.preferred.key.iter().cloned().partition(|kind| known.contains(kind));
-        first.extend(rest);
-        config.preferred.key = first.into();
-    }
-    Ok(config)
-}
-
-fn known_keys(target: &Target, file: &std::path::Path) -> Result<Vec<PublicKey>, Failed> {
-    let unusable = |why: String| {
-        Failed::new(StoreErrorKind::Denied, format!("{} cannot be used: {why}", file.display()))
-    };
-    std::fs::metadata(file).map_err(|error| unusable(error.to_string()))?;
-    let keys = russh::keys::known_hosts::known_host_keys_path(&target.host, target.port, file)
-        .map_err(|error| unusable(error.to_string()))?;
-    Ok(keys.into_iter().map(|(_, key)| key).collect())
-}
-
-/// Looks at the key that the server shows.
-struct Check {
-    target: Target,
-    /// Why it was refused.
-    refused: Arc<Mutex<Option<String>>>,
-}
-
-impl Check {
-    fn judge(&self, key: &PublicKey) -> Result<(), String> {
-        let shown = key.fingerprint(HashAlg::Sha256).to_string();
-        match &self.target.trust {
-            Trust::Fingerprint(wanted) if *wanted == shown => Ok(()),
-            Trust::Fingerprint(wanted) => {
-                Err(format!("the server shows the host key {shown}, and host_key is {wanted}"))
-            }
-            Trust::KnownHosts(file) => {
-                let keys = known_keys(&self.target, file).map_err(|failed| failed.to_string())?;
-                let place = file.display();
-                if is_revoked(file, key) {
-                    return Err(format!(
-                        "the server shows the host key {shown}, which {place} says is revoked"
-                    ));
-                }
-                if keys.contains(key) {
-                    return Ok(());
-                }
-                let host = &self.target.host;
-                Err(if keys.is_empty() {
-                    format!("{place} knows no key of {host}; the server shows {shown}")
-                } else {
-                    format!("the server shows the host key {shown}, and {place} knows another one of {host}")
-                })
-            }
+/// The library leaves requests without an answer waiting when the connection has ended, so that is looked at.
+async fn alive<T>(ssh: &Mutex<Child>, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    let ended = async {
+        while matches!(ssh.lock().unwrap_or_else(PoisonError::into_inner).try_wait(), Ok(None)) {
+            tokio::time::sleep(LOOK).await;
         }
+    };
+    match futures::future::select(pin!(work), pin!(ended)).await {
+        futures::future::Either::Left((done, _)) => done,
+        futures::future::Either::Right(_) => Err(Failed::broken("the connection has ended")),
     }
 }
 
-/// Whether a line `@revoked` names this key, for whatever host.
-fn is_revoked(file: &std::path::Path, key: &PublicKey) -> bool {
-    let (Ok(text), Ok(line)) = (std::fs::read_to_string(file), key.to_openssh()) else { return true };
-    let data = line.split(' ').nth(1).unwrap_or_default();
-    text.lines().any(|line| line.starts_with("@revoked") && line.split_whitespace().any(|word| word == data))
+/// A file without a name that holds a secret and ends with its descriptor.
+fn in_memory(text: &str) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("key", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        // The client takes no key whose last line has no end.
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
 }
 
-impl client::Handler for Check {
-    type Error = russh::Error;
+fn command(target: &Target, key: &File, limit: Duration) -> Command {
+    let known = target.known_hosts.display().to_string().replace('%', "%%");
+    let mut command = Command::new(SSH);
+    command.env_clear().current_dir("/").kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["-F", "none", "-T", "-x", "-a"]);
+    for option in [
+        "BatchMode=yes".to_owned(),
+        "StrictHostKeyChecking=yes".to_owned(),
+        format!("UserKnownHostsFile=\"{known}\""),
+        "GlobalKnownHostsFile=none".to_owned(),
+        "UpdateHostKeys=no".to_owned(),
+        "IdentitiesOnly=yes".to_owned(),
+        "IdentityAgent=none".to_owned(),
+        // The client closes what it inherits, so it finds the key through us.
+        format!("IdentityFile=/proc/{}/fd/{}", std::process::id(), key.as_raw_fd()),
+        "PreferredAuthentications=publickey".to_owned(),
+        "ClearAllForwardings=yes".to_owned(),
+        "ControlMaster=no".to_owned(),
+        "ControlPath=none".to_owned(),
+        format!("ConnectTimeout={}", limit.as_secs().max(1)),
+        "ServerAliveInterval=15".to_owned(),
+        "ServerAliveCountMax=2".to_owned(),
+        "LogLevel=ERROR".to_owned(),
+    ] {
+        command.arg("-o").arg(option);
+    }
+    let host = target.host.trim_start_matches('[').trim_end_matches(']');
+    command.arg("-p").arg(target.port.to_string()).arg("-l").arg(&target.user);
+    command.args(["-s", "--", host, "sftp"]);
+    command
+}
 
-    async fn check_server_key(
-        &mut self,
-        shown: &russh::keys::PublicKeyOrCertificate,
-    ) -> Result<bool, russh::Error> {
-        let judged = match shown {
-            russh::keys::PublicKeyOrCertificate::PublicKey { key, .. } => self.judge(key),
-            russh::keys::PublicKeyOrCertificate::Certificate(_) => {
-                Err("the server shows a certificate".to_owned())
-            }
-        };
-        if let Err(why) = judged {
-            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-            return Ok(false);
+/// Keeps the last of what the client says, as long as it says something.
+async fn listen(mut errors: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
+    let mut piece = [0; 1024];
+    while let Ok(length) = errors.read(&mut piece).await {
+        if length == 0 {
+            return;
         }
-        Ok(true)
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend_from_slice(piece.get(..length).unwrap_or_default());
+        let surplus = said.len().saturating_sub(MOST_SAID);
+        said.drain(..surplus);
+    }
+}
+
+/// What the client's words mean.
+fn why(said: &str) -> Option<Failed> {
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let tell = |kind, line: &str| {
+        let text = line.escape_debug().to_string();
+        let mut failed = Failed::new(kind, text);
+        failed.is_broken = kind == StoreErrorKind::Unreachable;
+        failed
+    };
+    // The fingerprint that was shown is what a person compares.
+    let shown = lines.iter().find(|line| line.contains("SHA256:")).map_or("", |line| line);
+    if lines.iter().any(|line| line.contains("Host key verification failed")) {
+        let what = if said.contains("REVOKED") { "is revoked" } else { "is not the one that is known" };
+        let text = format!("the key of the server {what} (known_hosts) {shown}");
+        return Some(tell(StoreErrorKind::Denied, text.trim_end()));
+    }
+    if let Some(line) = lines.iter().find(|line| line.contains("Permission denied (")) {
+        return Some(tell(StoreErrorKind::Denied, line));
+    }
+    lines.last().map(|line| tell(StoreErrorKind::Unreachable, line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_client_are_sorted() {
+        let sorted = |said: &str| why(said).map(|failed| (failed.kind, failed.to_string(), failed.is_broken));
+        let (kind, text, _) =
+            sorted("@@@@\nThe fingerprint is\nSHA256:abc.\nHost key verification failed.\n").unwrap();
+        assert_eq!(kind, StoreErrorKind::Denied);
+        assert!(text.contains("SHA256:abc"), "{text}");
+        let (kind, text, _) = sorted("backup@box: Permission denied (publickey).\r\n").unwrap();
+        assert_eq!(
+            (kind, text.as_str()),
+            (StoreErrorKind::Denied, "backup@box: Permission denied (publickey).")
+        );
+        let (kind, _, broken) = sorted("ssh: connect to host box port 22: Connection refused").unwrap();
+        assert_eq!((kind, broken), (StoreErrorKind::Unreachable, true));
+        assert_eq!(sorted("\n"), None);
     }
 }

@@ -20,6 +20,7 @@ mod scale;
 mod several;
 mod site;
 mod standby;
+mod stores;
 mod tablespaces;
 mod takeover;
 mod timelines;
