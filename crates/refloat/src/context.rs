@@ -1,5 +1,6 @@
 //! What every command starts from: the configuration, who we are, the clock, the repositories.
 
+pub(crate) mod abilities;
 mod patient;
 mod store;
 
@@ -594,8 +595,13 @@ impl Context {
         access: Access,
         options: Options,
     ) -> Result<Arc<dyn Store>, Failure> {
-        let settings = store::configured(&config.store, self.environment, self.wanted_ids());
+        let mut settings = self.settings(config);
+        settings.conditional = self.remembered(config);
         open_store(&config.url, &settings, access, options)
+    }
+
+    fn settings(&self, config: &RepositoryConfig) -> StoreSettings {
+        store::configured(&config.store, self.environment, self.wanted_ids())
     }
 
     /// How to reach the server of a source.
@@ -628,6 +634,14 @@ fn open_store(
     match access {
         Access::Bulk => {
             let opened = open(url.location(), settings, options);
+            Ok(Arc::from(opened.map_err(|error| unopened(&url.to_string(), error))?))
+        }
+        Access::Within(limit) if url.directory().is_none() => {
+            // Deadlines and retries of its own, cut to what is allowed here.
+            let mut settings = settings.clone();
+            let call = (limit / 3).max(Duration::from_millis(500));
+            settings.patience.call = settings.patience.call.min(call);
+            let opened = open(url.location(), &settings, options);
             Ok(Arc::from(opened.map_err(|error| unopened(&url.to_string(), error))?))
         }
         Access::Within(limit) => {

@@ -79,6 +79,11 @@ pub fn agent(id: ObjectId) -> Key {
     key(format!("{AGENTS}{id}"))
 }
 
+/// The object that a store is tried with.
+pub fn trial(id: ObjectId) -> Key {
+    key(format!("check/{id}"))
+}
+
 /// A pack; two digits fan out, so that no directory grows beyond thousands.
 pub fn pack(id: ObjectId) -> Key {
     let id = id.to_string();

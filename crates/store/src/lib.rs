@@ -12,6 +12,7 @@ pub mod key;
 pub mod object;
 pub mod open;
 pub mod posix;
+pub mod probe;
 pub mod protect;
 pub mod settings;
 pub mod store;
@@ -23,10 +24,11 @@ pub use key::{BadKey, Key};
 pub use object::ObjectStore;
 pub use open::{OpenError, open, open_url};
 pub use posix::{Options, PosixStore};
+pub use probe::{Abilities, Conditional, probe};
 pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode, Version};
 pub use settings::{
     Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StoreSettings, Style,
 };
 pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};
 
-pub use wrap::{Backoff, Deadline, Limits, Retry};
+pub use wrap::{Around, Backoff, Breaker, Deadline, Limit, Limits, Retry, resilient};

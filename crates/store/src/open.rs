@@ -74,7 +74,8 @@ pub fn open(
     match location.scheme() {
         Scheme::File => Ok(Box::new(PosixStore::open(location.path(), options)?)),
         Scheme::S3 | Scheme::Gs | Scheme::Azblob => {
-            Ok(Box::new(ObjectStore::open(location, settings, options)?))
+            let store = ObjectStore::open(location, settings, options)?;
+            Ok(Box::new(crate::wrap::resilient(store, &settings.patience)))
         }
         scheme => Err(OpenError::NotBuilt { scheme }),
     }

@@ -185,4 +185,6 @@ pub struct StoreSettings {
     pub credentials: Credentials,
     /// Deadlines and limits.
     pub patience: Patience,
+    /// Whether creating what exists is refused, as it was seen ([`crate::probe`]); `None`: not tried yet.
+    pub conditional: Option<bool>,
 }

@@ -23,7 +23,19 @@ const CLAUSES: &[&[Clause]] = &[creating::CLAUSES, reading::CLAUSES, together::C
 /// # Panics
 /// At the first clause that does not hold; its name is printed before.
 pub fn run(make: Make<'_>) {
-    for (name, clause) in CLAUSES.iter().copied().flatten() {
+    run_without(&[], make);
+}
+
+/// Runs every clause but `without`, which a test server is known to break where the store that it stands for does not.
+///
+/// # Panics
+/// As [`run`], and when there is no such clause.
+pub fn run_without(without: &[&str], make: Make<'_>) {
+    let all = || CLAUSES.iter().copied().flatten();
+    for name in without {
+        assert!(all().any(|(known, _)| known == name), "there is no clause {name:?}");
+    }
+    for (name, clause) in all().filter(|(name, _)| !without.contains(name)) {
         let store = make();
         let told = Told(name);
         clause(&*store);

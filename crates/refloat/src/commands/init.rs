@@ -240,7 +240,15 @@ pub(crate) fn keep_passphrase(path: &Path, (uid, gid): (u32, u32)) -> std::io::R
 
 fn open_or_make(context: &Context, plan: &Plan, token: Option<&Token>) -> Result<Opened, Failure> {
     let config = &plan.config;
-    let store = context.store(config, Access::Bulk, Options { create: true, ..Options::default() })?;
+    let mut store = context.store(config, Access::Bulk, Options { create: true, ..Options::default() })?;
+    if config.url.directory().is_none() {
+        let abilities = context.try_store(config, Access::Within(PATIENCE))?;
+        for said in crate::context::abilities::shortcomings(&abilities) {
+            context.out.warn(&format!("repository {}: {said}", config.name));
+        }
+        // Opened again, now that it is known what it can do.
+        store = context.store(config, Access::Bulk, Options { create: true, ..Options::default() })?;
+    }
     if let Some(token) = token {
         Repository::accept(store.clone(), context.state(), token, context.clock.now())?;
     }

@@ -45,6 +45,7 @@ pub(super) fn configured(
             download_rate: config.max_download_rate.map(|rate| rate.0),
             ..usual
         },
+        conditional: None,
     }
 }
 

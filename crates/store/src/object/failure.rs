@@ -81,6 +81,18 @@ pub(crate) fn is_expired(error: &opendal::Error) -> bool {
     code.is_some_and(|code| EXPIRED.contains(&code))
 }
 
+/// Whether whoever hands out credentials may answer later.
+fn is_retryable_source(error: &opendal::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        if let Some(signing) = cause.downcast_ref::<reqsign_core::Error>() {
+            return signing.is_retryable();
+        }
+        next = cause.source();
+    }
+    false
+}
+
 /// What the caller can do.
 fn kind(error: &opendal::Error, answer: Answer) -> StoreErrorKind {
     let code = field(error.message(), "code").or(field(error.message(), "Code")).unwrap_or_default();
@@ -91,6 +103,10 @@ fn kind(error: &opendal::Error, answer: Answer) -> StoreErrorKind {
         "RequestTimeTooSkewed" => return StoreErrorKind::Other,
         code if EXPIRED.contains(&code) => return StoreErrorKind::Denied,
         _ => {}
+    }
+    // Credentials could not be had, and asking again does not help.
+    if error.message() == "signing http request" && answer.status == 0 && !error.is_temporary() {
+        return if is_retryable_source(error) { StoreErrorKind::Unreachable } else { StoreErrorKind::Denied };
     }
     match error.kind() {
         ErrorKind::NotFound => StoreErrorKind::NotFound,

@@ -5,6 +5,7 @@
 //! object visible. When the answer to that one is lost, the object itself tells whose it is, by a mark in its metadata.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use opendal::Buffer;
 use opendal::raw::{OpWrite, Service as _, oio};
 
 use super::failure::{self, Told};
-use super::{Failed, Inner, late, observed, runtime};
+use super::{Failed, Inner, guarded, late, observed, runtime};
 use crate::{Key, ObjectWriter, StoreError, StoreErrorKind};
 
 /// Bytes of a part. S3 wants 5 MiB at least and takes 10,000 parts; fewer and larger requests are cheaper.
@@ -113,15 +114,28 @@ impl ObjectWriter for Writer {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
+        let is_small = matches!(self.state, State::Small);
+        if is_small && self.inner.wants_algorithm.load(Ordering::Relaxed) {
+            let body = std::mem::take(&mut self.buffer);
+            return self.inner.put_summed(&self.key, body, Some(&self.mark));
+        }
         let upload = self.upload()?;
         let last = Buffer::from(std::mem::take(&mut self.buffer));
+        let again = is_small.then(|| last.clone());
         let (inner, key, mark, size) =
             (Arc::clone(&self.inner), self.key.clone(), self.mark.clone(), self.size);
-        runtime::run(async move {
+        let done = runtime::run(async move {
             let upload = send(&inner, &key, upload, last).await?;
             complete(&inner, &key, upload, &mark, size).await
-        })
-        .map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?
+        });
+        let done =
+            done.map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?;
+        match (done, again) {
+            (Err(error), Some(body)) if guarded::wants_algorithm(&error) => {
+                self.inner.put_summed(&self.key, body.to_vec(), Some(&self.mark))
+            }
+            (done, _) => done,
+        }
     }
 }
 

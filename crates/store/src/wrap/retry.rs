@@ -71,7 +71,7 @@ impl<S: Store> Retry<S> {
                 Err(error) if error.is_retryable() => error,
                 other => return other,
             };
-            let pause = self.backoff.pause(number);
+            let pause = self.backoff.pause(number).max(error.retry_after().unwrap_or_default());
             if number >= self.backoff.attempts || start.elapsed() + pause > self.backoff.budget {
                 return Err(error);
             }

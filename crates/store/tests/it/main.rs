@@ -6,6 +6,7 @@
     reason = "tests fail by panicking and skip loudly, their helpers too"
 )]
 
+mod buckets;
 mod child;
 mod cleaning;
 mod confirmed;
@@ -14,4 +15,5 @@ mod full_disk;
 mod guarded;
 mod power_cut;
 mod refused;
+mod resilience;
 mod wrappers;

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
-use refloat_repo::crypt::random;
-use refloat_store::{Key, Store, StoreError, StoreErrorKind, read_whole};
+use refloat_store::Conditional;
 use refloat_types::ByteSize;
 
 use super::{Lines, bucket};
 use crate::commands::key::{unconfirmed, unencrypted};
+use crate::context::abilities::shortcomings;
 use crate::context::{Access, Opened};
 use crate::error::Failure;
 
@@ -42,30 +42,27 @@ pub(super) fn check_all(lines: &mut Lines<'_>, sources: &[SourceConfig]) -> Resu
 fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, about: &str) {
     let began = Instant::now();
     let store = opened.repository.store();
-    match probe(store.as_ref()) {
-        Err(error) => lines.failure(about, &Failure::from(error)),
-        Ok(Proven { conditional, may_delete }) => {
+    match lines.context().try_store(config, Access::Within(PATIENCE)) {
+        Err(failure) => lines.failure(about, &failure),
+        Ok(abilities) => {
             let free = store
                 .space()
                 .ok()
                 .flatten()
                 .map_or_else(String::new, |space| format!(", {} free", ByteSize(space.free)));
+            let conditional = abilities.conditional == Conditional::Refuses;
             let what = format!(
                 "{}: write, read, list{}{} proven; {} ms{free}",
                 config.url,
-                if may_delete { ", delete" } else { "" },
+                if abilities.deletes { ", delete" } else { "" },
                 if conditional { ", conditional create" } else { "" },
                 began.elapsed().as_millis()
             );
             lines.ok(about, what);
-            if !conditional {
-                lines.warn(
-                    about,
-                    "the store creates an object of a name that exists: two hosts could overwrite each other",
-                    "",
-                );
+            for said in shortcomings(&abilities) {
+                lines.warn(about, said, "");
             }
-            bucket::check(lines, config, opened, may_delete);
+            bucket::check(lines, config, opened, abilities.deletes);
         }
     }
     let name = &config.name;
@@ -145,57 +142,4 @@ fn agree(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
         }
         _ => {}
     }
-}
-
-/// What the probe has shown.
-struct Proven {
-    /// The second creation was refused.
-    conditional: bool,
-    /// It could be deleted; else it stays for `expire` of somebody who may.
-    may_delete: bool,
-}
-
-/// Creates, creates again, reads, lists and deletes an object.
-fn probe(store: &dyn Store) -> Result<Proven, StoreError> {
-    let body = b"refloat check";
-    // Below the envelopes' neighbours nothing else is ever made; a crash leaves one object that verify names.
-    let name = format!("check/{}", random::object_id());
-    let key: Key = name.parse().map_err(|error: refloat_store::BadKey| {
-        StoreError::new(StoreErrorKind::Other, "name", &name, store.describe(), std::io::Error::other(error))
-    })?;
-    store.put_new(&key, body)?;
-    let checked = (|| {
-        let conditional = match store.put_new(&key, b"another") {
-            Err(error) if error.kind == StoreErrorKind::AlreadyExists => true,
-            Err(error) => return Err(error),
-            Ok(()) => false,
-        };
-        let read = read_whole(store, &key, 1024)?;
-        let mut listed = false;
-        store.list("check/", &mut |info| {
-            listed |= info.key == key;
-            std::ops::ControlFlow::Continue(())
-        })?;
-        let unconfirmed = |what: &str| {
-            StoreError::new(
-                StoreErrorKind::Unconfirmed,
-                "check",
-                key.as_str(),
-                store.describe(),
-                std::io::Error::other(what),
-            )
-        };
-        if conditional && read != body {
-            return Err(unconfirmed("other bytes came back than were stored"));
-        }
-        if !listed {
-            return Err(unconfirmed("it is stored and not listed"));
-        }
-        Ok(conditional)
-    })();
-    let may_delete = match store.delete(&key) {
-        Err(error) if error.is_denied() => false,
-        other => other.map(|()| true)?,
-    };
-    Ok(Proven { conditional: checked?, may_delete })
 }

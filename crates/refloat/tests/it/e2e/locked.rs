@@ -25,7 +25,7 @@ const IAM: &str = "AWS4-HMAC-SHA256 Credential=refloat-test/20260101/us-east-1/i
 
 impl Bucket {
     fn new(lock_days: u32) -> Option<Self> {
-        let server = Moto::start()?;
+        let server = Moto::with_policies()?;
         server.locked_bucket("acme", "COMPLIANCE", lock_days);
         let site = Site::new(TestCluster::builder().version(15).setting("autovacuum", "off"));
         Some(Self { server, site })

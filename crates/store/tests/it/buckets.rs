@@ -1,0 +1,73 @@
+//! The contract on object stores, against real servers on loopback.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use refloat_store::{Credentials, Keys, ObjectStore, Options, Store, StoreErrorKind, StoreSettings};
+use refloat_testkit::servers::{Azurite, GcsEmulator, Moto, S3sFs};
+use refloat_testkit::store_contract::run_without;
+
+/// Settings for a server on loopback, with keys by their names.
+pub(crate) fn settings(endpoint: &str, keys: &[(&str, &str)]) -> StoreSettings {
+    let keys = keys.iter().fold(Keys::default(), |keys, (name, value)| keys.with(name, *value));
+    StoreSettings {
+        endpoint: Some(endpoint.to_owned()),
+        region: Some("us-east-1".to_owned()),
+        credentials: Credentials::Keys(Arc::new(move || Ok(keys.clone()))),
+        conditional: Some(true),
+        ..StoreSettings::default()
+    }
+}
+
+pub(crate) fn open(url: &str, settings: &StoreSettings) -> ObjectStore {
+    ObjectStore::open(&url.parse().unwrap(), settings, Options::default()).unwrap()
+}
+
+fn contract(bucket: &str, settings: &StoreSettings) {
+    contract_without(&[], bucket, settings);
+}
+
+/// Each clause gets a prefix of its own in one bucket.
+fn contract_without(clauses: &[&str], bucket: &str, settings: &StoreSettings) {
+    let number = Cell::new(0);
+    run_without(clauses, &|| {
+        number.set(number.get() + 1);
+        Box::new(open(&format!("{bucket}/clause {}", number.get()).replace(' ', "%20"), settings))
+            as Box<dyn Store>
+    });
+}
+
+#[test]
+fn s3_of_s3s_fs() {
+    let Some(server) = S3sFs::start() else { return };
+    let keys = [("access_key_id", server.access_key()), ("secret_access_key", server.secret_key())];
+    let (bucket, settings) = (server.bucket("contract"), settings(&server.endpoint(), &keys));
+    // It answers 500 when it is asked for a name that is a directory on its disk, which no bucket has.
+    let store = open(&format!("s3://{bucket}/directories"), &settings);
+    store.put_new(&"d/object".parse().unwrap(), b"x").unwrap();
+    assert_eq!(store.head(&"d".parse().unwrap()).unwrap_err().kind, StoreErrorKind::Unreachable);
+    assert_eq!(store.head(&"e".parse().unwrap()).unwrap(), None);
+    contract_without(&["what is absent is known to be absent"], &format!("s3://{bucket}"), &settings);
+}
+
+#[test]
+fn s3_of_moto() {
+    let Some(server) = Moto::start() else { return };
+    let keys = [("access_key_id", server.access_key()), ("secret_access_key", server.secret_key())];
+    contract(&format!("s3://{}", server.bucket("contract")), &settings(&server.endpoint(), &keys));
+}
+
+#[test]
+fn azure_of_azurite() {
+    let Some(server) = Azurite::start() else { return };
+    let keys = [("account_name", server.account()), ("account_key", server.account_key())];
+    contract(&format!("azblob://{}", server.container("contract")), &settings(&server.endpoint(), &keys));
+}
+
+#[test]
+fn gcs_of_an_emulator() {
+    let Some(server) = GcsEmulator::start() else { return };
+    let keys = [("anonymous", "yes")];
+    let settings = StoreSettings { conditional: Some(false), ..settings(&server.endpoint(), &keys) };
+    contract(&format!("gs://{}", server.bucket("contract")), &settings);
+}
