@@ -246,7 +246,9 @@ impl IamPolicy {
             }
             Role::Expirer | Role::Restorer => {}
         }
-        notes.push("Attach it to the user or role of this host; it is too long for an inline policy.".to_owned());
+        notes.push(
+            "Attach it to the user or role of this host; it is too long for an inline policy.".to_owned(),
+        );
         notes.extend(dialect(bucket));
         let role = self.role.as_str();
         Made {
