@@ -35,6 +35,8 @@ pub const HOLDS: &str = "holds/";
 pub const INVITATIONS: &str = "invitations/";
 /// Rescue kits.
 pub const RESCUE: &str = "rescue/";
+/// What a store is tried with. It stays where that may not be deleted, until an expiry of somebody who may.
+pub const PROBES: &str = "check/";
 /// Ending of the key of what used an invitation up, behind its id.
 const USED: &str = "-used";
 /// Ending of the key of a release, behind the hold's id.
@@ -83,7 +85,7 @@ pub fn agent(id: ObjectId) -> Key {
 
 /// The object that a store is tried with.
 pub fn trial(id: ObjectId) -> Key {
-    key(format!("check/{id}"))
+    key(format!("{PROBES}{id}"))
 }
 
 /// A pack; two digits fan out, so that no directory grows beyond thousands.

@@ -31,7 +31,7 @@ use self::failure::Told;
 use self::transport::{ANSWER, Answer};
 use crate::open::OpenError;
 use crate::posix::Options;
-use crate::settings::StoreSettings;
+use crate::settings::{ServerSideEncryption, StoreSettings};
 use crate::{
     BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
     StoreErrorKind, Version,
@@ -49,12 +49,14 @@ pub(crate) struct Inner {
     settings: StoreSettings,
     options: Options,
     operator: RwLock<Operator>,
+    /// Requests that opendal does not make; none where the store does not speak S3.
+    signed: Option<Arc<signed::Signed>>,
+    /// The store has asked for the algorithm of sums.
+    wants_algorithm: AtomicBool,
     /// Whether the store is asked to create only what is new.
     asks: bool,
     /// Whether that can be relied on.
     refuses: bool,
-    /// Requests that opendal does not make; none where the store does not speak S3.
-    signed: Option<Arc<signed::Signed>>,
     /// The bucket was seen to be there: "no such object" is an answer.
     bucket_is_there: AtomicBool,
 }
@@ -77,10 +79,11 @@ impl ObjectStore {
                 settings: settings.clone(),
                 options,
                 operator: RwLock::new(operator),
+                signed,
+                wants_algorithm: AtomicBool::new(false),
                 asks: settings.conditional != Some(false),
                 // The providers' own stores document it; whatever else speaks their protocol has to be tried.
                 refuses: settings.conditional.unwrap_or(settings.endpoint.is_none()),
-                signed,
                 bucket_is_there: AtomicBool::new(false),
             }),
         })
@@ -247,13 +250,23 @@ impl Store for ObjectStore {
 
     fn put_new(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
         self.refuse_writing("create", key)?;
+        if self.inner.wants_algorithm.load(Ordering::Relaxed) {
+            return self.inner.put_summed(key, body.to_vec(), None);
+        }
+        let plain = body;
         let (path, body) = (key.as_str().to_owned(), Buffer::from(body.to_vec()));
         let options = self.inner.write_options(None);
         let bytes = body.len() as u64;
-        self.inner.call(("create", key.as_str()), bytes, move |operator| {
+        let put = self.inner.call(("create", key.as_str()), bytes, move |operator| {
             let (path, body, options) = (path.clone(), body.clone(), options.clone());
             async move { operator.write_options(&path, body, options).await.map(drop) }
-        })
+        });
+        match put {
+            Err(error) if guarded::wants_algorithm(&error) => {
+                self.inner.put_summed(key, plain.to_vec(), None)
+            }
+            other => other,
+        }
     }
 
     fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {
@@ -437,6 +450,35 @@ impl Store for ObjectStore {
 const BATCH: usize = 1000;
 
 impl Inner {
+    /// Creates an object where the store has to be told the algorithm of its sum.
+    fn put_summed(&self, key: &Key, body: Vec<u8>, mark: Option<&str>) -> Result<(), StoreError> {
+        let Some(signed) = &self.signed else {
+            let source = Told::error("this kind of store has no such request", None);
+            return Err(StoreError::new(StoreErrorKind::Other, "create", key.as_str(), &self.url, source));
+        };
+        self.wants_algorithm.store(true, Ordering::Relaxed);
+        let mut headers: Vec<(String, String)> = Vec::new();
+        let mut add = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
+        if self.asks {
+            add("if-none-match", "*");
+        }
+        if let Some(class) = &self.settings.storage_class {
+            add("x-amz-storage-class", class);
+        }
+        match &self.settings.sse {
+            None => {}
+            Some(ServerSideEncryption::Aes256) => add("x-amz-server-side-encryption", "AES256"),
+            Some(ServerSideEncryption::Kms(key)) => {
+                add("x-amz-server-side-encryption", "aws:kms");
+                add("x-amz-server-side-encryption-aws-kms-key-id", key);
+            }
+        }
+        for (name, value) in self.write_options(mark).user_metadata.into_iter().flatten() {
+            add(&format!("x-amz-meta-{name}"), &value);
+        }
+        guarded::put(signed, key, body, headers)
+    }
+
     /// How new objects are written; `mark` is kept with the object and tells whose it is.
     fn write_options(&self, mark: Option<&str>) -> WriteOptions {
         let mut metadata: HashMap<String, String> =

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use refloat_repo::layout::Named;
+use refloat_repo::layout::{self, Named};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::{Immutability, Key, Known, StoreError, Version};
 use refloat_types::Timestamp;
@@ -142,7 +142,7 @@ impl Destroyer {
             let is_hidden = versions.iter().any(|version| version.is_latest && version.is_marker);
             let bytes: u64 = versions.iter().filter(|v| !v.is_latest).map(|version| version.size).sum();
             let small = matches!(Named::parse(&key), Some(Named::Pin(..) | Named::Tombstone(..)));
-            if !is_hidden || !(small || is_ours(&key) || key.as_str().starts_with("check/")) {
+            if !is_hidden || !(small || is_ours(&key) || key.as_str().starts_with(layout::PROBES)) {
                 // What somebody else has hidden or written over is evidence, and may be all that is left.
                 held += bytes;
                 continue;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use refloat_repo::RepoError;
+use refloat_repo::{RepoError, layout};
 use refloat_store::Key;
 use refloat_types::fault;
 
@@ -16,8 +16,6 @@ use super::run::Run;
 /// A dead pin stays so long: whoever comes back within that time still finds it.
 const DEAD_PIN: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What `check` tries a store with, and may not have been allowed to delete.
-const PROBES: &str = "check/";
 /// No check takes so long.
 const OLD_PROBE: Duration = Duration::from_secs(24 * 3600);
 /// A rescue kit that was replaced stays so long: somebody may just be fetching it.
@@ -39,7 +37,7 @@ pub(super) fn tidy(run: &mut Run<'_>) -> Result<(), ExpireError> {
         }
     }
     let mut probes = Vec::new();
-    let listed = repository.store().list(PROBES, &mut |info| {
+    let listed = repository.store().list(layout::PROBES, &mut |info| {
         if later(info.created, OLD_PROBE).is_some_and(|at| at < now) {
             probes.push(info.key);
         }

@@ -14,8 +14,6 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::Agent, Self::Expirer, Self::Restorer];
-
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",

@@ -35,7 +35,7 @@ It only denies: what users and roles may do, `refloat generate iam-policy` says.
     #[command(after_help = "\
 Examples:
   refloat generate iam-policy --role agent > agent.json
-  aws iam put-user-policy --user-name db1 --policy-name refloat --policy-document file://agent.json
+  aws iam create-policy --policy-name refloat-agent --policy-document file://agent.json
   refloat generate iam-policy --role expirer --output /etc/refloat/policies")]
     IamPolicy(IamPolicy),
 }
@@ -246,6 +246,9 @@ impl IamPolicy {
             }
             Role::Expirer | Role::Restorer => {}
         }
+        notes.push(
+            "Attach it to the user or role of this host; it is too long for an inline policy.".to_owned(),
+        );
         notes.extend(dialect(bucket));
         let role = self.role.as_str();
         Made {
@@ -254,7 +257,7 @@ impl IamPolicy {
             document,
             notes,
             apply: format!(
-                "aws iam put-user-policy --user-name USER --policy-name refloat-{role} --policy-document file://FILE"
+                "aws iam create-policy --policy-name refloat-{role} --policy-document file://FILE"
             ),
         }
     }

@@ -19,7 +19,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 fn about(signed: &Arc<Signed>, what: &'static str) -> Result<Known<String>, StoreError> {
     let asked = Asked::get("look at the settings of", None, vec![(what, String::new())]);
     match signed.ask(&asked) {
-        Ok(Told200::Done(text)) => Ok(Known::Yes(text)),
+        Ok(Told200::Done(text, _)) => Ok(Known::Yes(text)),
         Ok(Told200::Absent | Told200::NotBuilt) => Ok(Known::No),
         Err(error) if error.is_denied() => Ok(Known::Unknown),
         Err(error) => Err(error),
@@ -41,14 +41,6 @@ pub(super) fn immutability(signed: &Arc<Signed>) -> Result<Immutability, StoreEr
     Ok(Immutability { versions, lock })
 }
 
-fn mode(text: &str) -> Option<LockMode> {
-    match element(text, "Mode")?.as_str() {
-        "COMPLIANCE" => Some(LockMode::Compliance),
-        "GOVERNANCE" => Some(LockMode::Governance),
-        _ => None,
-    }
-}
-
 const fn mode_text(mode: LockMode) -> &'static str {
     match mode {
         LockMode::Compliance => "COMPLIANCE",
@@ -59,8 +51,9 @@ const fn mode_text(mode: LockMode) -> &'static str {
 fn default_lock(text: &str) -> Option<DefaultLock> {
     let number = |name: &str| element(text, name)?.parse::<u32>().ok();
     // A year of a lock is 365 days.
-    let days = number("Days").or_else(|| number("Years")?.checked_mul(365))?;
-    Some(DefaultLock { period: DAY * days, mode: mode(text)? })
+    let years = || number("Years")?.checked_mul(365);
+    let days = number("Days").filter(|days| *days > 0).or_else(years)?;
+    Some(DefaultLock { period: DAY * days, mode: mode(&element(text, "Mode")?)? })
 }
 
 /// What the bucket is set to.
@@ -104,20 +97,37 @@ fn rules(text: &str) -> Vec<LifecycleRule> {
     elements(text, "Rule").iter().map(rule).collect()
 }
 
-/// Mode and end of the lock of an object or a version.
+fn mode(text: &str) -> Option<LockMode> {
+    match text {
+        "COMPLIANCE" => Some(LockMode::Compliance),
+        "GOVERNANCE" => Some(LockMode::Governance),
+        _ => None,
+    }
+}
+
+/// Mode and end of the lock of an object or a version. What an object says of itself is left out for those who may not know
+/// its lock, so that is asked for where it says nothing.
 fn retention(
     signed: &Arc<Signed>,
     key: &Key,
     version: Option<&str>,
 ) -> Result<Option<(LockMode, Timestamp)>, StoreError> {
-    let mut query = vec![("retention", String::new())];
-    query.extend(version.map(|id| ("versionId", id.to_owned())));
-    match signed.ask(&Asked::get("look at the lock of", Some(key), query))? {
-        Told200::Done(text) => {
-            let until = element(&text, "RetainUntilDate").and_then(|text| text.parse::<Timestamp>().ok());
-            Ok(mode(&text).zip(until))
+    let version: Vec<(&str, String)> = version.iter().map(|id| ("versionId", (*id).to_owned())).collect();
+    let action = "look at the lock of";
+    let head = Asked { method: Method::HEAD, ..Asked::get(action, Some(key), version.clone()) };
+    let Told200::Done(_, headers) = signed.ask(&head)? else { return Ok(None) };
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let said = header("x-amz-object-lock-mode").zip(header("x-amz-object-lock-retain-until-date"));
+    if let Some((text, until)) = said {
+        return Ok(mode(text).zip(until.parse().ok()));
+    }
+    let query = [("retention", String::new())].into_iter().chain(version).collect();
+    match signed.ask(&Asked::get(action, Some(key), query))? {
+        Told200::Done(text, _) if text.trim_start().starts_with('<') => {
+            let until = element(&text, "RetainUntilDate").and_then(|text| text.parse().ok());
+            Ok(element(&text, "Mode").as_deref().and_then(mode).zip(until))
         }
-        Told200::Absent | Told200::NotBuilt => Ok(None),
+        Told200::Done(..) | Told200::Absent | Told200::NotBuilt => Ok(None),
     }
 }
 
@@ -143,20 +153,46 @@ pub(super) fn extend(signed: &Arc<Signed>, key: &Key, until: Timestamp) -> Resul
         until.strftime("%Y-%m-%dT%H:%M:%SZ"),
     );
     // S3 takes no such request without a checksum of it.
-    let sum = data_encoding::BASE64.encode(&crc32c::crc32c(body.as_bytes()).to_be_bytes());
+    let sum = sum(body.as_bytes());
     let asked = Asked {
         action: "lock",
         method: Method::PUT,
         key: Some(key),
         query: vec![("retention", String::new())],
         headers: vec![
-            ("content-type", "application/xml".to_owned()),
-            ("x-amz-sdk-checksum-algorithm", "CRC32C".to_owned()),
-            ("x-amz-checksum-crc32c", sum),
+            ("content-type".to_owned(), "application/xml".to_owned()),
+            (ALGORITHM.to_owned(), "CRC32C".to_owned()),
+            ("x-amz-checksum-crc32c".to_owned(), sum),
         ],
         body: body.into_bytes(),
     };
     done(signed.ask(&asked)?, "lock", key)
+}
+
+/// Whether the store wants to be told by which algorithm an object is summed, beside the sum, where its bucket locks what is
+/// new. Amazon's takes the sum alone.
+pub(super) fn wants_algorithm(error: &StoreError) -> bool {
+    error.kind == StoreErrorKind::Other && error.source.to_string().contains(ALGORITHM)
+}
+
+const ALGORITHM: &str = "x-amz-sdk-checksum-algorithm";
+
+/// Creates an object and tells the algorithm of its sum.
+pub(super) fn put(
+    signed: &Arc<Signed>,
+    key: &Key,
+    body: Vec<u8>,
+    mut headers: Vec<(String, String)>,
+) -> Result<(), StoreError> {
+    headers.push((ALGORITHM.to_owned(), "CRC32C".to_owned()));
+    headers.push(("x-amz-checksum-crc32c".to_owned(), sum(&body)));
+    let asked =
+        Asked { action: "create", method: Method::PUT, key: Some(key), query: Vec::new(), headers, body };
+    done(signed.ask(&asked)?, "create", key)
+}
+
+fn sum(body: &[u8]) -> String {
+    data_encoding::BASE64.encode(&crc32c::crc32c(body).to_be_bytes())
 }
 
 /// Destroys one version.
@@ -171,7 +207,7 @@ pub(super) fn destroy(signed: &Arc<Signed>, key: &Key, version: &str) -> Result<
 
 fn done(told: Told200, action: &'static str, key: &Key) -> Result<(), StoreError> {
     match told {
-        Told200::Done(_) => Ok(()),
+        Told200::Done(..) => Ok(()),
         Told200::Absent | Told200::NotBuilt => {
             let source = std::io::Error::other("this store has no such request");
             Err(StoreError::new(StoreErrorKind::Other, action, key.as_str(), "s3", source))
@@ -194,7 +230,7 @@ pub(super) fn versions(
         }
         query.sort();
         let text = match signed.ask(&Asked::get("list the versions of", None, query))? {
-            Told200::Done(text) => text,
+            Told200::Done(text, _) => text,
             Told200::Absent | Told200::NotBuilt => return Ok(()),
         };
         for (name, is_marker) in [("Version", false), ("DeleteMarker", true)] {

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use opendal::{Buffer, HttpTransporter};
 use refloat_types::Location;
 use reqsign_core::{Context, HttpSend, Signer};
@@ -31,6 +31,8 @@ pub(super) struct Signed {
     /// What stands before every key: "" or text that ends in `/`.
     prefix: String,
     limit: Duration,
+    /// Bytes a second that count as slow.
+    least_rate: u64,
     url: String,
 }
 
@@ -42,7 +44,7 @@ pub(super) struct Asked<'a> {
     pub(super) key: Option<&'a Key>,
     /// Names and values, plain.
     pub(super) query: Vec<(&'a str, String)>,
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
 
@@ -55,8 +57,8 @@ impl<'a> Asked<'a> {
 
 /// What a bucket answers.
 pub(super) enum Told200 {
-    /// It did what was asked.
-    Done(String),
+    /// It did what was asked: the body, and what stands before it.
+    Done(String, HeaderMap),
     /// There is no such thing, and this is the store's code for it.
     Absent,
     /// This store has no such request.
@@ -98,7 +100,8 @@ impl Signed {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
         let url = location.to_string();
         let base = base(location.host(), settings, &region);
-        Ok(Self { transport, signer, base, prefix, limit: settings.patience.call, url })
+        let (limit, least_rate) = (settings.patience.call, settings.patience.least_rate);
+        Ok(Self { transport, signer, base, prefix, limit, least_rate, url })
     }
 
     /// What stands before every key.
@@ -129,7 +132,7 @@ impl Signed {
         let uri: Uri = uri.parse().map_err(fail)?;
         let mut builder = Request::builder().method(asked.method.clone()).uri(uri);
         for (name, value) in &asked.headers {
-            builder = builder.header(*name, value);
+            builder = builder.header(name, value);
         }
         let bad = |_| self.fail(asked, StoreErrorKind::Other, "its request is none".to_owned());
         builder.body(Buffer::from(asked.body.clone())).map_err(bad)
@@ -141,19 +144,21 @@ impl Signed {
     /// As the calls of a store; what is absent or not built is an answer.
     pub(super) fn ask(self: &Arc<Self>, asked: &Asked<'_>) -> Result<Told200, StoreError> {
         let request = self.request(asked)?;
+        let bytes = asked.body.len() as u64;
+        let limit = self.limit + Duration::from_secs(bytes.checked_div(self.least_rate).unwrap_or(0));
         let this = Arc::clone(self);
-        let answered = runtime::run(async move { runtime::within(this.limit, this.send(request)).await });
+        let answered = runtime::run(async move { runtime::within(limit, this.send(request)).await });
         let object = asked.key.map_or("", Key::as_str);
         let io = |error: io::Error| StoreError::from_io(asked.action, object, &self.url, error);
         let Some(answer) = answered.map_err(io)? else {
-            return Err(super::late(asked.action, object, &self.url, self.limit));
+            return Err(super::late(asked.action, object, &self.url, limit));
         };
-        let (status, text) = answer
+        let (status, headers, text) = answer
             .map_err(|error| failure::sort(asked.action, object, &self.url, &error, Answer::default()))?;
-        self.judge(asked, status, text)
+        if status.is_success() { Ok(Told200::Done(text, headers)) } else { self.judge(asked, status, &text) }
     }
 
-    async fn send(&self, request: Request<Buffer>) -> opendal::Result<(StatusCode, String)> {
+    async fn send(&self, request: Request<Buffer>) -> opendal::Result<(StatusCode, HeaderMap, String)> {
         let (mut parts, body) = request.into_parts();
         self.signer.sign(&mut parts, None).await.map_err(|error| {
             let text = transport::chain(&error);
@@ -161,20 +166,18 @@ impl Signed {
                 .set_source(io::Error::other(text))
         })?;
         let answer = self.transport.send(Request::from_parts(parts, body)).await?;
-        let status = answer.status();
-        let bytes = answer.into_body().to_bytes();
+        let (head, body) = answer.into_parts();
+        let bytes = body.to_bytes();
         let text = String::from_utf8_lossy(bytes.get(..LONGEST.min(bytes.len())).unwrap_or_default());
-        Ok((status, text.into_owned()))
+        Ok((head.status, head.headers, text.into_owned()))
     }
 
-    fn judge(&self, asked: &Asked<'_>, status: StatusCode, text: String) -> Result<Told200, StoreError> {
-        if status.is_success() {
-            return Ok(Told200::Done(text));
-        }
-        let code = element(&text, "Code").unwrap_or_default();
+    fn judge(&self, asked: &Asked<'_>, status: StatusCode, text: &str) -> Result<Told200, StoreError> {
+        let asks = matches!(asked.method, Method::GET | Method::HEAD);
+        let code = element(text, "Code").unwrap_or_default();
         match (status.as_u16(), code.as_str()) {
             (404, "NoSuchBucket") => {}
-            (404, _) | (400, "InvalidRequest") if asked.method == Method::GET => return Ok(Told200::Absent),
+            (404, _) | (400, "InvalidRequest") if asks => return Ok(Told200::Absent),
             (404, _) => {
                 return Err(self.fail(asked, StoreErrorKind::NotFound, "no such object".to_owned()));
             }
@@ -184,10 +187,11 @@ impl Signed {
         let kind = match status.as_u16() {
             _ if failure::EXPIRED.contains(&code.as_str()) => StoreErrorKind::Denied,
             401 | 403 => StoreErrorKind::Denied,
+            412 => StoreErrorKind::AlreadyExists,
             408 | 409 | 429 | 500..=599 => StoreErrorKind::Unreachable,
             _ => StoreErrorKind::Other,
         };
-        let said = element(&text, "Message").unwrap_or_default();
+        let said = element(text, "Message").unwrap_or_default();
         let said: String = said.chars().filter(|c| !c.is_control()).take(300).collect();
         Err(self.fail(asked, kind, format!("the store answered {}: {code}: {said}", status.as_u16())))
     }

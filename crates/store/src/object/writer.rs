@@ -5,6 +5,7 @@
 //! object visible. A store that knows no parts gets the object as a whole, from memory. When the answer to that one is lost, the object itself tells whose it is, by a mark in its metadata.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use opendal::Buffer;
 use opendal::raw::{OpWrite, Service as _, oio};
 
 use super::failure::{self, Told};
-use super::{Failed, Inner, late, observed, runtime};
+use super::{Failed, Inner, guarded, late, observed, runtime};
 use crate::{Key, ObjectWriter, StoreError, StoreErrorKind};
 
 /// Bytes of a part. S3 wants 5 MiB at least and takes 10,000 parts; fewer and larger requests are cheaper.
@@ -151,8 +152,14 @@ impl ObjectWriter for Writer {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
+        let is_small = matches!(self.state, State::Small);
+        if is_small && self.inner.wants_algorithm.load(Ordering::Relaxed) {
+            let body = std::mem::take(&mut self.buffer);
+            return self.inner.put_summed(&self.key, body, Some(&self.mark));
+        }
         let upload = self.upload()?;
         let last = Buffer::from(std::mem::take(&mut self.buffer));
+        let again = is_small.then(|| last.clone());
         let mut held = std::mem::take(&mut self.held);
         if !held.is_empty() {
             held.push(last.clone());
@@ -173,7 +180,14 @@ impl ObjectWriter for Writer {
                 other => other,
             }
         });
-        finished.map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?
+        let done =
+            finished.map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?;
+        match (done, again) {
+            (Err(error), Some(body)) if guarded::wants_algorithm(&error) => {
+                self.inner.put_summed(&self.key, body.to_vec(), Some(&self.mark))
+            }
+            (done, _) => done,
+        }
     }
 }
 

@@ -16,13 +16,23 @@ is_a_server!(Moto);
 impl Moto {
     /// Starts it; `None` when it is not installed.
     pub fn start() -> Option<Self> {
+        Self::run(&["-m", "moto.server"])
+    }
+
+    /// Starts one that authorises calls by IAM policies when it is told to (`/moto-api/reset-auth`), and believes every
+    /// signature: it takes those for wrong whose query had to be encoded.
+    pub fn with_policies() -> Option<Self> {
+        Self::run(&["-c", UNSIGNED])
+    }
+
+    fn run(how: &'static [&'static str]) -> Option<Self> {
         let python = need_python("moto")?;
         let process = ServerProcess::begin(
             "moto",
             |_, _| {},
             move |owner, _, port| {
                 let mut command = owner.command(&python);
-                command.args(["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+                command.arg("-u").args(how).args(["-H", "127.0.0.1", "-p", &port.to_string()]);
                 command
             },
             answers_http,
@@ -80,6 +90,10 @@ impl Moto {
     }
 }
 
+const UNSIGNED: &str = "import moto.iam.access_control as access\n\
+    access.IAMRequestBase.check_signature = lambda self: None\n\
+    from moto.server import main\n\
+    main()";
 const XMLNS: &str = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
 /// Somebody unknown may not change what is there; a signature is not looked at.
 pub(super) const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=refloat-test/20260101/us-east-1/s3/aws4_request, \

@@ -25,7 +25,7 @@ const IAM: &str = "AWS4-HMAC-SHA256 Credential=refloat-test/20260101/us-east-1/i
 
 impl Bucket {
     fn new(lock_days: u32) -> Option<Self> {
-        let server = Moto::start()?;
+        let server = Moto::with_policies()?;
         server.locked_bucket("acme", "COMPLIANCE", lock_days);
         let site = Site::new(TestCluster::builder().version(15).setting("autovacuum", "off"));
         Some(Self { server, site })
@@ -180,6 +180,7 @@ fn an_agent_adds_and_cannot_delete_or_read_what_others_have_stored() {
     let (access, secret) = (between(&key, "<AccessKeyId>", "<"), between(&key, "<SecretAccessKey>", "<"));
     let encryption = format!("{{ recipients = [\"{recipient}\"] }}");
     let agent = bucket.host("agent", (access, &secret.replace("&#x2F;", "/")), &encryption);
+    let hidden = bucket.versions().matches("<DeleteMarker>").count();
     bucket.authorise("0");
 
     agent.run(&["init", "--invite", &format!("@{token}")]).ends(0);
@@ -221,7 +222,7 @@ fn an_agent_adds_and_cannot_delete_or_read_what_others_have_stored() {
 
     bucket.authorise("inf");
     let versions = bucket.versions();
-    assert!(!versions.contains("<DeleteMarker>"), "nothing was deleted");
+    assert_eq!(versions.matches("<DeleteMarker>").count(), hidden, "nothing was deleted");
     assert!(versions.contains("<Key>db1/pins/"), "what it could not delete stays");
     admin.run(&["verify", "--read-data"]).ends(0);
 }
