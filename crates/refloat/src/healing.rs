@@ -27,8 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const RECENT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Copies of small objects are kept so often.
 const SELDOM: Duration = Duration::from_secs(24 * 3600);
-/// Codes of errors that say that an object is damaged, missing, or not of this repository.
-const DAMAGE: &[&str] = &["REP-001", "REP-002", "REP-004"];
 
 /// What became of a damaged object.
 #[derive(Debug, Clone, Serialize)]
@@ -55,7 +53,7 @@ impl Told {
 
 /// Whether an error says that something in a repository is damaged.
 pub(crate) fn is_damage(failure: &Failure) -> bool {
-    DAMAGE.contains(&failure.code)
+    refloat_repo::error::DAMAGE.contains(&failure.code)
 }
 
 /// Keeps copies of the small objects that only this repository has, once a day: what puts them right if they are damaged.

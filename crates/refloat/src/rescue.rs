@@ -185,7 +185,10 @@ impl Needed {
     ) -> Result<Option<Self>, RepoError> {
         let newest = kits.newest();
         let is_later = newest.is_none_or(|kit| release(RELEASE) > release(&kit.release));
-        let program = program.filter(|_| is_later || newest.is_some_and(|kit| kit.file(PROGRAM).is_none()));
+        let there = newest.and_then(|kit| kit.file(PROGRAM)).filter(|file| kits.seems_whole(file));
+        // Once for each release, and where it has been taken away. What is not linked statically displaces nothing.
+        let program = program.filter(|_| is_later || there.is_none());
+        let renews = program.is_some() || (is_later && there.is_none());
         let mut addresses = newest.map(|kit| kit.addresses.clone()).unwrap_or_default();
         if !addresses.iter().any(|known| known == url) {
             addresses.push(url.to_owned());
@@ -196,14 +199,14 @@ impl Needed {
                 && kit.generation == repository.generation().number
                 && kit.files.iter().all(|file| kits.seems_whole(file))
         });
-        if right && !is_later && program.is_none() {
+        if right && !renews {
             return Ok(None);
         }
+        let kept = newest.filter(|_| !renews);
         let mut needed = Self {
             kit: NewKit {
                 number: kits.next_number(),
-                // Only who brings a program, or the first one, says which release it is.
-                release: newest.filter(|_| !is_later).map_or(RELEASE, |kit| &kit.release).to_owned(),
+                release: kept.map_or(RELEASE, |kit| &kit.release).to_owned(),
                 addresses,
                 sources,
                 files: Vec::new(),
@@ -211,22 +214,13 @@ impl Needed {
             new: Vec::new(),
         };
         match program {
-            Some(program) => needed.add(
-                kits,
-                PROGRAM,
-                program.bytes().map_err(|e| RepoError::internal("read this program", e))?,
-            )?,
-            // One that is not linked statically puts no other in its place.
-            None => {
-                let kept = newest.and_then(|kit| kit.file(PROGRAM)).filter(|file| kits.seems_whole(file));
-                needed.kit.files.extend(kept.cloned());
+            Some(program) => {
+                let bytes = program.bytes().map_err(|e| RepoError::internal("read this program", e))?;
+                needed.add(kits, PROGRAM, bytes)?;
             }
+            None => needed.kit.files.extend(there.cloned()),
         }
-        match newest
-            .filter(|_| !is_later)
-            .and_then(|kit| kit.file(FORMAT))
-            .filter(|file| kits.seems_whole(file))
-        {
+        match kept.and_then(|kit| kit.file(FORMAT)).filter(|file| kits.seems_whole(file)) {
             Some(kept) => needed.kit.files.push(kept.clone()),
             None => needed.add(kits, FORMAT, text::format().into_bytes())?,
         }
@@ -268,7 +262,60 @@ fn release(text: &str) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use refloat_repo::StateDirectory;
+    use refloat_repo::repository::{InitOptions, Protection};
+    use refloat_store::{Store as _, read_whole};
+    use refloat_testkit::memory_store::Memory;
+    use refloat_types::SystemClock;
+
+    use super::program::tests::linked_statically;
     use super::*;
+
+    #[test]
+    fn a_program_goes_there_once_and_its_text_says_how_to_compare_it() {
+        let (store, state) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+        let now = SystemClock.now();
+        let options = InitOptions { protection: Protection::None, now };
+        let repository =
+            Repository::init(Arc::new(store.clone()), StateDirectory::new(state.path()), options)
+                .expect("made");
+        let read = |file: &KitFile| read_whole(&store, &file.key, 10 << 20).expect("it is there");
+        let put = |url: &str, program: Option<&Program>| put(&repository, url, program, now).expect("put");
+
+        // A program that needs libraries is none; one that is linked statically takes its place as soon as it comes.
+        let without = put("file:///backup/db1", None).expect("the first");
+        assert!(without.file(PROGRAM).is_none());
+        assert!(
+            String::from_utf8_lossy(&read(without.file(TEXT).expect("a text"))).contains("None lies here")
+        );
+        assert_eq!(put("file:///backup/db1", None), None, "nothing has changed");
+        let program = linked_statically(b"does everything");
+        let with = put("file:///backup/db1", Some(&program)).expect("a program");
+        let file = with.file(PROGRAM).expect("a program").clone();
+        assert_eq!(file.key.as_str(), "rescue/0000000002/refloat");
+        assert!(read(&file) == program.bytes().expect("its bytes"), "it lies there as it is");
+        let text = String::from_utf8(read(with.file(TEXT).expect("a text"))).expect("text");
+        assert!(text.contains("cp /backup/db1/rescue/0000000002/refloat ./refloat"), "{text}");
+        assert!(text.contains(&hex::encode(&sha256_of(&program.bytes().expect("its bytes")))), "{text}");
+        let stored = Stored::of(&with).expect("a program");
+        assert_eq!(stored.sha256, hex::encode(&file.sha256));
+
+        // Another build of the same release puts no other one there, and a host with another URL only says so.
+        assert_eq!(put("file:///backup/db1", Some(&linked_statically(b"the same, built again"))), None);
+        let moved = put("s3://bucket/pg", Some(&program)).expect("another URL");
+        assert_eq!(moved.file(PROGRAM), Some(&file), "it is named where it lies");
+        assert_eq!(moved.addresses, ["file:///backup/db1", "s3://bucket/pg"]);
+        assert_eq!(put("file:///backup/db1", None), None);
+        let kits = repository.kits().expect("lists");
+        assert_eq!(repository.inspect_kits(&kits).expect("reads"), []);
+
+        // Taken away, it is put there again.
+        store.delete(&file.key).expect("deletes");
+        let again = put("s3://bucket/pg", Some(&program)).expect("a new one");
+        assert!(read(again.file(PROGRAM).expect("a program")) == program.bytes().expect("its bytes"));
+    }
 
     #[test]
     fn releases_are_compared_as_numbers() {

@@ -3,6 +3,9 @@
 use refloat_store::StoreError;
 use refloat_types::{Advice, Explain, ObjectId, Timestamp};
 
+/// Codes of errors that say that an object is damaged, missing, or not of this repository: another copy of it may be right.
+pub const DAMAGE: &[&str] = &["REP-001", "REP-002", "REP-004"];
+
 /// A repository that could not be used as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RepoError {

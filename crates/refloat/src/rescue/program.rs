@@ -2,7 +2,7 @@
 //! but its kernel.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 /// The executable of this process, whatever lies under its name by now.
@@ -43,6 +43,8 @@ impl Program {
     /// All its bytes.
     pub(super) fn bytes(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        // Whoever asks a second time gets them too.
+        (&self.file).seek(io::SeekFrom::Start(0))?;
         (&self.file).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
@@ -70,10 +72,20 @@ fn is_static(file: &File) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Seek as _, Write as _};
+pub(super) mod tests {
+    use std::io::Write as _;
 
     use super::*;
+
+    /// A program that is linked statically, with `text` in it.
+    pub(crate) fn linked_statically(text: &[u8]) -> Program {
+        let mut file = elf(&[1]);
+        file.seek(io::SeekFrom::End(0))
+            .and_then(|_| file.write_all(text))
+            .and_then(|()| file.rewind())
+            .expect("writes");
+        Program::of(file).expect("it names no linker")
+    }
 
     /// An ELF header with program headers of these kinds.
     fn elf(kinds: &[u32]) -> File {
