@@ -174,7 +174,7 @@ impl Inner {
             Err(Failed::Late) => Err((late(action, object, &self.url, limit), false)),
             Err(Failed::Answered(error, answer)) => {
                 let expired = failure::is_expired(&error);
-                Err((failure::sort(action, object, &self.url, &error, answer), expired))
+                Err((failure::sort(action, object, &self.url, &error, &answer), expired))
             }
         }
     }
@@ -196,7 +196,7 @@ pub(crate) async fn observed<T>(
         None => Err(Failed::Late),
         Some(Ok(value)) => Ok(value),
         Some(Err(error)) => {
-            let answer = *answer.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
             Err(Failed::Answered(Box::new(error), answer))
         }
     }
@@ -230,11 +230,10 @@ impl Store for ObjectStore {
         let (path, body) = (key.as_str().to_owned(), Buffer::from(body.to_vec()));
         let options = self.inner.write_options(None);
         let bytes = body.len() as u64;
-        let put = self.inner.call(("create", key.as_str()), bytes, move |operator| {
+        self.inner.call(("create", key.as_str()), bytes, move |operator| {
             let (path, body, options) = (path.clone(), body.clone(), options.clone());
             async move { operator.write_options(&path, body, options).await.map(drop) }
-        });
-        put
+        })
     }
 
     fn create(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, StoreError> {

@@ -52,7 +52,7 @@ const BODY: &[u8] = b"refloat tries what this store can do";
 const OTHER: &[u8] = b"refloat has overwritten what was here";
 
 fn try_further(store: &dyn Store, key: &Key) -> Result<(Conditional, bool), StoreError> {
-    let conditional = match store.put_new(key, OTHER) {
+    let mut conditional = match store.put_new(key, OTHER) {
         Err(error) if error.kind == StoreErrorKind::AlreadyExists => Conditional::Refuses,
         // Under a policy that demands the condition, an overwrite may also be answered as denied.
         Err(error) if error.kind == StoreErrorKind::Denied => Conditional::Refuses,
@@ -80,5 +80,35 @@ fn try_further(store: &dyn Store, key: &Key) -> Result<(Conditional, bool), Stor
         listed |= info.key == *key;
         if listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    if conditional == Conditional::Refuses && !one_of_many_wins(store, key)? {
+        conditional = Conditional::Overwrites;
+    }
     Ok((conditional, listed))
+}
+
+/// Writers that create one object at the same moment.
+const WRITERS: u8 = 4;
+
+/// Whether exactly one of many writers of one key succeeds. Some stores look whether an object is there and then write: they
+/// refuse whoever comes later, and not who comes at the same time.
+fn one_of_many_wins(store: &dyn Store, key: &Key) -> Result<bool, StoreError> {
+    store.delete(key).or_else(|error| if error.is_denied() { Ok(()) } else { Err(error) })?;
+    if store.head(key)?.is_some() {
+        // It may not be deleted, so it cannot be created again either.
+        return Ok(true);
+    }
+    let start = std::sync::Barrier::new(usize::from(WRITERS));
+    let answers: Vec<Result<(), StoreError>> = std::thread::scope(|scope| {
+        let write = |number: u8| {
+            let start = &start;
+            move || {
+                start.wait();
+                store.put_new(key, &[number; 4096])
+            }
+        };
+        let writers: Vec<_> = (0..WRITERS).map(|number| scope.spawn(write(number))).collect();
+        writers.into_iter().filter_map(|writer| writer.join().ok()).collect()
+    });
+    // A writer that was sent away by another one that was sent away as well may ask again; it is no second winner.
+    Ok(answers.iter().filter(|answer| answer.is_ok()).count() <= 1)
 }

@@ -67,22 +67,19 @@ impl Checker<'_> {
             let why = "credentials cannot stand in an address; they belong in credentials = { … }";
             self.problems.push(Problem::bad(&set.place, format!("{path}.endpoint"), why));
         }
-        if scheme == Scheme::S3 && raw.region.is_none() && raw.endpoint.is_none() {
-            if let Some(url) = &raw.url {
-                let why = "the region of the bucket has to be said where no endpoint is";
-                let hint = "Write region = \"eu-central-1\".";
-                self.problems.push(Problem::bad_hint(&url.place, format!("{path}.region"), why, hint));
-            }
+        let Some(url) = raw.url.as_ref().filter(|_| raw.endpoint.is_none()) else { return };
+        if scheme == Scheme::S3 && raw.region.is_none() {
+            let why = "the region of the bucket has to be said where no endpoint is";
+            let hint = "Write region = \"eu-central-1\".";
+            self.problems.push(Problem::bad_hint(&url.place, format!("{path}.region"), why, hint));
         }
         if scheme == Scheme::Sftp {
             self.sftp_is_whole(path, raw);
         }
-        if scheme == Scheme::Azblob && raw.credentials.is_none() && raw.endpoint.is_none() {
-            if let Some(url) = &raw.url {
-                let why = "the storage account has to be said: by credentials or by an endpoint";
-                let hint = Credentials::hint(scheme);
-                self.problems.push(Problem::bad_hint(&url.place, format!("{path}.credentials"), why, hint));
-            }
+        if scheme == Scheme::Azblob && raw.credentials.is_none() {
+            let why = "the storage account has to be said: by credentials or by an endpoint";
+            let hint = Credentials::hint(scheme);
+            self.problems.push(Problem::bad_hint(&url.place, format!("{path}.credentials"), why, hint));
         }
     }
 

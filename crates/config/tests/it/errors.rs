@@ -287,11 +287,74 @@ fn what_is_not_built_is_said_with_what_is() {
       hint:   This version backs up PostgreSQL clusters: [defaults.postgres].
       exit:   2
     ");
-    assert_snapshot!(wrong_in_repository("url = \"s3://key:hunter2@acme/db1\"\nregion = \"eu-central-1\"\nencryption = \"none\""), @r#"
-    error[CFG-011]: /etc/refloat/refloat.toml:2:7: a repository on S3 (s3://) is not built yet
-      safe:   nothing was changed; the configuration is checked before anything else is done
-      hint:   This version keeps repositories in directories: url = "file:///backup/db1"; it may be on a mounted disk of another host.
-      exit:   2
+}
+
+#[test]
+fn bad_stores() {
+    let wrong = |lines: &str| {
+        let text = wrong_in_repository(&format!("{lines}\nencryption = \"none\""));
+        assert!(!text.contains("hunter2"), "{text}");
+        let lines = text.lines().filter(|line| line.contains("error[") || line.contains("hint:"));
+        lines.map(|line| line.trim().replace("/etc/refloat/refloat.toml:", "")).collect::<Vec<_>>().join("\n")
+    };
+    assert_snapshot!(wrong("url = \"s3://key:hunter2@acme/db1\"\nregion = \"eu-central-1\""), @r#"
+    error[CFG-007]: 2:7: repository.offsite.url: credentials cannot stand in a URL; they belong in credentials = { … }
+    hint:   Write it like this: url = "s3://bucket/db1".
+    "#);
+    assert_snapshot!(wrong("url = \"s3://acme/db1\""), @r#"
+    error[CFG-007]: 2:7: repository.offsite.region: the region of the bucket has to be said where no endpoint is
+    hint:   Write region = "eu-central-1".
+    "#);
+    assert_snapshot!(wrong("url = \"azblob://acme/db1\""), @r#"
+    error[CFG-007]: 2:7: repository.offsite.credentials: the storage account has to be said: by credentials or by an endpoint
+    hint:   Write { account_name = "…", account_key = { file = … } } or { account_name = "…", sas_token = { file = … } }.
+    "#);
+    assert_snapshot!(wrong("url = \"s3://acme\"\nendpoint = \"minio:9000\""), @r#"
+    error[CFG-007]: 3:12: repository.offsite.endpoint: an address begins with https:// (or http://, without encryption on the way)
+    "#);
+    assert_snapshot!(wrong("url = \"s3://acme\"\nendpoint = \"https://a:hunter2@minio\""), @r#"
+    error[CFG-007]: 3:12: repository.offsite.endpoint: credentials cannot stand in an address; they belong in credentials = { … }
+    "#);
+    assert_snapshot!(wrong("url = \"gs://acme\"\nregion = \"eu\"\nsse = \"AES256\""), @r#"
+    error[CFG-007]: 3:10: repository.offsite.region: Google Cloud Storage (gs://) has no such thing (and 1 more error, listed below)
+    hint:   Remove this line.
+    hint:   also CFG-007: 4:7: repository.offsite.sse: Google Cloud Storage (gs://) has no such thing (Remove this line.)
+    "#);
+    let s3 = "url = \"s3://acme\"\nregion = \"eu\"\n";
+    assert_snapshot!(wrong(&format!("{s3}credentials = {{ access_key_id = \"AKIA\", secret_access_key = \"hunter2\" }}")), @r#"
+    error[CFG-013]: 4:61: repository.offsite.credentials.secret_access_key is a secret; it cannot stand in the configuration itself
+    hint:   Move it into a file that only Refloat reads (0600) and write secret_access_key = { file = "/etc/refloat/secret_access_key" }.
+    hint:   { env = "NAME" }, { command = ["/path", "argument"] } and { credential = "NAME" } (systemd) work too.
+    "#);
+    for half in [
+        "access_key_id = \"AKIA\"",
+        "secret_access_key = { file = \"/s\" }",
+        "access_key_id = \"AKIA\", secret_access_key = { file = \"/s\" }, from = { file = \"/k\" }",
+        "from = { file = \"/k\" }, role = \"arn:x\", token_file = \"/t\"",
+    ] {
+        let text = wrong(&format!("{s3}credentials = {{ {half} }}"));
+        assert!(
+            text.contains(
+                "4:15: repository.offsite.credentials: these are not whole, or are several at once"
+            ),
+            "{text}"
+        );
+    }
+    assert_snapshot!(wrong(&format!("{s3}credentials = {{ role = \"arn:x\" }}")), @r#"
+    error[CFG-007]: 4:15: repository.offsite.credentials: "role" and "token_file" belong together
+    hint:   Write { access_key_id = "…", secret_access_key = { file = … } }, { from = { file = … } } or { role = "…", token_file = "…" }; leave it out for the machine's role.
+    "#);
+    assert_snapshot!(wrong(&format!("{s3}credentials = {{ account_name = \"acme\" }}")), @r#"
+    error[CFG-007]: 4:15: repository.offsite.credentials: S3 has no "account_name"
+    hint:   Write { access_key_id = "…", secret_access_key = { file = … } }, { from = { file = … } } or { role = "…", token_file = "…" }; leave it out for the machine's role.
+    "#);
+    assert_snapshot!(wrong(&format!("{s3}metadata = {{ Owner = \"dba\" }}\nmax_connections = 0")), @r#"
+    error[CFG-007]: 4:14: repository.offsite.metadata.Owner: a name is of lower-case letters, digits and "_"; "refloatupload" is taken (and 1 more error, listed below)
+    hint:   also CFG-007: 5:19: repository.offsite.max_connections: 0 is not between 1 and 256
+    "#);
+    assert_snapshot!(wrong(&format!("{s3}sse = \"rot13\"\nstyle = \"host\"")), @r#"
+    error[CFG-007]: 4:7: repository.offsite.sse: it takes "AES256" or { kms = "KEY" } (and 1 more error, listed below)
+    hint:   also CFG-007: 5:9: repository.offsite.style: "host" is not one of "path", "virtual"
     "#);
 }
 
@@ -327,11 +390,11 @@ fn bad_repositories() {
       hint:   Write the absolute path of a directory: url = "file:///backup/db1".
       exit:   2
     "#);
-    assert_snapshot!(wrong_in_repository("url = \"file:///b\"\nencryption = \"none\"\nregion = \"eu\"\ncredentials = { access_key_id = \"AKIA\" }"), @r"
-    error[CFG-007]: /etc/refloat/refloat.toml:4:10: repository.offsite.region: a directory (file://) has no such thing; it belongs to object stores, which are not built yet (and 1 more error, listed below)
+    assert_snapshot!(wrong_in_repository("url = \"file:///b\"\nencryption = \"none\"\nregion = \"eu\"\ncredentials = { account_name = \"acme\" }"), @r"
+    error[CFG-007]: /etc/refloat/refloat.toml:4:10: repository.offsite.region: a directory (file://) has no such thing (and 1 more error, listed below)
       safe:   nothing was changed; the configuration is checked before anything else is done
       hint:   Remove this line.
-      hint:   also CFG-007: /etc/refloat/refloat.toml:5:15: repository.offsite.credentials: a directory (file://) has no such thing; it belongs to object stores, which are not built yet (Remove this line.)
+      hint:   also CFG-007: /etc/refloat/refloat.toml:5:15: repository.offsite.credentials: a directory (file://) has no such thing (Remove this line.)
       exit:   2
     ");
     assert_snapshot!(wrong("[repository.Offsite]\nurl = \"file:///b\"\nencryption = \"none\""), @r#"

@@ -99,7 +99,7 @@ fn policies_are_taken_whole() {
 fn repositories_are_typed() {
     let config = whole();
     let offsite = &config.repositories[&name::<RepositoryName>("offsite")];
-    assert_eq!(offsite.url.path(), std::path::Path::new("/backup/db 1"));
+    assert_eq!(offsite.url.directory(), Some(std::path::Path::new("/backup/db 1")));
     assert_eq!(offsite.compression, Compression::Zstd(1));
     let Encryption::Passphrase(secret) = &offsite.encryption else { panic!("{:?}", offsite.encryption) };
     assert_eq!(secret.source(), &SecretSource::File("/etc/refloat/passphrase".into()));
@@ -442,4 +442,51 @@ fn cron_fields() {
     ] {
         assert!(!check(bad), "{bad}");
     }
+}
+
+#[test]
+fn stores_behind_a_network_have_settings_of_their_own() {
+    let config = parse(
+        r#"
+[repository.far]
+url = "s3://acme-backups/db1"
+region = "eu-central-1"
+style = "virtual"
+credentials = { access_key_id = "AKIA1", secret_access_key = { file = "/etc/refloat/s3" } }
+storage_class = "STANDARD_IA"
+sse = { kms = "arn:aws:kms:x" }
+metadata = { owner = "dba" }
+max_upload_rate = "50MB/s"
+call_timeout = "10s"
+encryption = "none"
+
+[repository.azure]
+url = "azblob://backups/db1"
+credentials = { account_name = "acme", sas_token = { command = ["/usr/bin/token"] } }
+encryption = "none"
+
+[repository.near]
+url = "file:///backup"
+encryption = "none"
+
+[source.prod]
+kind = "postgres"
+data_directory = "/data"
+repositories = ["far"]
+"#,
+    )
+    .expect("it is right");
+    let store = |text: &str| &config.repositories[&name::<RepositoryName>(text)].store;
+    let far = store("far");
+    assert_eq!((far.region.as_deref(), far.max_connections), (Some("eu-central-1"), Some(32)));
+    assert_eq!(far.call_timeout, Some(Duration::from_secs(10)));
+    assert_eq!(far.metadata["owner"], "dba");
+    let keys = far.credentials.as_ref().expect("they are set");
+    assert_eq!((keys.plain["access_key_id"].as_str(), keys.secrets.len()), ("AKIA1", 1));
+    assert_eq!(store("azure").credentials.as_ref().expect("they are set").plain["account_name"], "acme");
+    // A directory has none of this, and shows none of it.
+    assert_eq!((store("near").max_connections, store("near").call_timeout), (None, None));
+    let shown = config.show(false);
+    assert!(shown.contains("secret_access_key = { file = \"/etc/refloat/s3\" }"), "{shown}");
+    assert_eq!(shown.matches("max_connections").count(), 2, "{shown}");
 }

@@ -63,7 +63,9 @@ fn every_setting_is_described_and_tables_are_closed() {
 
 #[test]
 fn documented_defaults_are_the_real_ones() {
-    let (schema, config) = (refloat_config::schema(), parse(BASE).expect("it is right"));
+    // A bucket has every setting that a directory has, and more.
+    let far = BASE.replace("url = \"file:///backup/db1\"", "url = \"s3://bucket/db1\"\nregion = \"eu\"");
+    let (schema, config) = (refloat_config::schema(), parse(&far).expect("it is right"));
     let shown = config.view(false);
     let mut compared = 0;
     for (table, name) in [("repository", "offsite"), ("source", "prod")] {
@@ -74,7 +76,7 @@ fn documented_defaults_are_the_real_ones() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 7);
+    assert_eq!(compared, 9);
 }
 
 #[test]

@@ -25,11 +25,11 @@ pub(super) fn s3(
 ) -> ProvideCredentialChain<reqsign_aws_v4::Credential> {
     let chain = ProvideCredentialChain::new();
     match &settings.credentials {
-        Credentials::Keys(fetch) => chain.push(S3Keys(Fetched(Arc::clone(fetch)))),
+        Credentials::Keys(fetch) => chain.push(Telling(S3Keys(Fetched(Arc::clone(fetch))))),
         Credentials::WebIdentity { role, token_file, endpoint } => {
-            chain.push(WebIdentity::new(role, token_file, endpoint.as_deref(), region))
+            chain.push(Telling(WebIdentity::new(role, token_file, endpoint.as_deref(), region)))
         }
-        Credentials::Machine => chain.push(WithoutEnvironment(IMDSv2CredentialProvider::new())),
+        Credentials::Machine => chain.push(Telling(WithoutEnvironment(IMDSv2CredentialProvider::new()))),
     }
 }
 
@@ -37,8 +37,8 @@ pub(super) fn s3(
 pub(super) fn gcs(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_google::Credential> {
     let chain = ProvideCredentialChain::new();
     match &settings.credentials {
-        Credentials::Keys(fetch) => chain.push(GcsKeys(Fetched(Arc::clone(fetch)))),
-        _ => chain.push(WithoutEnvironment(reqsign_google::VmMetadataCredentialProvider::new())),
+        Credentials::Keys(fetch) => chain.push(Telling(GcsKeys(Fetched(Arc::clone(fetch))))),
+        _ => chain.push(Telling(WithoutEnvironment(reqsign_google::VmMetadataCredentialProvider::new()))),
     }
 }
 
@@ -46,8 +46,25 @@ pub(super) fn gcs(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_go
 pub(super) fn azblob(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_azure_storage::Credential> {
     let chain = ProvideCredentialChain::new();
     match &settings.credentials {
-        Credentials::Keys(fetch) => chain.push(AzureKeys(Fetched(Arc::clone(fetch)))),
-        _ => chain.push(WithoutEnvironment(reqsign_azure_storage::ImdsCredentialProvider::new())),
+        Credentials::Keys(fetch) => chain.push(Telling(AzureKeys(Fetched(Arc::clone(fetch))))),
+        _ => chain.push(Telling(WithoutEnvironment(reqsign_azure_storage::ImdsCredentialProvider::new()))),
+    }
+}
+
+/// Notes why credentials cannot be had: the chain that asks passes no reason on.
+#[derive(Debug)]
+struct Telling<P>(P);
+
+impl<P: ProvideCredential> ProvideCredential for Telling<P> {
+    type Credential = P::Credential;
+
+    async fn provide_credential(&self, context: &Context) -> Result<Option<Self::Credential>> {
+        let answer = self.0.provide_credential(context).await;
+        if let Err(error) = &answer {
+            let trouble = Some((super::transport::chain(error), error.is_retryable()));
+            super::transport::note(super::transport::Answer { trouble, ..Default::default() });
+        }
+        answer
     }
 }
 

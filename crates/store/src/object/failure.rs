@@ -17,11 +17,18 @@ use crate::{StoreError, StoreErrorKind};
 pub(crate) struct Told {
     text: String,
     pub(crate) retry_after: Option<Duration>,
+    /// The HTTP status; 0 where there was no answer.
+    status: u16,
 }
 
 impl Told {
     pub(crate) fn error(text: impl Into<String>, retry_after: Option<Duration>) -> io::Error {
-        io::Error::other(Self { text: text.into(), retry_after })
+        io::Error::other(Self { text: text.into(), retry_after, status: 0 })
+    }
+    /// Whether the store does not know such a request.
+    pub(crate) fn is_unimplemented(error: &StoreError) -> bool {
+        let told = error.source.get_ref().and_then(|source| source.downcast_ref::<Self>());
+        told.is_some_and(|told| matches!(told.status, 405 | 501))
     }
 }
 
@@ -52,7 +59,10 @@ fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// What the store said, in words.
-fn told(error: &opendal::Error, answer: Answer) -> String {
+fn told(error: &opendal::Error, answer: &Answer) -> String {
+    if let Some((why, _)) = &answer.trouble {
+        return format!("credentials cannot be had: {}", shorten(why));
+    }
     let message = error.message();
     let said = match (field(message, "code").or(field(message, "Code")), field(message, "message")) {
         (Some(code), Some(text)) => shorten(&format!("{code}: {text}")),
@@ -81,20 +91,14 @@ pub(crate) fn is_expired(error: &opendal::Error) -> bool {
     code.is_some_and(|code| EXPIRED.contains(&code))
 }
 
-/// Whether whoever hands out credentials may answer later.
-fn is_retryable_source(error: &opendal::Error) -> bool {
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        if let Some(signing) = cause.downcast_ref::<reqsign_core::Error>() {
-            return signing.is_retryable();
-        }
-        next = cause.source();
-    }
-    false
-}
-
 /// What the caller can do.
-fn kind(error: &opendal::Error, answer: Answer) -> StoreErrorKind {
+fn kind(error: &opendal::Error, answer: &Answer) -> StoreErrorKind {
+    // Credentials that cannot be had now may be had later, where a service hands them out.
+    match answer.trouble {
+        Some((_, true)) => return StoreErrorKind::Unreachable,
+        Some((_, false)) => return StoreErrorKind::Denied,
+        None => {}
+    }
     let code = field(error.message(), "code").or(field(error.message(), "Code")).unwrap_or_default();
     match code {
         "NoSuchBucket" | "ContainerNotFound" => return StoreErrorKind::Other,
@@ -103,10 +107,6 @@ fn kind(error: &opendal::Error, answer: Answer) -> StoreErrorKind {
         "RequestTimeTooSkewed" => return StoreErrorKind::Other,
         code if EXPIRED.contains(&code) => return StoreErrorKind::Denied,
         _ => {}
-    }
-    // Credentials could not be had, and asking again does not help.
-    if error.message() == "signing http request" && answer.status == 0 && !error.is_temporary() {
-        return if is_retryable_source(error) { StoreErrorKind::Unreachable } else { StoreErrorKind::Denied };
     }
     match error.kind() {
         ErrorKind::NotFound => StoreErrorKind::NotFound,
@@ -117,7 +117,9 @@ fn kind(error: &opendal::Error, answer: Answer) -> StoreErrorKind {
         _ => match answer.status {
             401 | 403 | 407 => StoreErrorKind::Denied,
             404 => StoreErrorKind::NotFound,
-            408 | 425 | 429 | 499 | 500..=506 | 509..=599 => StoreErrorKind::Unreachable,
+            // The store does not know such a request, today and tomorrow.
+            405 | 501 | 505 => StoreErrorKind::Other,
+            408 | 425 | 429 | 499..=506 | 509..=599 => StoreErrorKind::Unreachable,
             // Two conditional writes at once: the other one may have won, or both were sent away.
             409 => StoreErrorKind::Unreachable,
             412 => StoreErrorKind::AlreadyExists,
@@ -136,9 +138,10 @@ pub(crate) fn sort(
     object: &str,
     store: &str,
     error: &opendal::Error,
-    answer: Answer,
+    answer: &Answer,
 ) -> StoreError {
-    let source = Told::error(told(error, answer), answer.retry_after);
+    let told = Told { text: told(error, answer), retry_after: answer.retry_after, status: answer.status };
+    let source = io::Error::other(told);
     StoreError::new(kind(error, answer), action, object, store, source)
 }
 
@@ -151,8 +154,8 @@ mod tests {
     }
 
     fn sorted(error: &opendal::Error, status: u16) -> (StoreErrorKind, String) {
-        let answer = Answer { status, retry_after: Some(Duration::from_secs(3)) };
-        let sorted = sort("read", "k", "s3://b", error, answer);
+        let answer = Answer { status, retry_after: Some(Duration::from_secs(3)), trouble: None };
+        let sorted = sort("read", "k", "s3://b", error, &answer);
         assert_eq!(sorted.retry_after(), Some(Duration::from_secs(3)));
         (sorted.kind, sorted.source.to_string())
     }
@@ -181,6 +184,7 @@ mod tests {
             (401, K::Denied),
             (507, K::NoSpace),
             (400, K::Other),
+            (501, K::Other),
         ] {
             assert_eq!(said(ErrorKind::Unexpected, "", status).0, kind, "{status}");
         }

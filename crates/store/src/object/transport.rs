@@ -22,12 +22,14 @@ const IDLE: Duration = Duration::from_secs(50);
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// What a call's last answer said beside its body.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Answer {
     /// The HTTP status; 0 before any answer.
     pub(crate) status: u16,
     /// How long the store asks to be left alone.
     pub(crate) retry_after: Option<Duration>,
+    /// Why credentials could not be had, and whether they may be later.
+    pub(crate) trouble: Option<(String, bool)>,
 }
 
 task_local! {
@@ -43,12 +45,17 @@ impl HttpTransport for Client {
         note(Answer::default());
         let response = self.0.fetch(request).await?;
         let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        note(Answer { status: response.status().as_u16(), retry_after: wait.and_then(retry_after) });
+        note(Answer {
+            status: response.status().as_u16(),
+            retry_after: wait.and_then(retry_after),
+            trouble: None,
+        });
         Ok(response)
     }
 }
 
-fn note(answer: Answer) {
+/// Notes what the call that runs in this task was answered.
+pub(crate) fn note(answer: Answer) {
     // Outside of a call (a test, a background abort) nobody listens.
     let _ = ANSWER.try_with(|noted| *noted.lock().unwrap_or_else(PoisonError::into_inner) = answer);
 }

@@ -2,7 +2,7 @@
 //!
 //! A small one is put as a whole. A larger one goes out in parts of [`PART`], one on its way while the next one fills, so
 //! that memory is bounded by three parts; a part whose answer did not come is sent again. Only the last call makes the
-//! object visible. When the answer to that one is lost, the object itself tells whose it is, by a mark in its metadata.
+//! object visible. A store that knows no parts gets the object as a whole, from memory. When the answer to that one is lost, the object itself tells whose it is, by a mark in its metadata.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -19,6 +19,8 @@ use crate::{Key, ObjectWriter, StoreError, StoreErrorKind};
 const PART: usize = 16 << 20;
 /// Most parts of an object, in every store that this speaks to.
 const MOST_PARTS: u32 = 10_000;
+/// Largest object for a store that knows no parts: as many as are held in memory.
+const MOST_WHOLE: u64 = 256 << 20;
 /// Attempts for each part and for the last call.
 const ATTEMPTS: u32 = 5;
 /// Name of the metadata by which an upload knows itself again. Azure takes only letters and digits.
@@ -35,6 +37,8 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     size: u64,
     parts: u32,
+    /// All parts so far, as long as it is not known whether the store takes parts.
+    held: Vec<Buffer>,
     state: State,
 }
 
@@ -44,6 +48,8 @@ enum State {
     Small,
     /// A part is on its way.
     Sending(Receiver<Sent>),
+    /// The store knows no parts: all are held.
+    Whole,
     /// Ended, or it cannot be finished any more.
     Failed,
 }
@@ -51,43 +57,75 @@ enum State {
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, key: Key) -> Self {
         let mark = draw_mark();
-        Self { inner, key, mark, buffer: Vec::new(), size: 0, parts: 0, state: State::Small }
+        Self {
+            inner,
+            key,
+            mark,
+            buffer: Vec::new(),
+            size: 0,
+            parts: 0,
+            held: Vec::new(),
+            state: State::Small,
+        }
     }
 
     fn error(&self, kind: StoreErrorKind, text: impl Into<String>) -> StoreError {
         StoreError::new(kind, "create", self.key.as_str(), &self.inner.url, Told::error(text, None))
     }
 
-    /// The upload, begun where it is not, when the part before is through.
-    fn upload(&mut self) -> Result<Upload, StoreError> {
+    /// The upload, begun where it is not, when the part before is through; `None` where the store knows no parts.
+    fn upload(&mut self) -> Result<Option<Upload>, StoreError> {
         match std::mem::replace(&mut self.state, State::Failed) {
+            State::Whole => {
+                self.state = State::Whole;
+                Ok(None)
+            }
             State::Small => {
                 let (context, service) = self.inner.operator().into_parts();
                 let refused = |error: opendal::Error| {
                     let (object, url) = (self.key.as_str(), &self.inner.url);
-                    failure::sort("create", object, url, &error, Default::default())
+                    failure::sort("create", object, url, &error, &Default::default())
                 };
                 let options = self.inner.write_options(Some(&self.mark));
                 let (args, _) = OpWrite::from_options(&service.capability(), options).map_err(refused)?;
-                service.write(&context, self.key.as_str(), args).map_err(refused)
+                service.write(&context, self.key.as_str(), args).map(Some).map_err(refused)
             }
-            State::Sending(receive) => receive
-                .recv()
-                .unwrap_or_else(|_| Err(self.error(StoreErrorKind::Other, "sending a part died"))),
+            State::Sending(receive) => {
+                let sent = receive.recv();
+                match sent.unwrap_or_else(|_| Err(self.error(StoreErrorKind::Other, "sending a part died"))) {
+                    Ok(upload) => {
+                        // The first part waits in the library until there is a second: then the store was asked.
+                        if self.parts >= 2 {
+                            self.held = Vec::new();
+                        }
+                        Ok(Some(upload))
+                    }
+                    Err(error) if Told::is_unimplemented(&error) && !self.held.is_empty() => {
+                        self.state = State::Whole;
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
             State::Failed => Err(self.error(StoreErrorKind::Other, "an earlier part failed")),
         }
     }
 
     /// Sends what is in the buffer as the next part, without waiting for it.
     fn send_part(&mut self) -> Result<(), StoreError> {
+        let upload = self.upload()?;
         self.parts += 1;
-        if self.parts >= MOST_PARTS {
+        let too_large = upload.is_none() && self.size > MOST_WHOLE;
+        if self.parts >= MOST_PARTS || too_large {
             self.state = State::Failed;
             return Err(self.error(StoreErrorKind::Other, "the object is larger than the store takes"));
         }
-        let upload = self.upload()?;
         let next = Vec::with_capacity(PART);
         let part = Buffer::from(std::mem::replace(&mut self.buffer, next));
+        if self.parts <= 2 || upload.is_none() {
+            self.held.push(part.clone());
+        }
+        let Some(upload) = upload else { return Ok(()) };
         let (done, receive) = sync_channel(1);
         let (inner, key) = (Arc::clone(&self.inner), self.key.clone());
         runtime::start(async move {
@@ -115,13 +153,27 @@ impl ObjectWriter for Writer {
     fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
         let upload = self.upload()?;
         let last = Buffer::from(std::mem::take(&mut self.buffer));
+        let mut held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
+            held.push(last.clone());
+        }
+        self.state = State::Failed;
         let (inner, key, mark, size) =
             (Arc::clone(&self.inner), self.key.clone(), self.mark.clone(), self.size);
-        runtime::run(async move {
-            let upload = send(&inner, &key, upload, last).await?;
-            complete(&inner, &key, upload, &mark, size).await
-        })
-        .map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?
+        let finished = runtime::run(async move {
+            let Some(upload) = upload else { return put_whole(&inner, &key, &mark, held).await };
+            let ended = match send(&inner, &key, upload, last).await {
+                Ok(upload) => complete(&inner, &key, upload, &mark, size).await,
+                Err(error) => Err(error),
+            };
+            match ended {
+                Err(error) if Told::is_unimplemented(&error) && !held.is_empty() => {
+                    put_whole(&inner, &key, &mark, held).await
+                }
+                other => other,
+            }
+        });
+        finished.map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?
     }
 }
 
@@ -135,7 +187,7 @@ impl Drop for Writer {
                     drop(runtime::run(async move { give_up(&inner, upload).await }));
                 }
             }
-            State::Small | State::Failed => {}
+            State::Small | State::Whole | State::Failed => {}
         }
     }
 }
@@ -186,6 +238,28 @@ async fn complete(
     }
 }
 
+/// Puts all parts as one object.
+async fn put_whole(inner: &Inner, key: &Key, mark: &str, parts: Vec<Buffer>) -> Result<(), StoreError> {
+    let body = Buffer::from(parts.into_iter().flatten().collect::<Vec<bytes::Bytes>>());
+    let limit = inner.limit(body.len() as u64);
+    let mut number = 1;
+    loop {
+        let operator = inner.operator();
+        let put = operator.write_options(key.as_str(), body.clone(), inner.write_options(Some(mark)));
+        let Err(failed) = observed(limit, put).await else { return Ok(()) };
+        let error = told(inner, key, failed, limit);
+        let doubtful = number > 1 || error.is_retryable();
+        if doubtful && is_ours(inner, key, mark, body.len() as u64).await {
+            return Ok(());
+        }
+        if !error.is_retryable() || number >= ATTEMPTS {
+            return Err(error);
+        }
+        pause(number, &error).await;
+        number += 1;
+    }
+}
+
 /// Whether `key` is what this upload has made.
 async fn is_ours(inner: &Inner, key: &Key, mark: &str, size: u64) -> bool {
     let operator = inner.operator();
@@ -204,7 +278,7 @@ async fn give_up(inner: &Inner, mut upload: Upload) {
 fn told(inner: &Inner, key: &Key, failed: Failed, limit: Duration) -> StoreError {
     match failed {
         Failed::Late => late("create", key.as_str(), &inner.url, limit),
-        Failed::Answered(error, answer) => failure::sort("create", key.as_str(), &inner.url, &error, answer),
+        Failed::Answered(error, answer) => failure::sort("create", key.as_str(), &inner.url, &error, &answer),
     }
 }
 

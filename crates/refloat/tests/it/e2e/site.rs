@@ -56,9 +56,14 @@ impl Site {
         Self::made(builder, archiving, source, None, None)
     }
 
-    /// The same whose repository is elsewhere: what stands in its table instead of the URL of a directory.
+    /// The same whose repository is in another store: what its table says, and the secret that is in the file `{secret}`.
+    pub(crate) fn in_store(builder: ClusterBuilder, store: (&str, &str)) -> Self {
+        Self::made(builder, true, "", None, Some(store))
+    }
+
+    /// The same, whose table says all that is needed, with more lines for the source.
     pub(crate) fn stored(builder: ClusterBuilder, repository: &str, source: &str) -> Self {
-        Self::made(builder, true, source, None, Some(repository))
+        Self::made(builder, true, source, None, Some((repository, "")))
     }
 
     /// The same whose repository is encrypted otherwise.
@@ -71,20 +76,22 @@ impl Site {
         archiving: bool,
         source: &str,
         encryption: Option<&str>,
-        repository: Option<&str>,
+        store: Option<(&str, &str)>,
     ) -> Self {
         let cluster = builder.build_stopped();
         let home = cluster.make_dir("refloat");
         let config = home.join("refloat.toml");
-        let secret = home.join("passphrase");
+        let (secret, store_secret) = (home.join("passphrase"), home.join("store-secret"));
+        let place = store.map_or_else(
+            || format!("url = \"file://{}/repo\"", home.display()),
+            |(lines, _)| lines.replace("{secret}", &store_secret.display().to_string()),
+        );
         let mut text = String::new();
         let _ = write!(
             text,
-            "[repository.local]\n{repository}\nencryption = {encryption}\n\n\
+            "[repository.local]\n{place}\nencryption = {encryption}\n\n\
              [source.prod]\nkind = \"postgres\"\ndata_directory = \"{data}\"\nrepositories = [\"local\"]\nwal = \"push\"\n\
              connection = \"user=postgres\"\n{source}\n",
-            repository =
-                repository.map_or_else(|| format!("url = \"file://{}/repo\"", home.display()), str::to_owned),
             encryption = encryption.map_or_else(
                 || format!("{{ passphrase = {{ file = \"{}\" }} }}", secret.display()),
                 str::to_owned,
@@ -92,7 +99,13 @@ impl Site {
             data = cluster.data_directory().display(),
         );
         let owner = cluster.owner();
-        for (path, text) in [(&config, text.as_str()), (&secret, "correct horse battery staple 42\n")] {
+        let store_text = store.map_or("none\n", |(_, secret)| secret);
+        let files = [
+            (&config, text.as_str()),
+            (&secret, "correct horse battery staple 42\n"),
+            (&store_secret, store_text),
+        ];
+        for (path, text) in files {
             fs::write(path, text).expect("writes");
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
             owner.give(path);
