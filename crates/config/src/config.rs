@@ -83,6 +83,8 @@ pub struct StoreConfig {
     pub sse: Option<Sse>,
     /// Metadata of new objects.
     pub metadata: BTreeMap<String, String>,
+    /// The file that knows the keys of SSH servers.
+    pub known_hosts: Option<PathBuf>,
     /// Certificates that are believed beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Longest time for one call; `None` for a directory.

@@ -34,7 +34,7 @@ options! {
         endpoint: Text,
         /// How an S3 bucket is addressed. Default: in the path where an endpoint is named, else in the host name.
         style: Style,
-        /// Who this host is at the store. Left out: the role of the machine.
+        /// Who this host is at the store. Left out: the role of the machine (S3, Google Cloud Storage, Azure), or nobody (WebDAV).
         credentials: Credentials,
         /// Class that an object store keeps new objects in, such as `"STANDARD_IA"`.
         storage_class: Text,
@@ -42,6 +42,8 @@ options! {
         sse: Sse,
         /// Metadata that each new object gets: `{ owner = "dba" }`. Whoever can list the bucket can read it.
         metadata: Metadata,
+        /// SFTP: the file that knows the server's key, as OpenSSH keeps it. Has to be said there.
+        known_hosts: AbsolutePath,
         /// Certificates (PEM) that are believed beside the system's.
         ca_file: AbsolutePath,
         /// Longest time for one call, without the bytes it moves.

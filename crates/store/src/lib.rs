@@ -1,7 +1,8 @@
 //! Where objects are kept.
 //!
 //! A store is flat: keys and bytes. Objects are created once and never changed; deleting is the only other operation.
-//! [`Store`] is the contract, [`posix`] keeps objects in a directory, [`object`] in a bucket, [`wrap`] adds deadlines and retries, and
+//! [`Store`] is the contract, [`posix`] keeps objects in a directory, [`object`] in a bucket,
+//! [`sftp`] on a host behind SSH, [`webdav`] on a WebDAV server, [`wrap`] adds deadlines and retries, and
 //! [`mod@confirm`] puts an object and asks whether it is there.
 //! The trait is synchronous on purpose: the data plane runs on threads, and a process that archives one WAL segment
 //! should start no runtime. A network store drives its own runtime inside.
@@ -15,7 +16,9 @@ pub mod posix;
 pub mod probe;
 pub mod protect;
 pub mod settings;
+pub mod sftp;
 pub mod store;
+pub mod webdav;
 pub mod wrap;
 
 pub use confirm::{Assurance, Confirmed, confirm, put_confirmed};
@@ -29,6 +32,7 @@ pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRul
 pub use settings::{
     Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StoreSettings, Style,
 };
+pub use sftp::SftpStore;
 pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};
-
+pub use webdav::WebdavStore;
 pub use wrap::{Around, Backoff, Breaker, Deadline, Limit, Limits, Retry, resilient};

@@ -7,6 +7,8 @@ use refloat_types::{Advice, BadLocation, Explain, Location, Scheme};
 use crate::object::ObjectStore;
 use crate::posix::{Options, PosixStore};
 use crate::settings::StoreSettings;
+use crate::sftp::SftpStore;
+use crate::webdav::WebdavStore;
 use crate::{Store, StoreError};
 
 /// A store that could not be opened.
@@ -55,7 +57,7 @@ impl Explain for OpenError {
                 Advice::usage("STO-020", safe).hint(format!("Write it like this: {}", bad.example()))
             }
             Self::NotBuilt { .. } => Advice::usage("STO-021", safe)
-                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs:// or azblob://."),
+                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs://, azblob://, sftp:// or webdavs://."),
             Self::Settings { hint, .. } => Advice::usage("STO-023", safe).hint(hint.clone()),
             Self::Store(error) => error.advice(),
         }
@@ -74,11 +76,17 @@ pub fn open(
     match location.scheme() {
         Scheme::File => Ok(Box::new(PosixStore::open(location.path(), options)?)),
         Scheme::S3 | Scheme::Gs | Scheme::Azblob => {
-            let store = ObjectStore::open(location, settings, options)?;
-            Ok(Box::new(crate::wrap::resilient(store, &settings.patience)))
+            around(ObjectStore::open(location, settings, options)?, settings)
         }
+        Scheme::Sftp => around(SftpStore::open(location, settings, options)?, settings),
+        Scheme::Webdav | Scheme::Webdavs => around(WebdavStore::open(location, settings, options)?, settings),
         scheme => Err(OpenError::NotBuilt { scheme }),
     }
+}
+
+/// What stands around every store behind a network.
+fn around<S: Store + 'static>(store: S, settings: &StoreSettings) -> Result<Box<dyn Store>, OpenError> {
+    Ok(Box::new(crate::wrap::resilient(store, &settings.patience)))
 }
 
 /// Opens the store at `url` as [`open`] does, without settings.

@@ -181,6 +181,8 @@ pub struct StoreSettings {
     pub metadata: BTreeMap<String, String>,
     /// Certificates that are believed beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The file that knows the keys of SSH servers, as OpenSSH keeps it.
+    pub known_hosts: Option<PathBuf>,
     /// Who this host is.
     pub credentials: Credentials,
     /// Deadlines and limits.

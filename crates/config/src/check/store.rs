@@ -17,6 +17,7 @@ fn fits(key: &str, scheme: Scheme) -> bool {
         "region" | "style" | "sse" => scheme == S::S3,
         "storage_class" => matches!(scheme, S::S3 | S::Gs),
         "endpoint" | "metadata" => scheme.has_bucket(),
+        "known_hosts" => scheme == S::Sftp,
         "ca_file" => !matches!(scheme, S::File | S::Sftp),
         _ => scheme != S::File,
     }
@@ -25,7 +26,7 @@ fn fits(key: &str, scheme: Scheme) -> bool {
 impl Checker<'_> {
     /// Refuses what a store of this kind has not: a setting is never ignored without a word.
     pub(super) fn store_fits(&mut self, path: &str, scheme: Scheme, raw: &RepositoryOptions) {
-        let set: [(&str, Option<&Place>); 12] = [
+        let set: [(&str, Option<&Place>); 13] = [
             ("region", raw.region.as_ref().map(|set| &set.place)),
             ("endpoint", raw.endpoint.as_ref().map(|set| &set.place)),
             ("style", raw.style.as_ref().map(|set| &set.place)),
@@ -34,6 +35,7 @@ impl Checker<'_> {
             ("sse", raw.sse.as_ref().map(|set| &set.place)),
             ("metadata", raw.metadata.as_ref().map(|set| &set.place)),
             ("ca_file", raw.ca_file.as_ref().map(|set| &set.place)),
+            ("known_hosts", raw.known_hosts.as_ref().map(|set| &set.place)),
             ("call_timeout", raw.call_timeout.as_ref().map(|set| &set.place)),
             ("max_connections", raw.max_connections.as_ref().map(|set| &set.place)),
             ("max_upload_rate", raw.max_upload_rate.as_ref().map(|set| &set.place)),
@@ -71,10 +73,32 @@ impl Checker<'_> {
             let hint = "Write region = \"eu-central-1\".";
             self.problems.push(Problem::bad_hint(&url.place, format!("{path}.region"), why, hint));
         }
+        if scheme == Scheme::Sftp {
+            self.sftp_is_whole(path, raw);
+        }
         if scheme == Scheme::Azblob && raw.credentials.is_none() {
             let why = "the storage account has to be said: by credentials or by an endpoint";
             let hint = Credentials::hint(scheme);
             self.problems.push(Problem::bad_hint(&url.place, format!("{path}.credentials"), why, hint));
+        }
+    }
+
+    /// A server that is not recognised, or that nobody is at, gets nothing.
+    fn sftp_is_whole(&mut self, path: &str, raw: &RepositoryOptions) {
+        let Some(url) = &raw.url else { return };
+        let mut say = |key: &str, why: &str, hint: &str| {
+            self.problems.push(Problem::bad_hint(&url.place, format!("{path}.{key}"), why, hint));
+        };
+        if url.value.location().user().is_none() {
+            say("url", "the user has to be said", "Write url = \"sftp://user@host/path\".");
+        }
+        if raw.credentials.is_none() {
+            let hint = Credentials::hint(Scheme::Sftp);
+            say("credentials", "the private key has to be said", hint);
+        }
+        if raw.known_hosts.is_none() {
+            let hint = "Write known_hosts = \"/path\": ssh-keyscan HOST makes such a file; compare the key with the server's own.";
+            say("known_hosts", "it has to be said how the server is recognised", hint);
         }
     }
 
@@ -89,6 +113,7 @@ impl Checker<'_> {
             storage_class: shown.optional(path, "storage_class", &raw.storage_class).map(|text| text.0),
             sse: shown.optional(path, "sse", &raw.sse),
             metadata: shown.optional(path, "metadata", &raw.metadata).unwrap_or_default().0,
+            known_hosts: shown.optional(path, "known_hosts", &raw.known_hosts).map(|file| file.0),
             ca_file: shown.optional(path, "ca_file", &raw.ca_file).map(|file| file.0),
             max_upload_rate: shown
                 .optional(path, "max_upload_rate", &raw.max_upload_rate)

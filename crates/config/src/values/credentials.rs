@@ -41,6 +41,12 @@ options! {
         account_key: SecretRef,
         /// Azure: a shared access signature.
         sas_token: SecretRef,
+        /// SFTP: the private key, as `ssh-keygen` writes it, without a passphrase.
+        private_key: SecretRef,
+        /// WebDAV: the user's name.
+        user: Text,
+        /// WebDAV: the user's password.
+        password: SecretRef,
     }
 }
 
@@ -75,6 +81,8 @@ impl Credentials {
             Scheme::S3 => &["access_key_id", "secret_access_key", "session_token", "from"],
             Scheme::Gs => &["service_account"],
             Scheme::Azblob => &["account_name", "account_key", "sas_token"],
+            Scheme::Sftp => &["private_key"],
+            Scheme::Webdav | Scheme::Webdavs => &["user", "password"],
             _ => &[],
         };
         let foreign = self.plain.keys().chain(self.secrets.keys()).find(|key| !fits.contains(key));
@@ -94,6 +102,8 @@ impl Credentials {
             }
             Scheme::Gs => has("service_account"),
             Scheme::Azblob => has("account_name") && !(has("account_key") && has("sas_token")),
+            Scheme::Sftp => has("private_key"),
+            Scheme::Webdav | Scheme::Webdavs => has("user") && has("password"),
             _ => true,
         };
         (!whole).then(|| "these are not whole, or are several at once".to_owned())
@@ -106,6 +116,8 @@ impl Credentials {
             Scheme::Azblob => {
                 "Write { account_name = \"…\", account_key = { file = … } } or { account_name = \"…\", sas_token = { file = … } }."
             }
+            Scheme::Sftp => "Write { private_key = { file = … } }.",
+            Scheme::Webdav | Scheme::Webdavs => "Write { user = \"…\", password = { file = … } }.",
             _ => HINT,
         }
     }
@@ -132,8 +144,8 @@ impl Setting for Credentials {
             }
         };
         let mut read = Self { web_identity, ..Self::default() };
-        let plain: [(&str, Option<Set<Text>>); 2] =
-            [("access_key_id", raw.access_key_id), ("account_name", raw.account_name)];
+        let plain: [(&str, Option<Set<Text>>); 3] =
+            [("access_key_id", raw.access_key_id), ("account_name", raw.account_name), ("user", raw.user)];
         read.plain.extend(plain.into_iter().filter_map(|(key, set)| Some((key, set?.value.0))));
         let secrets = [
             ("secret_access_key", raw.secret_access_key),
@@ -142,6 +154,8 @@ impl Setting for Credentials {
             ("service_account", raw.service_account),
             ("account_key", raw.account_key),
             ("sas_token", raw.sas_token),
+            ("private_key", raw.private_key),
+            ("password", raw.password),
         ];
         read.secrets.extend(secrets.into_iter().filter_map(|(key, set)| Some((key, set?.value))));
         if problems.len() == before && read == Self::default() {

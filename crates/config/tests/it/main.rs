@@ -4,6 +4,7 @@ mod codes;
 mod documents;
 mod errors;
 mod files;
+mod hosts;
 mod layers;
 mod reference;
 mod secrets;

@@ -210,6 +210,7 @@ fn check_source(lines: &mut Lines<'_>, source: &SourceConfig, opened: &[Opened])
         .filter(|one| source.repositories.iter().any(|name| name.as_str() == one.name))
         .collect();
     same_device(lines, source);
+    durable_somewhere(lines, source, &mine);
     if let Some(session) = server::check(lines, source) {
         archiving::prove(lines, source, &session, &mine);
     }
@@ -231,4 +232,18 @@ fn same_device(lines: &mut Lines<'_>, source: &SourceConfig) {
             "put a repository on another disk or host",
         );
     }
+}
+
+/// WAL is recycled as soon as it is acknowledged: one repository at least has to survive a power cut with it.
+fn durable_somewhere(lines: &mut Lines<'_>, source: &SourceConfig, opened: &[&Opened]) {
+    let durable = |one: &&Opened| one.repository.store().features().durable;
+    if opened.is_empty() || opened.iter().any(durable) {
+        return;
+    }
+    lines.look(
+        format!("durability {}", source.name),
+        "no repository's store promises that what it answered for survives a power cut; WAL that is acknowledged \
+         there alone can be lost with it",
+        "put a repository in a directory, in a bucket, or on an SFTP server with fsync@openssh.com (OpenSSH has it)",
+    );
 }

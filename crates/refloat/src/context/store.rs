@@ -33,6 +33,7 @@ pub(super) fn configured(
             Sse::Kms(key) => ServerSideEncryption::Kms(key.clone()),
         }),
         metadata: config.metadata.clone(),
+        known_hosts: config.known_hosts.clone(),
         ca_file: config.ca_file.clone(),
         credentials: config
             .credentials

@@ -61,7 +61,7 @@ pub(crate) fn note(answer: Answer) {
 }
 
 /// Seconds, which is what stores send; a date is left to the usual pauses. A mistaken hour is cut to five minutes.
-fn retry_after(text: &str) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str) -> Option<Duration> {
     let seconds: u64 = text.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(300)))
 }
@@ -79,6 +79,16 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<HttpTransporter, String> 
     if let Some(known) = clients.get(&ca_file.map(Path::to_owned)) {
         return Ok(known.clone());
     }
+    let transporter = HttpTransporter::new(Client(ReqwestTransport::new(plain_client(ca_file)?)));
+    clients.insert(ca_file.map(Path::to_owned), transporter.clone());
+    Ok(transporter)
+}
+
+/// A client of its own that believes the system's certificates and those in `ca_file`.
+///
+/// # Errors
+/// Why certificates cannot be read, in words.
+pub(crate) fn plain_client(ca_file: Option<&Path>) -> Result<reqwest::Client, String> {
     let mut builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::limited(3))
@@ -96,10 +106,7 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<HttpTransporter, String> 
         }
         builder = builder.tls_certs_merge(certificates);
     }
-    let client = builder.build().map_err(|e| format!("could not set up TLS: {}", chain(&e)))?;
-    let transporter = HttpTransporter::new(Client(ReqwestTransport::new(client)));
-    clients.insert(ca_file.map(Path::to_owned), transporter.clone());
-    Ok(transporter)
+    builder.build().map_err(|e| format!("could not set up TLS: {}", chain(&e)))
 }
 
 /// An error and its causes on one line.

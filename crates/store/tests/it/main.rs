@@ -15,4 +15,6 @@ mod full_disk;
 mod power_cut;
 mod refused;
 mod resilience;
+mod sftp;
+mod webdav;
 mod wrappers;

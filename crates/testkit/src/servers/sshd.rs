@@ -71,10 +71,13 @@ impl Sshd {
     /// A file with this server's key under this address and port.
     pub fn known_hosts(&self) -> PathBuf {
         let path = self.process.home().join("known_hosts");
-        let line = format!("[127.0.0.1]:{} {}", self.port(), self.host_public_key());
-        fs::write(&path, line).expect("own directory");
+        fs::write(&path, self.known_hosts_line(self.port())).expect("own directory");
         self.process.owner().give(&path);
         path
+    }
+    /// A line with this server's key under another port, where something stands before it.
+    pub fn known_hosts_line(&self, port: u16) -> String {
+        format!("[127.0.0.1]:{port} {}", self.host_public_key())
     }
     /// A file that knows another key for this server: as when somebody stands in between.
     pub fn wrong_known_hosts(&self) -> PathBuf {

@@ -15,6 +15,7 @@ mod restored;
 mod scale;
 mod site;
 mod standby;
+mod stores;
 mod tablespaces;
 mod takeover;
 mod timelines;

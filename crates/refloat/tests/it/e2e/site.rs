@@ -61,6 +61,11 @@ impl Site {
         Self::made(builder, true, "", None, Some(store))
     }
 
+    /// The same, whose table says all that is needed, with more lines for the source.
+    pub(crate) fn stored(builder: ClusterBuilder, repository: &str, source: &str) -> Self {
+        Self::made(builder, true, source, None, Some((repository, "")))
+    }
+
     /// The same whose repository is encrypted otherwise.
     pub(crate) fn encrypted(builder: ClusterBuilder, encryption: &str) -> Self {
         Self::made(builder, true, "", Some(encryption), None)

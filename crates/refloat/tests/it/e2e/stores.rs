@@ -1,0 +1,186 @@
+//! The whole way on each kind of store: back up, change, back up what has changed, archive, restore to a moment, start and
+//! compare, read everything again, expire.
+
+use std::any::Any;
+use std::path::{Path, PathBuf};
+
+use refloat_testkit::cluster::{Owner, StopMode, TestCluster, skip_without};
+use refloat_testkit::servers::{Azurite, Moto, S3sFs, Sshd, WebDav};
+use refloat_types::{Clock as _, SystemClock};
+
+use super::pitr::assert_same;
+use super::site::{Site, prove, start_restored};
+
+/// A store to keep a repository in.
+struct Place {
+    /// What stands in `[repository.local]`.
+    lines: String,
+    /// Where its server keeps objects as files, whose age is that of the objects.
+    files: Option<PathBuf>,
+    /// The server, and what belongs to it.
+    _server: Box<dyn Any>,
+}
+
+/// A file that only the tests' user reads.
+fn secret(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("writes");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+    Owner::current().give(&path);
+    format!("{{ file = \"{}\" }}", path.display())
+}
+
+fn s3(endpoint: &str, bucket: &str, access: &str, secret: &str) -> String {
+    format!(
+        "url = \"s3://{bucket}/db1\"\nendpoint = \"{endpoint}\"\n\
+         credentials = {{ access_key_id = \"{access}\", secret_access_key = {secret} }}"
+    )
+}
+
+/// Makes everything below a directory three days older.
+fn age(directory: &Path) {
+    let old = std::time::SystemTime::UNIX_EPOCH
+        + std::time::Duration::from_secs(SystemClock.now().as_second() as u64 - 3 * 86_400);
+    for entry in std::fs::read_dir(directory).expect("a directory of the server") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            age(&path);
+        } else {
+            let file = std::fs::OpenOptions::new().append(true).open(&path).expect("opens");
+            file.set_modified(old).expect("sets its time");
+        }
+    }
+}
+
+fn main_job(place: &Place) {
+    let source = "retention = { full = 1, wal = \"1s\" }\n";
+    let mut site = Site::stored(TestCluster::builder().version(15).checksums(true), &place.lines, source);
+    let cluster = &site.cluster;
+    cluster.pgbench_init(1);
+    cluster.psql("postgres", "create table marks(n int); insert into marks values (1)");
+    let first = site.backup();
+    cluster.psql(
+        "postgres",
+        "insert into marks values (2); update pgbench_accounts set abalance = 7 where aid < 500",
+    );
+    let incremental = site.run(&["backup", "prod", "--type", "incr", "--json"]).ends(0).json();
+    assert_eq!(incremental["backups"][0]["type"], "incr", "{incremental}");
+    cluster.pgbench_transactions(100);
+    cluster.psql("postgres", "insert into marks values (3)");
+    let truth = cluster.dump_all_databases();
+    let lsn = cluster.psql("postgres", "select pg_current_wal_insert_lsn()");
+    cluster.psql("postgres", "insert into marks values (4); drop table pgbench_history");
+    site.archive_all();
+
+    let directory = site.restore("moment", &["--target-lsn", &lsn, "--as", "copy"]);
+    cluster.verifybackup(&directory).expect("pg_verifybackup");
+    let clone = start_restored(15, &directory);
+    assert_same("moment", &clone.dump_all_databases(), &truth);
+    prove(clone);
+
+    let verified = site.run(&["verify", "--read-data"]).ends(0).stdout;
+    assert!(!verified.contains("DAMAGE") && !verified.contains("LOOK"), "{verified}");
+
+    let last = site.backup();
+    site.archive_all();
+    let marked = site.run(&["expire", "--json"]).ends(0).json();
+    assert_eq!(marked["repositories"][0]["marked"]["backups"], 2, "{marked}");
+    let mut left = vec![first, incremental["backups"][0]["backup"].as_str().expect("an id").to_owned(), last];
+    if let Some(files) = &place.files {
+        age(files);
+        let expired = site.run(&["expire", "--json"]).ends(0).json();
+        assert_eq!(expired["repositories"][0]["deleted"]["backups"], 2, "{expired}");
+        left.drain(..2);
+    }
+    let listed = site.run(&["list", "prod", "--json"]).ends(0).json();
+    let listed: Vec<_> = listed["backups"].as_array().expect("a list").iter().collect();
+    assert_eq!(listed.iter().map(|one| one["backup"].as_str().expect("an id")).collect::<Vec<_>>(), left);
+    site.run(&["verify"]).ends(0);
+    site.cluster.stop(StopMode::Fast);
+}
+
+/// Runs the main job on what `place` makes, unless something lacks.
+fn on(place: impl FnOnce(&Path) -> Option<Place>) {
+    if skip_without(15) {
+        return;
+    }
+    let secrets = Owner::current().temp_dir();
+    if let Some(place) = place(secrets.path()) {
+        main_job(&place);
+    }
+}
+
+#[test]
+fn s3_on_a_directory() {
+    on(|secrets| {
+        let server = S3sFs::start()?;
+        let key = secret(secrets, "key", server.secret_key());
+        let bucket = server.bucket("backups");
+        Some(Place {
+            lines: s3(&server.endpoint(), &bucket, server.access_key(), &key),
+            files: Some(server.root().join(bucket).join("db1/tombstones")),
+            _server: Box::new(server),
+        })
+    });
+}
+
+#[test]
+fn s3_with_versions() {
+    on(|secrets| {
+        let server = Moto::start()?;
+        let key = secret(secrets, "key", server.secret_key());
+        let bucket = server.versioned_bucket("backups");
+        let lines = s3(&server.endpoint(), &bucket, server.access_key(), &key);
+        Some(Place { lines, files: None, _server: Box::new(server) })
+    });
+}
+
+#[test]
+fn azure() {
+    on(|secrets| {
+        let server = Azurite::start()?;
+        let key = secret(secrets, "key", server.account_key());
+        let lines = format!(
+            "url = \"azblob://{}/db1\"\nendpoint = \"{}\"\ncredentials = {{ account_name = \"{}\", account_key = {key} }}",
+            server.container("backups"),
+            server.endpoint(),
+            server.account()
+        );
+        Some(Place { lines, files: None, _server: Box::new(server) })
+    });
+}
+
+#[test]
+fn sftp() {
+    on(|_| {
+        let server = Sshd::start()?;
+        let directory = server.directory("backups");
+        let lines = format!(
+            "url = \"sftp://{}@127.0.0.1:{}{}\"\nknown_hosts = \"{}\"\ncredentials = {{ private_key = {{ file = \"{}\" }} }}",
+            server.user(),
+            server.port(),
+            directory.display(),
+            server.known_hosts().display(),
+            server.private_key().display()
+        );
+        Some(Place { lines, files: Some(directory.join("tombstones")), _server: Box::new(server) })
+    });
+}
+
+#[test]
+fn webdav() {
+    on(|secrets| {
+        let server = WebDav::start()?;
+        let password = secret(secrets, "password", server.password());
+        let lines = format!(
+            "url = \"webdav://127.0.0.1:{}/backups\"\ncredentials = {{ user = \"{}\", password = {password} }}",
+            server.port(),
+            server.user()
+        );
+        Some(Place {
+            lines,
+            files: Some(server.root().join("backups/tombstones")),
+            _server: Box::new(server),
+        })
+    });
+}
