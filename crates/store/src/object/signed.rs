@@ -154,7 +154,7 @@ impl Signed {
             return Err(super::late(asked.action, object, &self.url, limit));
         };
         let (status, headers, text) = answer
-            .map_err(|error| failure::sort(asked.action, object, &self.url, &error, Answer::default()))?;
+            .map_err(|error| failure::sort(asked.action, object, &self.url, &error, &Answer::default()))?;
         if status.is_success() { Ok(Told200::Done(text, headers)) } else { self.judge(asked, status, &text) }
     }
 

@@ -61,9 +61,9 @@ impl Site {
         Self::made(builder, true, "", None, Some(store))
     }
 
-    /// The same whose repository is elsewhere: what stands in its table instead of the URL of a directory.
+    /// The same, whose table says all that is needed, with more lines for the source.
     pub(crate) fn stored(builder: ClusterBuilder, repository: &str, source: &str) -> Self {
-        Self::made(builder, true, source, None, Some((repository, "none\n")))
+        Self::made(builder, true, source, None, Some((repository, "")))
     }
 
     /// The same whose repository is encrypted otherwise.
