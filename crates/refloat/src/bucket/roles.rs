@@ -26,7 +26,7 @@ impl Role {
     /// administrator's.
     pub(crate) const fn adds(self) -> &'static [&'static str] {
         match self {
-            // An enrolment, the probe of `check`, data keys, records, packs, pins, descriptions with owners and commits; a
+            // An enrolment, the probe of `check`, data keys, records, packs, pins, rescue kits, descriptions with owners and commits; a
             // tombstone, where a commit must be disowned; WAL.
             Self::Agent => &[
                 "agents/*",
@@ -36,6 +36,7 @@ impl Role {
                 "operations/*",
                 "packs/*",
                 "pins/*",
+                "rescue/*",
                 "sources/*",
                 "tombstones/*",
                 "wal/*",
@@ -52,7 +53,7 @@ impl Role {
     pub(crate) const fn deletes(self) -> &'static [&'static str] {
         match self {
             Self::Expirer => {
-                &["check/*", "packs/*", "pins/*", "sources/*/commits/*", "tombstones/*", "wal/*"]
+                &["check/*", "packs/*", "pins/*", "rescue/*", "sources/*/commits/*", "tombstones/*", "wal/*"]
             }
             Self::Agent | Self::Restorer => &[],
         }

@@ -290,7 +290,6 @@ impl Backup {
             max_read_rate: source.max_read_rate.map(|rate| rate.0),
             keep: policy_of(source, &opened.name).and_then(|policy| longest(&policy, None)),
             configuration: context.config()?.without_secrets().to_owned(),
-            others: Vec::new(),
             host: context.host.clone(),
             clock: &context.clock,
             progress: &meter,
