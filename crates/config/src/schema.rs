@@ -108,7 +108,12 @@ fn takes(property: &Json) -> String {
         Some("object") => "table".to_owned(),
         Some("string") => "string".to_owned(),
         _ if kind.is_array() => "number or string".to_owned(),
-        _ if property["anyOf"].is_array() => "table or `\"none\"`".to_owned(),
+        _ if property["anyOf"].is_array() => {
+            let words = property["anyOf"].as_array().into_iter().flatten().map(|one| &one["const"]);
+            let words: Vec<String> =
+                words.filter(|word| !word.is_null()).map(|word| format!("`{word}`")).collect();
+            format!("table or {}", words.join(", "))
+        }
         _ => String::new(),
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, completions, config, copy, demo, expire, explain, generate, hold, init, key, list, man_pages,
-    repository, restore, show, status, takeover, verify, wal,
+    backup, check, completions, config, copy, demo, expire, explain, generate, hold, init, key, list,
+    man_pages, repository, restore, show, status, takeover, verify, wal,
 };
 
 /// Keeps PostgreSQL recoverable: backups, a WAL archive, and recovery to any moment

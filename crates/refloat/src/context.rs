@@ -467,7 +467,12 @@ impl Context {
         read_only: bool,
         state: StateDirectory,
     ) -> Result<Opened, Failure> {
-        let settings = store::of_environment(url.location(), self.environment);
+        // Who brings a passphrase for a configured place brings only that: how its store is reached is known.
+        let mut known = self.config.iter().flat_map(|config| config.repositories.values());
+        let settings = known.find(|repository| repository.url == *url).map_or_else(
+            || store::of_environment(url.location(), self.environment),
+            |repository| self.settings(repository),
+        );
         let options = Options { read_only, ..Options::default() };
         let store = open_store(url, &settings, access, options)?;
         let marker = Repository::read_marker(store.as_ref())?;

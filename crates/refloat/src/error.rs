@@ -121,7 +121,9 @@ pub(crate) enum CliError {
         hint: String,
     },
     /// Fewer repositories hold a backup than must.
-    #[error("backup {backup} is whole in {first}, and only {holders} of the {enough} repositories that must acknowledge have it")]
+    #[error(
+        "backup {backup} is whole in {first}, and only {holders} of the {enough} repositories that must acknowledge have it"
+    )]
     TooFew {
         /// The backup.
         backup: String,

@@ -48,21 +48,37 @@ pub(crate) fn open(
         now.append(&mut doubtful);
         now.sort_by_key(|(place, _)| *place);
     }
-    later.extend(doubtful.into_iter().map(|(_, config)| config.name));
-    let access = access(now.len());
-    let (mut opened, mut failed) = (Vec::new(), Vec::new());
-    for (config, result) in open_at_once(context, now.into_iter().map(|(_, config)| config).collect(), access) {
-        context.note_answer(config.name.as_str(), result.as_ref().map(drop));
-        match result {
-            Ok(one) => opened.push(one),
-            Err(failure) => failed.push((config.name, failure)),
+    let patience = access(now.len());
+    let mut all = Several { opened: Vec::new(), failed: Vec::new(), later };
+    all.open(context, now.into_iter().map(|(_, config)| config).collect(), patience);
+    let doubtful: Vec<RepositoryConfig> = doubtful.into_iter().map(|(_, config)| config).collect();
+    if all.opened.len() < enough && !doubtful.is_empty() {
+        // Those that were thought to be enough are not.
+        let patience = access(doubtful.len());
+        all.open(context, doubtful, patience);
+    } else {
+        all.later.extend(doubtful.into_iter().map(|config| config.name));
+    }
+    all
+}
+
+impl Several {
+    fn open(&mut self, context: &Context, configs: Vec<RepositoryConfig>, access: Access) {
+        for (config, result) in open_at_once(context, configs, access) {
+            // One that opens may hang all the same: the note goes when something was stored in it.
+            if let Err(failure) = &result {
+                context.note_answer(config.name.as_str(), Err(failure));
+            }
+            match result {
+                Ok(one) => self.opened.push(one),
+                Err(failure) => self.failed.push((config.name, failure)),
+            }
         }
     }
-    Several { opened, failed, later }
 }
 
 /// One that does not answer must not keep the others waiting.
-fn open_at_once(
+pub(crate) fn open_at_once(
     context: &Context,
     configs: Vec<RepositoryConfig>,
     access: Access,

@@ -1,8 +1,8 @@
 //! Objects in a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage, through OpenDAL.
 //!
 //! The calls are synchronous, as [`Store`] has it, and each has its deadline; one runtime of the process drives them all
-//! ([`runtime`]). What a crash leaves are parts of an unfinished upload, which are visible to nobody and which
-//! [`Store::clear_abandoned`] removes.
+//! ([`runtime`]). What a crash leaves are parts of an unfinished upload, which are visible to nobody: nothing
+//! here clears them yet, a lifecycle rule of the bucket does.
 
 mod credentials;
 pub(crate) mod failure;

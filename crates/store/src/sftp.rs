@@ -57,6 +57,8 @@ struct Inner {
     naming: OnceLock<Naming>,
     /// The server has no way to bring things to its disk.
     not_durable: AtomicBool,
+    /// The server makes hard links.
+    can_link: AtomicBool,
     /// A connection has shown what the server can do.
     was_connected: AtomicBool,
 }
@@ -99,6 +101,7 @@ impl SftpStore {
                 settled: Mutex::default(),
                 naming: OnceLock::new(),
                 not_durable: AtomicBool::new(false),
+                can_link: AtomicBool::new(false),
                 was_connected: AtomicBool::new(false),
             }),
         })
@@ -144,6 +147,7 @@ impl Inner {
         if !session.can_sync {
             self.not_durable.store(true, Ordering::Relaxed);
         }
+        self.can_link.store(session.can_link, Ordering::Relaxed);
         self.was_connected.store(true, Ordering::Relaxed);
         Ok(Arc::new(session))
     }
@@ -252,7 +256,7 @@ impl Store for SftpStore {
         let path = self.inner.path(key.as_str());
         let name = key.clone();
         let length = range.end.saturating_sub(range.start);
-        let got = self.inner.call(("read", key.as_str()), length, async move |_, session| {
+        let got = self.inner.call(("read", key.as_str()), length, async move |inner, session| {
             let sftp = &session.sftp;
             let open = sftp.open(path.as_str(), OpenFlags::READ, FileAttributes::empty());
             let (found, opened) = join(sftp.lstat(path.as_str()), open).await;
@@ -271,6 +275,9 @@ impl Store for SftpStore {
             };
             if let Ok(handle) = handle {
                 let _ = sftp.close(handle).await;
+            }
+            if got.as_ref().is_err_and(|failed| failed.kind == StoreErrorKind::NotFound) {
+                inner.know_absent(&session).await?;
             }
             got
         })?;
@@ -291,10 +298,12 @@ impl Store for SftpStore {
     fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
         let path = self.inner.path(key.as_str());
         let name = key.clone();
-        self.inner.call(("look up", key.as_str()), 0, async move |_, session| {
+        self.inner.call(("look up", key.as_str()), 0, async move |inner, session| {
             match session.sftp.lstat(path.as_str()).await.map_err(Failed::from) {
                 Ok(found) => Ok(describe(&name, &found.attrs)),
-                Err(failed) if failed.kind == StoreErrorKind::NotFound => Ok(None),
+                Err(failed) if failed.kind == StoreErrorKind::NotFound => {
+                    inner.know_absent(&session).await.map(|()| None)
+                }
                 Err(failed) => Err(failed),
             }
         })
@@ -339,7 +348,7 @@ impl Store for SftpStore {
         self.inner.call(("delete", key.as_str()), 0, async move |inner, session| {
             match session.sftp.remove(path.as_str()).await.map_err(Failed::from) {
                 Ok(_) => inner.sync_directory(&session, files::parent(&path)).await,
-                Err(failed) if failed.kind == StoreErrorKind::NotFound => Ok(()),
+                Err(failed) if failed.kind == StoreErrorKind::NotFound => inner.know_absent(&session).await,
                 Err(failed) => match session.sftp.lstat(path.as_str()).await {
                     Ok(found) if found.attrs.file_type().is_dir() => Ok(()),
                     _ => Err(failed),
@@ -349,25 +358,34 @@ impl Store for SftpStore {
     }
 
     fn features(&self) -> Features {
-        let is_known = self.inner.naming.get().is_some() || self.inner.settings.conditional == Some(true);
+        let conditional = self.inner.settings.conditional;
+        let links = || conditional == Some(true) && self.inner.can_link.load(Ordering::Relaxed);
+        let is_known = self.inner.naming.get().is_some() || conditional == Some(false) || links();
         if !self.inner.was_connected.load(Ordering::Relaxed) || !is_known {
             // What cannot be asked now is asked again; until then nothing is promised.
-            let asked = self.inner.call(("ask", ""), 0, async move |inner, session| {
+            let _ = self.inner.call(("ask", ""), 0, async move |inner, session| {
                 inner.sync_directory(&session, &inner.root).await?;
-                let is_known = inner.settings.conditional == Some(true) && session.can_link;
+                let is_known = match inner.settings.conditional {
+                    Some(refuses) => !refuses || session.can_link,
+                    None => false,
+                };
                 if inner.options.read_only || is_known {
                     Ok(())
                 } else {
                     inner.naming(&session).await.map(drop)
                 }
             });
-            if asked.is_err() && !self.inner.was_connected.load(Ordering::Relaxed) {
-                return Features { create_new: true, durable: false, consistent_list: true };
-            }
         }
+        let refuses = match self.inner.naming.get() {
+            Some(Naming::Link | Naming::Rename) => true,
+            Some(Naming::Replace) => false,
+            // Tried by an earlier process: a link is what it found.
+            None => links(),
+        };
+        let was_connected = self.inner.was_connected.load(Ordering::Relaxed);
         Features {
-            create_new: self.inner.naming.get() != Some(&Naming::Replace),
-            durable: !self.inner.not_durable.load(Ordering::Relaxed),
+            create_new: conditional != Some(false) && refuses,
+            durable: was_connected && !self.inner.not_durable.load(Ordering::Relaxed),
             consistent_list: true,
         }
     }
@@ -412,6 +430,18 @@ impl Store for SftpStore {
 }
 
 impl Inner {
+    /// "No such file" is an answer about an object only where the store's own directory is there: below a mount point
+    /// that lost its disk nothing is found.
+    async fn know_absent(&self, session: &Session) -> Result<(), Failed> {
+        match session.sftp.lstat(self.root.as_str()).await.map_err(Failed::from) {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.kind != StoreErrorKind::NotFound => Err(failed),
+            // A new store: its directory is made with the first object.
+            Err(_) if self.options.create && !self.is_settled(&self.root) => Ok(()),
+            Err(_) => Err(Failed::new(StoreErrorKind::Unreachable, "the store's directory is not there")),
+        }
+    }
+
     /// What is in a directory; nothing in one that is not there.
     fn entries(
         self: &Arc<Self>,
@@ -435,7 +465,12 @@ impl Inner {
         });
         match read {
             // Gone meanwhile, or a file.
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                self.call((action, directory), 0, async move |inner, session| {
+                    inner.know_absent(&session).await
+                })?;
+                Ok(Vec::new())
+            }
             other => other,
         }
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use refloat_types::{Location, Scheme, Timestamp};
 
-use self::client::{Client, Failed, limited};
+use self::client::{Client, Failed, is_done, limited};
 use self::multistatus::Resource;
 use crate::object::runtime;
 use crate::open::OpenError;
@@ -200,7 +200,7 @@ impl Inner {
                 }
                 let made = self.client.send("MKCOL", &encode(&format!("{path}/")), &[], Bytes::new()).await?;
                 // Somebody else may have been faster, which servers tell in several ways.
-                if !made.status().is_success()
+                if !is_done(made.status())
                     && self.client.find(&encode(&format!("{path}/")), "0").await?.is_empty()
                 {
                     return Err(Failed::answered(&made));
@@ -260,13 +260,31 @@ impl Inner {
     async fn send_file(&self, path: &str, body: impl Into<reqwest::Body>) -> Result<(), Failed> {
         let headers = [("Content-Type", "application/octet-stream")];
         let sent = self.client.send("PUT", &encode(path), &headers, body).await?;
-        if sent.status().is_success() { Ok(()) } else { Err(Failed::answered(&sent)) }
+        if is_done(sent.status()) { Ok(()) } else { Err(Failed::answered(&sent)) }
     }
 
-    /// The file at `path`; `None` for a directory.
+    /// The file at `path`; `None` for a directory, and where nothing is.
     async fn file(&self, path: &str) -> Result<Option<Resource>, Failed> {
         let found = self.client.find(&encode(path), "0").await?;
+        if found.is_empty() {
+            self.know_absent().await?;
+        }
         Ok(found.into_iter().next().filter(|resource| !resource.is_collection))
+    }
+
+    /// "Not found" is an answer about an object only where the store's own directory is there: behind a server that lost
+    /// its disk nothing is found.
+    async fn know_absent(&self) -> Result<(), Failed> {
+        if !self.client.find(&encode(&format!("{}/", self.root)), "0").await?.is_empty() {
+            return Ok(());
+        }
+        let was_there =
+            self.directories.lock().unwrap_or_else(PoisonError::into_inner).contains(self.root.as_str());
+        if self.options.create && !was_there {
+            // A new store: its directory is made with the first object.
+            return Ok(());
+        }
+        Err(Failed::new(StoreErrorKind::Unreachable, "the store's directory is not there"))
     }
 
     /// What is right below a directory: names with what they are.
@@ -278,7 +296,13 @@ impl Inner {
         let path = self.path(directory);
         let found = self.call((action, directory), 0, {
             let path = path.clone();
-            async move |inner| inner.client.find(&encode(&format!("{path}/")), "1").await
+            async move |inner| {
+                let found = inner.client.find(&encode(&format!("{path}/")), "1").await?;
+                if found.is_empty() {
+                    inner.know_absent().await?;
+                }
+                Ok(found)
+            }
         })?;
         let below = found.into_iter().filter(|resource| resource.path != path);
         Ok(below
@@ -339,6 +363,10 @@ impl Store for WebdavStore {
                 200 => {
                     let text = "the server sends whole objects where parts are asked for".to_owned();
                     return Err(fail(StoreErrorKind::Other, text));
+                }
+                404 | 410 => {
+                    inner.know_absent().await?;
+                    return Err(Failed::answered(&answer));
                 }
                 _ => return Err(Failed::answered(&answer)),
             }
@@ -423,7 +451,7 @@ impl Store for WebdavStore {
             let _ = self.inner.call(("ask", ""), 0, async move |inner| inner.obeys().await);
         }
         Features {
-            create_new: self.inner.obeys.get().copied().unwrap_or(true),
+            create_new: self.inner.obeys.get().copied().unwrap_or(false),
             durable: false,
             consistent_list: true,
         }

@@ -251,7 +251,8 @@ impl<'a> Checker<'a> {
         }
         let at_once = known().filter(|repository| repository.mode == Mode::Sync).count() as u32;
         if at_once == 0 {
-            let why = "all of its repositories are \"async\": nothing would ever be stored in one of them first";
+            let why =
+                "all of its repositories are \"async\": nothing would ever be stored in one of them first";
             let hint = "Set mode = \"sync\" in one of them.";
             self.problems.push(Problem::bad_hint(place, format!("{path}.repositories"), why, hint));
         } else if let Some(set) = raw.acknowledge.as_ref().filter(|set| set.value.0 > at_once) {

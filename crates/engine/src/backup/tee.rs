@@ -14,8 +14,8 @@ use refloat_store::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, Store
 
 /// Frames that may wait for another repository: 16 MiB where nothing can be compressed.
 const WAITING: usize = 64;
-/// How long another repository may take nothing before it is left out.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one object may wait for another repository in all before that is left out: the server is in backup mode.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Another repository's store.
 pub(super) struct Branch {
@@ -95,7 +95,7 @@ struct TeeWriter {
 impl ObjectWriter for TeeWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         // They begin before the first has finished.
-        self.branches.retain(|branch| branch.send(bytes));
+        self.branches.retain_mut(|branch| branch.send(Some(bytes.to_vec())));
         self.first.write(bytes)
     }
     fn finish(self: Box<Self>) -> Result<(), StoreError> {
@@ -113,6 +113,8 @@ struct BranchWriter {
     /// `None` in it: the object is complete.
     send: SyncSender<Option<Vec<u8>>>,
     thread: JoinHandle<Result<(), StoreError>>,
+    /// How long it has been waited for so far.
+    waited: Duration,
 }
 
 struct Finishing {
@@ -126,7 +128,7 @@ impl BranchWriter {
         let (store, key) = (Arc::clone(&branch.store), key.clone());
         let builder = std::thread::Builder::new().name("other repository".to_owned());
         match builder.spawn(move || write(store.as_ref(), &key, &receive)) {
-            Ok(thread) => Some(Self { branch: Arc::clone(branch), send, thread }),
+            Ok(thread) => Some(Self { branch: Arc::clone(branch), send, thread, waited: Duration::ZERO }),
             Err(error) => {
                 branch.leave_out(error.to_string());
                 None
@@ -135,40 +137,49 @@ impl BranchWriter {
     }
 
     /// `false` when it is left out.
-    fn send(&self, bytes: &[u8]) -> bool {
+    fn send(&mut self, message: Option<Vec<u8>>) -> bool {
         if self.branch.is_left_out() {
             return false;
         }
         let began = Instant::now();
-        let mut message = Some(bytes.to_vec());
+        let mut message = message;
         loop {
             message = match self.send.try_send(message) {
-                Ok(()) => return true,
+                Ok(()) => break,
                 Err(TrySendError::Disconnected(_)) => {
-                    // It says why when it is asked.
-                    let why = if self.thread.is_finished() { "it failed" } else { "it ended" };
-                    self.branch.leave_out(why.to_owned());
+                    self.branch.leave_out("it failed".to_owned());
                     return false;
                 }
-                Err(TrySendError::Full(message)) if began.elapsed() < PATIENCE => message,
+                Err(TrySendError::Full(message)) if self.waited + began.elapsed() < PATIENCE => message,
                 Err(TrySendError::Full(_)) => {
-                    self.branch.leave_out(format!("it took nothing for {} s", PATIENCE.as_secs()));
+                    self.branch.leave_out(format!("it was waited for for {} s", PATIENCE.as_secs()));
                     return false;
                 }
             };
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.waited += began.elapsed();
+        true
     }
 
-    fn close(self) -> Finishing {
+    fn close(mut self) -> Finishing {
         // One that is gone says so when it is waited for.
-        let _ = self.send.send(None);
+        self.send(None);
         Finishing { branch: self.branch, thread: self.thread }
     }
 }
 
 impl Finishing {
+    /// Waits for the end; one that does not come to it is left to itself, and what it writes is nobody's.
     fn wait(self) {
+        let began = Instant::now();
+        while !self.thread.is_finished() {
+            if self.branch.is_left_out() || began.elapsed() > PATIENCE {
+                self.branch.leave_out(format!("it did not finish within {} s", PATIENCE.as_secs()));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         match self.thread.join() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.branch.leave_out(format!("{error}: {}", error.source)),

@@ -12,13 +12,13 @@ use refloat_repo::pack::{FrameOpener, PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceInfo};
 use refloat_repo::{Compression, RepoError, layout};
 use refloat_store::{Key, StoreErrorKind};
-use refloat_types::{Clock, ObjectId, SourceId, SourceName, WalFileName};
+use refloat_types::{Clock, ObjectId, SourceId, SourceName, SystemIdentifier, WalFileName};
 
 use super::packs::{self, Side};
 use super::rewrite::{Rewriter, Rewritten};
 use super::wal::WalCarrier;
-use super::{BackupCopied, CopyError, Named};
-use crate::guard::{Guard, span};
+use super::{BackupCopied, CopyError, CopyRequest, Named};
+use crate::guard::{Forbidden, Guard, span};
 use crate::progress::Progress;
 
 /// Carries backups of one source.
@@ -65,41 +65,12 @@ impl<'a> Carrier<'a> {
         CopyError::Repository { repository: self.to.name.to_owned(), source: source.into() }
     }
 
-    /// What copying a backup would cost.
-    pub(super) fn estimate(&self, record: &CommitRecord) -> Result<BackupCopied, CopyError> {
-        let plan = self.plan(record)?;
-        let live = |packs: &mut dyn Iterator<Item = &PackUse>| packs.map(|pack| pack.live).sum::<u64>();
-        let stored_again = live(&mut record.packs.iter().filter(|pack| plan.moving.contains(&pack.id)));
-        Ok(BackupCopied {
-            backup: record.commit.backup,
-            packs: plan.copy.len() as u64,
-            bytes: plan.copy.iter().map(|pack| pack.size).sum::<u64>() + stored_again,
-            stored_again,
-            present: plan.present.len() as u64,
-        })
-    }
-
-    fn plan(&self, record: &CommitRecord) -> Result<Plan, CopyError> {
-        let to = self.to.repository;
-        let forbidden = self.guard.forbidden();
-        let moves = |pack: &PackUse| {
-            let is_plain = pack.key == ObjectId::NONE;
-            // What is going to be deleted there is never used again, and what everybody can read does not go among what is
-            // encrypted, nor the other way round: nobody there could open it.
-            self.self_contained || forbidden.has_pack(pack.id) || is_plain == to.is_encrypted()
-        };
-        let (moving, stays): (Vec<PackUse>, Vec<PackUse>) = record.packs.iter().copied().partition(moves);
-        let there = packs::present(to, &stays).map_err(|error| self.failed_to(error))?;
-        let (present, copy) = stays.into_iter().partition(|pack| there.contains(&pack.id));
-        Ok(Plan { copy, present, moving: moving.into_iter().map(|pack| pack.id).collect() })
-    }
-
     /// Carries one backup. Nothing of it is visible before its commit.
     ///
     /// `None`: somebody else has copied it meanwhile.
     pub(super) fn carry(&self, what: &CarryWhat<'_>) -> Result<Option<BackupCopied>, CopyError> {
         let record = what.record;
-        let plan = self.plan(record)?;
+        let plan = plan(self.to, self.self_contained, &self.guard.forbidden(), record)?;
         let keys = Arc::new(self.keys(record, &plan)?);
         let bytes: u64 = plan.copy.iter().map(|pack| pack.size).sum();
         self.progress.phase("copy", bytes);
@@ -181,12 +152,11 @@ impl<'a> Carrier<'a> {
             }
             let known = self.known.iter().find(|known| known.id() == pack.key).cloned();
             let opened = known.map_or_else(|| from.open_key(pack.key), Ok);
-            let is_there = || to.store().head(&layout::envelope(pack.key)).map(|found| found.is_some());
             let key = match opened {
                 Ok(key) => key,
                 // Nobody has to open what the other repository has a key for.
                 Err(RepoError::NoKey { .. })
-                    if !plan.moving.contains(&pack.id) && is_there().map_err(|e| self.failed_to(e))? =>
+                    if !plan.moving.contains(&pack.id) && to.key_origin(pack.key).is_ok() =>
                 {
                     continue;
                 }
@@ -237,8 +207,7 @@ impl<'a> Carrier<'a> {
         let mut carrier = None;
         for segment in span(commit) {
             let name = WalFileName::Segment(segment);
-            let found = self.to.repository.find_wal(system, name).map_err(|error| self.failed_to(error))?;
-            if !found.is_empty() {
+            if self.has_wal(system, name)? {
                 continue;
             }
             let carrier = match &mut carrier {
@@ -256,7 +225,29 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    pub(super) fn wal_carrier(&self) -> Result<WalCarrier<'a>, CopyError> {
+    /// Whether a WAL file is there, signed by somebody who may, and durable. Two that contradict each other are no proof.
+    fn has_wal(&self, system: SystemIdentifier, name: WalFileName) -> Result<bool, CopyError> {
+        let to = self.to.repository;
+        let found = to.find_wal(system, name).map_err(|error| self.failed_to(error))?;
+        let stored = match found.as_slice() {
+            [] => return Ok(false),
+            [one] => one,
+            [one, ..] => {
+                let what = "another file of that name, with other bytes, is stored too: nobody can say which is right";
+                return Err(self.failed_to(RepoError::damaged(&one.key, what)));
+            }
+        };
+        match to.read_wal_head(stored) {
+            Ok(_) => {}
+            // It is replaced by a right one.
+            Err(RepoError::Damaged { .. } | RepoError::UnknownOrigin { .. }) => return Ok(false),
+            Err(error) => return Err(self.failed_to(error)),
+        }
+        to.store().settle(&stored.key).map_err(|error| self.failed_to(error))?;
+        Ok(true)
+    }
+
+    fn wal_carrier(&self) -> Result<WalCarrier<'a>, CopyError> {
         WalCarrier::new(self.from, self.to, self.compression, self.wal_timeout, self.clock)
     }
 
@@ -308,6 +299,43 @@ impl<'a> Carrier<'a> {
         let put = self.to.repository.put_owner(OwnerRecord { source: to, number: 0, ..owner });
         put.map(drop).map_err(|error| self.failed_to(error))
     }
+}
+
+/// What copying a backup would cost.
+pub(super) fn estimate(
+    request: &CopyRequest<'_>,
+    forbidden: &Forbidden,
+    record: &CommitRecord,
+) -> Result<BackupCopied, CopyError> {
+    let plan = plan(request.to, request.self_contained, forbidden, record)?;
+    let again = record.packs.iter().filter(|pack| plan.moving.contains(&pack.id));
+    let stored_again = again.map(|pack| pack.live).sum::<u64>();
+    Ok(BackupCopied {
+        backup: record.commit.backup,
+        packs: plan.copy.len() as u64,
+        bytes: plan.copy.iter().map(|pack| pack.size).sum::<u64>() + stored_again,
+        stored_again,
+        present: plan.present.len() as u64,
+    })
+}
+
+fn plan(
+    to: Named<'_>,
+    self_contained: bool,
+    forbidden: &Forbidden,
+    record: &CommitRecord,
+) -> Result<Plan, CopyError> {
+    let moves = |pack: &PackUse| {
+        let is_plain = pack.key == ObjectId::NONE;
+        // What is going to be deleted there is never used again, and what everybody can read does not go among what is
+        // encrypted, nor the other way round: nobody there could open it.
+        self_contained || forbidden.has_pack(pack.id) || is_plain == to.repository.is_encrypted()
+    };
+    let (moving, stays): (Vec<PackUse>, Vec<PackUse>) = record.packs.iter().copied().partition(moves);
+    let fail = |source| CopyError::Repository { repository: to.name.to_owned(), source };
+    let there = packs::present(to.repository, &stays).map_err(fail)?;
+    let (present, copy) = stays.into_iter().partition(|pack| there.contains(&pack.id));
+    Ok(Plan { copy, present, moving: moving.into_iter().map(|pack| pack.id).collect() })
 }
 
 /// What the backup needs now: packs that stayed, as far as they are still used, and those that were written.

@@ -2,7 +2,7 @@
 //! visible.
 
 use refloat_repo::RepoError;
-use refloat_types::{Advice, BackupId, Explain, SystemIdentifier};
+use refloat_types::{Advice, BackupId, Explain, Severity, SystemIdentifier};
 
 use crate::guard::GuardError;
 use crate::wal::PushError;
@@ -40,6 +40,14 @@ pub enum CopyError {
     #[error("repository \"{repository}\" has no backup {backup} of this source")]
     NoBackup {
         /// The repository.
+        repository: String,
+        /// The backup.
+        backup: BackupId,
+    },
+    /// It was not found there when it was copied.
+    #[error("repository \"{repository}\" does not show backup {backup}")]
+    NotThere {
+        /// The repository it shall be in.
         repository: String,
         /// The backup.
         backup: BackupId,
@@ -101,6 +109,28 @@ pub enum CopyError {
     },
 }
 
+impl CopyError {
+    /// Whether a repository did not answer: then nothing else can be had of it now.
+    pub fn is_unreachable(&self) -> bool {
+        self.advice().severity == Severity::Unreachable
+    }
+
+    /// The repository that it is about, where it is about one.
+    pub fn repository(&self) -> Option<&str> {
+        match self {
+            Self::Repository { repository, .. }
+            | Self::Guard { repository, .. }
+            | Self::NoSource { repository, .. }
+            | Self::NoBackup { repository, .. }
+            | Self::NotThere { repository, .. }
+            | Self::OtherCluster { repository, .. }
+            | Self::CannotRead { repository, .. }
+            | Self::WalMissing { repository, .. } => Some(repository),
+            Self::Wal { .. } | Self::State { .. } => None,
+        }
+    }
+}
+
 /// What is safe whatever failed.
 const SAFE: &str =
     "the repository it comes from is untouched; what was copied before is whole, and is not copied again";
@@ -116,6 +146,8 @@ impl Explain for CopyError {
             Self::NoBackup { .. } => {
                 Advice::usage("CPY-002", SAFE).hint("`refloat list -r REPOSITORY` shows what it has.")
             }
+            Self::NotThere { .. } => Advice::failed("CPY-007", SAFE)
+                .hint("A newer backup may have come there first, or its list lags: `refloat copy --dry-run` tells."),
             Self::OtherCluster { .. } => Advice::failed("CPY-003", SAFE)
                 .hint("Two clusters cannot be one source. Give one of them another name, in its configuration."),
             Self::CannotRead { .. } => Advice::failed("CPY-004", SAFE)

@@ -9,10 +9,10 @@ use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::repository::{SourceInfo, Uses};
 use refloat_types::{BackupId, Lsn, SystemIdentifier, TimelineId, fault};
 
-use super::carry::{Carrier, CarryWhat};
-use super::select::{Passed, Selection, select};
-use super::wal::{self, WalCopied};
-use super::{CopyError, CopyReport, CopyRequest, Named};
+use super::carry::{Carrier, CarryWhat, estimate};
+use super::select::{Selection, select};
+use super::wal::{self, WalCarrier, WalCopied};
+use super::{BackupCopied, CopyError, CopyReport, CopyRequest, Named};
 use crate::guard::{self, Guard, GuardRequest, SinceBoot};
 
 /// Copies.
@@ -64,12 +64,10 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
     let began = Instant::now();
     let to = request.to;
     let first = look(request)?;
-    if fresh.is_none() && selection(request, &first, None)?.wanted.is_empty() {
-        // Asked often, by every host: where nothing lacks, nothing is written.
-        let done = only_wal(request, &first)?;
-        if let Some(passed) = done {
-            return Ok(CopyReport { passed, ..report(request, &first, began) });
-        }
+    let chosen = selection(request, &first, fresh)?;
+    if dry || (fresh.is_none() && chosen.wanted.is_empty()) {
+        // Asked often, by every host: where no backup lacks, nothing is written but WAL, which needs no pin.
+        return without_a_pin(request, &first, chosen, dry, began);
     }
     let enrolled = to.repository.ensure_enrolled(request.clock.now());
     enrolled.map_err(|error| failed(to, error))?;
@@ -106,13 +104,11 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
     let selection = selection(request, &both, fresh)?;
     let mut report = CopyReport { passed: selection.passed, ..report(request, &both, began) };
     let mut wanted = selection.wanted;
-    if dry {
-        for record in &wanted {
-            report.backups.push(carrier.estimate(record)?);
-        }
-    } else if !wanted.is_empty() {
-        let source = carrier.source(request.source, &both.source)?;
-        for record in &wanted {
+    // One that cannot be copied does not keep the others back: what it lacks may never come.
+    let mut failure: Option<CopyError> = None;
+    let source = carrier.source(request.source, &both.source)?;
+    for record in &wanted {
+        let one = || -> Result<Option<BackupCopied>, CopyError> {
             fault::point("copy.before_backup")
                 .map_err(|e| failed(to, RepoError::internal("copy a backup", e)))?;
             guard.look_again().map_err(|error| guarded(to, error))?;
@@ -123,15 +119,55 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
                     names.map_err(|error| unreadable(request.from, error))?
                 }
             };
-            report.backups.extend(carrier.carry(&CarryWhat { record, names: &names, source })?);
+            carrier.carry(&CarryWhat { record, names: &names, source })
+        };
+        match one() {
+            Ok(copied) => report.backups.extend(copied),
+            Err(error) if error.is_unreachable() => return Err(failure.unwrap_or(error)),
+            Err(error) => failure = failure.or(Some(error)),
         }
+    }
+    if let Some(fresh) = fresh {
+        // A list may lag, and somebody else's backup may have come first: only what is there counts.
+        let there = to.repository.find_commit(source, fresh.backup).map_err(|error| failed(to, error))?;
+        if there.is_none() {
+            let (repository, backup) = (to.name.to_owned(), fresh.backup);
+            return Err(failure.unwrap_or(CopyError::NotThere { repository, backup }));
+        }
+        report.seconds = began.elapsed().as_secs_f64();
+        return Ok(report);
     }
     if request.wal {
         wanted.extend(&both.to);
-        report.wal = copy_wal(request, &carrier, &both.source, &wanted, dry)?;
+        report.wal = copy_wal(request, &both.source, &wanted, false, &mut failure)?;
     }
     report.seconds = began.elapsed().as_secs_f64();
-    Ok(report)
+    failure.map_or(Ok(report), Err)
+}
+
+/// What needs no pin: to say what would be copied, and WAL, which nobody deletes while it is young.
+fn without_a_pin(
+    request: &CopyRequest<'_>,
+    both: &Both,
+    chosen: Selection<'_>,
+    dry: bool,
+    began: Instant,
+) -> Result<CopyReport, CopyError> {
+    let mut out = CopyReport { passed: chosen.passed, ..report(request, both, began) };
+    let mut wanted = chosen.wanted;
+    if !wanted.is_empty() {
+        let forbidden = guard::forbidden(request.to.repository).map_err(|error| failed(request.to, error))?;
+        for record in &wanted {
+            out.backups.push(estimate(request, &forbidden, record)?);
+        }
+    }
+    let mut failure = None;
+    if request.wal {
+        wanted.extend(&both.to);
+        out.wal = copy_wal(request, &both.source, &wanted, dry, &mut failure)?;
+    }
+    out.seconds = began.elapsed().as_secs_f64();
+    failure.map_or(Ok(out), Err)
 }
 
 fn report(request: &CopyRequest<'_>, both: &Both, began: Instant) -> CopyReport {
@@ -145,22 +181,6 @@ fn report(request: &CopyRequest<'_>, both: &Both, began: Instant) -> CopyReport 
         notes: both.notes.clone(),
         seconds: began.elapsed().as_secs_f64(),
     }
-}
-
-/// Where no WAL lacks either: what is passed over.
-fn only_wal(request: &CopyRequest<'_>, both: &Both) -> Result<Option<Vec<Passed>>, CopyError> {
-    let passed = selection(request, both, None)?.passed;
-    if !request.wal {
-        return Ok(Some(passed));
-    }
-    let backups: Vec<&CommitRecord> = both.to.iter().collect();
-    let systems = request.from.repository.systems_of(both.source.id).map_err(|e| failed(request.from, e))?;
-    for system in systems {
-        if !wal::missing(request.from, request.to, system, oldest(&backups, system))?.is_empty() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(passed))
 }
 
 fn unreadable(from: Named<'_>, error: RepoError) -> CopyError {
@@ -226,10 +246,10 @@ fn selection<'b>(
 
 fn copy_wal(
     request: &CopyRequest<'_>,
-    carrier: &Carrier<'_>,
     source: &SourceInfo,
     backups: &[&CommitRecord],
     dry: bool,
+    failure: &mut Option<CopyError>,
 ) -> Result<WalCopied, CopyError> {
     let mut copied = WalCopied::default();
     let systems =
@@ -244,12 +264,19 @@ fn copy_wal(
             continue;
         }
         request.progress.phase("wal", 0);
-        let files = carrier.wal_carrier()?;
+        let CopyRequest { from, to, compression, wal_timeout, clock, .. } = *request;
+        let files = WalCarrier::new(from, to, compression, wal_timeout, clock)?;
         for name in missing {
-            if let Some(bytes) = files.file(system, name)? {
-                copied.files += 1;
-                copied.bytes += bytes;
-                request.progress.advance(bytes);
+            match files.file(system, name) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    copied.files += 1;
+                    copied.bytes += bytes;
+                    request.progress.advance(bytes);
+                }
+                Err(error) if error.is_unreachable() => return Err(error),
+                // One file in conflict, or damaged, does not keep the others back.
+                Err(error) => *failure = failure.take().or(Some(error)),
             }
         }
     }

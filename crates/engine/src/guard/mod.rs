@@ -333,6 +333,14 @@ pub(crate) fn written_at(repository: &Repository, key: &Key) -> Result<Timestamp
     info.map(|info| info.created).ok_or_else(|| RepoError::Missing { object: key.to_string() })
 }
 
+/// What must not be used now, for those who only want to know.
+///
+/// # Errors
+/// When the tombstones cannot be read.
+pub(crate) fn forbidden(repository: &Repository) -> Result<Forbidden, RepoError> {
+    Forbidden::read(repository)
+}
+
 /// Begins to guard a job that only reads; `None` where this host cannot write into the repository. A tombstone that cannot
 /// be read is `verify`'s business: it must not keep anybody from restoring.
 ///

@@ -7,7 +7,9 @@ use refloat_types::{Advice, Explain};
 #[derive(Debug, thiserror::Error)]
 pub enum HealError {
     /// Nothing that is right was found.
-    #[error("nothing can take the place of \"{object}\": no other repository has a right copy")]
+    #[error(
+        "nothing can take the place of \"{object}\": this host has kept no copy, and no other repository has one that can be believed here"
+    )]
     NoCopy {
         /// The object.
         object: String,

@@ -5,8 +5,9 @@
 //! missing, and the next healing makes it. What is new is verified where it lies.
 //!
 //! Packs are copied byte for byte, because they are the same in every repository that holds a backup. WAL is sealed anew under this
-//! repository's keys; the name of the object holds a keyed digest of its bytes, which the copy must have. A commit is made anew
-//! from the other's of the same backup.
+//! repository's keys; the name of the object holds a keyed digest of its bytes, which the copy must have. What is small and
+//! signed comes back byte for byte from what this host has kept. A commit that it has not kept is made anew only where
+//! this host has verified it before and everything that it names is here: nothing is ever signed on the word of a damaged object.
 
 mod error;
 mod pack;
@@ -15,7 +16,7 @@ mod wal;
 use refloat_repo::layout::Named;
 use refloat_repo::repository::is_damage;
 use refloat_repo::{Compression, RepoError, Repository};
-use refloat_store::Key;
+use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{Timestamp, fault};
 
 pub use error::HealError;
@@ -80,12 +81,23 @@ pub fn heal(request: &HealRequest<'_>, key: &Key) -> Result<Healed, HealError> {
     match look(request, &named) {
         Ok(()) => Ok(Healed::From(better.from)),
         Err(error) => {
-            // What was made is no better: the place is free for the next attempt.
-            if let Err(error) = store.delete(key) {
+            // What was made is no better: the place is free for the next attempt. Where nobody can say, it stays.
+            if is_surely_wrong(&error)
+                && let Err(error) = store.delete(key)
+            {
                 tracing::warn!(object = %key, %error, "it stays");
             }
             Err(failed(error))
         }
+    }
+}
+
+/// Whether an object was read and is not what it has to be: no store that does not answer, no key that is not at hand.
+fn is_surely_wrong(error: &RepoError) -> bool {
+    match error {
+        RepoError::Damaged { .. } => true,
+        RepoError::Store(error) => error.kind == StoreErrorKind::Truncated,
+        _ => false,
     }
 }
 
@@ -131,14 +143,10 @@ fn document<'a>(request: &'a HealRequest<'a>, named: &Named) -> Result<Option<Be
             }
             Err(_) => Ok(None),
         },
-        Named::Commit(_, _, backup) => {
+        Named::Commit(..) => {
             for other in request.others.iter().copied() {
-                // One that does not answer has no copy now.
-                let sources = other.list_sources().unwrap_or_default();
-                let found =
-                    sources.iter().find_map(|source| other.find_commit(source.id, *backup).ok().flatten());
-                if let Some(record) = found.filter(|record| other.read_commit_names(record).is_ok()) {
-                    let put = move || repository.put_commit_of(other, &record, &key, now);
+                if let Some(known) = repository.commit_beside(other, &key).map_err(unread)? {
+                    let put = move || repository.put_commit_again(&known, now);
                     let from = other.store().describe().to_owned();
                     return Ok(Some(Better { from, put: Box::new(put) }));
                 }

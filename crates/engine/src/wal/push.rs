@@ -238,7 +238,12 @@ fn keep_everywhere(
             }
         }
     }
-    if stored.len() >= acknowledge.clamp(1, repositories.len()) {
+    // Where one of them keeps what it has over a power cut, one of those must have it.
+    let is_durable = |place: usize| repositories[place].store().features().durable;
+    let mut places = 0..repositories.len();
+    let mut holders = places.clone().filter(|place| left_behind.iter().all(|left| left.place != *place));
+    let is_safe = holders.any(is_durable) || !places.any(is_durable);
+    if is_safe && stored.len() >= acknowledge.clamp(1, repositories.len()) {
         return Ok((stored, left_behind));
     }
     let mut errors: Vec<PushError> = left_behind.into_iter().map(|left| left.error).collect();

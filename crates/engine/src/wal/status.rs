@@ -118,11 +118,7 @@ pub fn status(
     };
     let mut repositories: Vec<RepositoryWal> = repositories.iter().map(of).collect();
     compare(&mut repositories);
-    Ok(WalStatus {
-        system,
-        repositories,
-        server: data_directory.map(server).transpose()?,
-    })
+    Ok(WalStatus { system, repositories, server: data_directory.map(server).transpose()? })
 }
 
 /// Counts what each repository lacks that another one has: behind where its WAL begins, and not what it has deleted.
@@ -136,7 +132,8 @@ fn compare(repositories: &mut [RepositoryWal]) {
     }
     for timeline in repositories.iter_mut().flat_map(|one| one.timelines.iter_mut().flatten()) {
         let Some(all) = all.get(&timeline.timeline) else { continue };
-        let held = |first: u64, last: u64| (first..=last).filter(|number| all.contains(*number)).count() as u64;
+        let held =
+            |first: u64, last: u64| (first..=last).filter(|number| all.contains(*number)).count() as u64;
         let inside: u64 = timeline.lost.iter().map(|(first, last)| held(*first, *last)).sum();
         let behind = match (timeline.stored.last(), all.last()) {
             (Some(own), Some(last)) if last > own => held(own + 1, last),

@@ -165,7 +165,7 @@ fn each_object_of_one_of_two_repositories() {
                     Healed::Whole,
                     "{key} {number}"
                 );
-                if !matches!(named, Named::Wal(..) | Named::Commit(..)) {
+                if !matches!(named, Named::Wal(..)) {
                     assert!(
                         fs::read(file(&first, &key)).expect("it is there") == bytes,
                         "{key}: byte for byte"
@@ -304,6 +304,52 @@ fn what_is_right_nowhere_or_may_not_be_replaced_is_left_alone() {
     fs::rename(file(&second, &other), file(&second, &renamed.parse().expect("a key"))).expect("renames");
     let error = heal(&of(&first, &others), wal).expect_err("no right copy");
     assert_eq!(error.advice().code, "HEA-001");
+}
+
+#[test]
+fn a_commit_that_was_not_kept_is_made_anew_only_where_it_was_verified() {
+    let cluster = TestCluster::builder().setting("autovacuum", "off").build();
+    let Twins { first, second, report } = twins(&cluster, encrypted);
+    let all = objects(&first);
+    let (key, bytes) =
+        all.iter().find(|(key, _)| matches!(Named::parse(key), Some(Named::Commit(..)))).expect("a commit");
+    let Some(Named::Commit(source, number, backup)) = Named::parse(key) else { panic!("{key} is no commit") };
+    assert_eq!(backup, report.backup);
+    let others = [&second.repository];
+    let cache = first
+        .repository
+        .state()
+        .path()
+        .join(format!("repositories/{}/commits/{source}", first.repository.marker().id));
+    let is_no_copy = |key: &Key| {
+        let error = heal(&of(&first, &others), key).expect_err("nobody vouches for it");
+        assert_eq!(error.advice().code, "HEA-001", "{error:?}");
+    };
+
+    // Never verified here: the name is whatever its writer says.
+    let _ = fs::remove_file(&cache);
+    replace(&first, key, Some(&flipped(bytes, bytes.len() / 2)));
+    is_no_copy(key);
+
+    // Verified here, it is what it was.
+    replace(&first, key, Some(bytes));
+    let before = first.repository.list_commits(source, &mut |_, _| {}).expect("lists").remove(0);
+    replace(&first, key, Some(&flipped(bytes, bytes.len() / 2)));
+    let named_anew = refloat_repo::layout::commit(source, number + 1, backup);
+    fs::write(file(&first, &named_anew), b"a name that nobody here knows").expect("writes");
+    is_no_copy(&named_anew);
+    is_no_copy(key);
+    fs::remove_file(file(&first, &named_anew)).expect("removes");
+    let pack = refloat_repo::layout::pack(before.packs[0].id);
+    replace(&first, &pack, None);
+    is_no_copy(key);
+    assert!(matches!(heal(&of(&first, &others), &pack), Ok(Healed::From(_)) | Err(_)));
+    if !file(&first, &pack).exists() {
+        fs::write(file(&first, &pack), &all[&pack]).expect("writes");
+    }
+    assert!(matches!(heal(&of(&first, &others), key).expect("heals"), Healed::From(_)));
+    let after = first.repository.read_commit(key).expect("it is right");
+    assert_eq!((after.commit, after.packs), (before.commit, before.packs));
 }
 
 #[test]

@@ -28,7 +28,12 @@ fn prod() -> SourceName {
 }
 
 /// A backup into `first`, and into all of `others`.
-fn make(cluster: &TestCluster, first: &Home, others: &[(&str, &Repository)], clock: &ManualClock) -> BackupReport {
+fn make(
+    cluster: &TestCluster,
+    first: &Home,
+    others: &[(&str, &Repository)],
+    clock: &ManualClock,
+) -> BackupReport {
     clock.advance(Duration::from_secs(60));
     let mut request = request(cluster, first);
     request.wanted = Wanted::Suitable;
@@ -38,7 +43,12 @@ fn make(cluster: &TestCluster, first: &Home, others: &[(&str, &Repository)], clo
     backup::run(&request).expect("a backup")
 }
 
-fn copied(from: &Home, to: &Repository, clock: &dyn Clock, change: impl FnOnce(&mut CopyRequest<'_>)) -> CopyReport {
+fn copied(
+    from: &Home,
+    to: &Repository,
+    clock: &dyn Clock,
+    change: impl FnOnce(&mut CopyRequest<'_>),
+) -> CopyReport {
     let source = prod();
     let mut request = CopyRequest {
         from: Named { name: "from", repository: &from.repository },
@@ -90,7 +100,11 @@ fn what_is_read_once_is_whole_in_each() {
         let (first, second, clock) = (home(first), home(second), clock());
         let others = [("second", &second.repository)];
         let full = make(&cluster, &first, &others, &clock);
-        assert_eq!((full.others[0].copied_bytes, full.others[0].failed.is_none()), (0, true), "written at once");
+        assert_eq!(
+            (full.others[0].copied_bytes, full.others[0].failed.is_none()),
+            (0, true),
+            "written at once"
+        );
         assert_eq!(full.others[0].backups, [full.backup]);
         change(&cluster);
         let incr = make(&cluster, &first, &others, &clock);
@@ -105,7 +119,12 @@ fn what_is_read_once_is_whole_in_each() {
         change(&cluster);
         let alone = make(&cluster, &second, &[], &clock);
         assert_eq!(alone.parent, Some(incr.backup));
-        assert!(alone.stored_bytes * 4 < full.stored_bytes, "{} of {}", alone.stored_bytes, full.stored_bytes);
+        assert!(
+            alone.stored_bytes * 4 < full.stored_bytes,
+            "{} of {}",
+            alone.stored_bytes,
+            full.stored_bytes
+        );
         compare(&cluster, &second, &alone);
     }
 }
@@ -143,7 +162,8 @@ fn a_copy_takes_what_is_missing_and_nothing_twice() {
     let cluster = TestCluster::builder().setting("autovacuum", "off").build();
     cluster.pgbench_init(5);
     quiet(&cluster);
-    let (first, second, third, clock) = (home(encrypted()), home(encrypted()), home(Protection::None), clock());
+    let (first, second, third, clock) =
+        (home(encrypted()), home(encrypted()), home(Protection::None), clock());
     let full = make(&cluster, &first, &[], &clock);
     change(&cluster);
     let incr = make(&cluster, &first, &[], &clock);

@@ -91,6 +91,18 @@ fn essence(statement: &Value) -> Value {
     bare
 }
 
+/// Whether a statement exempts nobody but those who are named: not everybody, and not who stands for nobody yet.
+fn exempts_only_named(statement: &Value) -> bool {
+    let everybody = |arn: &Value| {
+        matches!(arn.as_str(), Some("*" | "arn:aws:iam::*" | "arn:aws:iam::*:*" | Principals::PLACEHOLDER))
+    };
+    match statement.pointer("/Condition/ArnNotLike/aws:PrincipalArn") {
+        Some(Value::Array(all)) => !all.iter().any(everybody),
+        Some(one) => !everybody(one),
+        None => true,
+    }
+}
+
 fn policy(bucket: &Bucket, live: &BucketSettings, known: Asked<'_>, add: &mut Add<'_>) -> Denied {
     let generate = format!(
         "{} -r {} generate bucket-policy --expirer ARN > policy.json && aws s3api put-bucket-policy --bucket {} --policy file://policy.json",
@@ -110,8 +122,9 @@ fn policy(bucket: &Bucket, live: &BucketSettings, known: Asked<'_>, add: &mut Ad
         }
     };
     let parsed: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+    let statements = parsed["Statement"].as_array().into_iter().flatten();
     let there: Vec<Value> =
-        parsed["Statement"].as_array().map(|all| all.iter().map(essence).collect()).unwrap_or_default();
+        statements.filter(|statement| exempts_only_named(statement)).map(essence).collect();
     let wanted = bucket_policy(bucket, &Principals::new(Vec::new()));
     let mut denied = Denied::default();
     let mut lacking = Vec::new();

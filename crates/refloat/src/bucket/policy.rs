@@ -88,7 +88,8 @@ pub(crate) fn bucket_policy(bucket: &Bucket, principals: &Principals) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-/// What asks for another encryption than is configured is denied; what asks for none gets the bucket's default.
+/// What asks for another encryption than is configured is denied; what asks for none gets the bucket's default. A
+/// negated condition holds where its key is absent too, with `IfExists` or without: so the key has to be there as well.
 fn encryption(bucket: &Bucket) -> Vec<Value> {
     let mut statements = Vec::new();
     let arn = bucket.arn();
@@ -98,24 +99,22 @@ fn encryption(bucket: &Bucket) -> Vec<Value> {
             ServerSideEncryption::Aes256 => ("AES256", None),
             ServerSideEncryption::Kms(key) => ("aws:kms", Some(key)),
         };
-        let mut condition = |sid: String, test: Value| {
+        let mut condition = |sid: String, field: &str, wanted: &str| {
             statements.push(json!({
                 "Sid": sid,
                 "Effect": "Deny",
                 "Principal": "*",
                 "Action": "s3:PutObject",
                 "Resource": format!("{arn}/{}*", place.prefix),
-                "Condition": { "StringNotEqualsIfExists": test },
+                "Condition": { "StringNotEquals": { field: wanted }, "Null": { field: "false" } },
             }));
         };
-        condition(
-            format!("OnlyAsEncrypted{}", number + 1),
-            json!({ "s3:x-amz-server-side-encryption": wanted }),
-        );
+        condition(format!("OnlyAsEncrypted{}", number + 1), "s3:x-amz-server-side-encryption", wanted);
         if let Some(key) = key.filter(|key| key.starts_with("arn:")) {
             condition(
                 format!("OnlyWithThisKey{}", number + 1),
-                json!({ "s3:x-amz-server-side-encryption-aws-kms-key-id": key }),
+                "s3:x-amz-server-side-encryption-aws-kms-key-id",
+                key,
             );
         }
     }

@@ -179,6 +179,14 @@ fn each_difference_is_named_with_the_line_that_mends_it() {
     });
     assert_eq!(policy.what, "the bucket's policy lacks OnlyOverTls");
 
+    for everybody in ["*", "arn:aws:iam::*", Principals::PLACEHOLDER] {
+        let policy = one(&|bucket, live| {
+            let principals = Principals::new(vec![everybody.to_owned()]);
+            live.policy = Known::Yes(bucket_policy(bucket, &principals).to_string());
+        });
+        assert_eq!(policy.what, "the bucket's policy lacks OnlyExpirersDelete", "{everybody}");
+    }
+
     let kms = one(&|_, live| live.encryption = Known::Yes("aws:kms".to_owned()));
     assert!(kms.mend.contains("put-bucket-encryption") && kms.mend.contains("AES256"));
 }

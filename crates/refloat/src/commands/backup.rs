@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use refloat_config::{BackupWal, Checkpoint, Mode, RepositoryConfig, SourceConfig};
-use refloat_engine::backup::{
-    self, BackupError, BackupReport, BackupRequest, Other, OwnWal, RunOn, Wanted,
-};
+use refloat_engine::backup::{self, BackupError, BackupReport, BackupRequest, Other, OwnWal, RunOn, Wanted};
 use refloat_repo::Repository;
 use refloat_types::{ByteSize, Clock as _, Severity};
 
@@ -27,6 +25,8 @@ use crate::several::{self, Several};
 const PATIENCE: Duration = Duration::from_secs(72 * 3600);
 /// How long a call to one of several repositories may take.
 const PATIENCE_WITH_ONE: Duration = Duration::from_secs(60);
+/// The code of a backup that fewer repositories have than must.
+const TOO_FEW: &str = "CLI-020";
 /// How long the last WAL segment of a backup may take to arrive.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -118,7 +118,9 @@ impl Backup {
                     }
                 }
                 Ok(Made::Left(repository, why)) => {
-                    context.out.text(&format!("{} in {repository}: nothing to do here: {why}\n", source.name));
+                    context
+                        .out
+                        .text(&format!("{} in {repository}: nothing to do here: {why}\n", source.name));
                     left.push(
                         serde_json::json!({ "source": source.name, "repository": repository, "why": why }),
                     );
@@ -203,7 +205,13 @@ impl Backup {
                 healing::keep_copies(context, one);
             }
         }
-        if matches!(result, Ok(Made::Backup(..))) && all.has_later() {
+        let failed_elsewhere = match &result {
+            Ok(Made::Backup(report, _)) => report.others.iter().any(|other| other.failed.is_some()),
+            // It was made, and too few have it.
+            Err(failure) => failure.code == TOO_FEW,
+            Ok(Made::Left(..)) => false,
+        };
+        if failed_elsewhere || (matches!(result, Ok(Made::Backup(..))) && all.has_later()) {
             several::catch_up_later(context, source);
         }
         result
@@ -299,6 +307,7 @@ impl Backup {
             other => other?,
         };
         meter.finish();
+        context.note_answer(&opened.name, Ok(()));
         tell(context, opened, &report);
         let mut outcome = judge(context, opened, &report)?;
         for other in others {

@@ -78,7 +78,12 @@ impl Copy {
         }
         let (reports, failed) = self.pass(&context, &sources)?;
         context.out.document(&serde_json::json!({ "dry_run": self.dry_run, "copies": reports }));
-        failed.map_or(Ok(Outcome::Done), Err)
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        // Who names a backup wants it there.
+        let passed = self.backup.is_some() && reports.iter().any(|report| !report.passed.is_empty());
+        Ok(if passed { Outcome::Findings } else { Outcome::Done })
     }
 
     /// Works until nobody has asked for more.
@@ -118,7 +123,9 @@ impl Copy {
                     continue;
                 }
                 let result = context.open(config, Access::Bulk);
-                context.note_answer(config.name.as_str(), result.as_ref().map(drop));
+                if let Err(failure) = &result {
+                    context.note_answer(config.name.as_str(), Err(failure));
+                }
                 match result {
                     Ok(one) => opened.push(one),
                     Err(failure) => fail(failure),
@@ -171,7 +178,8 @@ impl Copy {
         to: &Opened,
     ) -> Result<Option<CopyReport>, Failure> {
         let only = self.backup.as_deref().map(str::parse::<BackupId>).transpose();
-        let only = only.map_err(|error| CliError::usage(error.to_string(), "`refloat list` shows their ids."))?;
+        let only =
+            only.map_err(|error| CliError::usage(error.to_string(), "`refloat list` shows their ids."))?;
         let policy = policy_of(source, &to.name);
         let meter = Meter::new(context.out);
         let request = CopyRequest {
@@ -197,11 +205,14 @@ impl Copy {
             return Ok(planned);
         }
         let mut operation = Operation::begin(context, "copy", Some(source.name.as_str()));
-        let result = absent_is_nothing(copy::copy(&request), self.from.is_none()).map_err(Failure::from);
+        let copied = absent_is_nothing(copy::copy(&request), self.from.is_none());
+        let blamed = copied.as_ref().err().and_then(CopyError::repository).map(str::to_owned);
+        let result = copied.map_err(Failure::from);
         meter.finish();
         match &result {
             Ok(None) => {}
             Ok(Some(report)) => {
+                context.note_answer(&to.name, Ok(()));
                 operation.bytes = report.backups.iter().map(|one| one.bytes).sum::<u64>() + report.wal.bytes;
                 operation.detail = Some(format!("from {} to {}: {}", from.name, to.name, what(report)));
                 // Asked for by every WAL segment: where nothing was done, nothing is recorded.
@@ -213,7 +224,9 @@ impl Copy {
                 context.out.text(&text(report, false));
             }
             Err(failure) => {
-                context.note_answer(&to.name, Err(failure));
+                if let Some(blamed) = &blamed {
+                    context.note_answer(blamed, Err(failure));
+                }
                 operation.detail = Some(format!("from {} to {}", from.name, to.name));
                 operation.finish_locally(&Err(failure.clone()));
             }
@@ -246,7 +259,9 @@ fn what(report: &CopyReport) -> String {
 fn text(report: &CopyReport, dry: bool) -> String {
     let (from, to) = (&report.from, &report.to);
     let nothing = report.backups.is_empty() && report.wal.files == 0;
-    let mut out = if nothing {
+    let mut out = if nothing && !report.passed.is_empty() {
+        format!("{}: nothing is copied from {from} to {to}\n", report.source)
+    } else if nothing {
         format!("{}: {to} lacks nothing that {from} has\n", report.source)
     } else if dry {
         format!("{}: would copy {} from {from} to {to}\n", report.source, what(report))

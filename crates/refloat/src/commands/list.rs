@@ -317,7 +317,8 @@ fn places(of: &[&Listed], several: bool) -> Vec<String> {
     if of.iter().all(|one| one.retention == first.retention) {
         remarks.extend(first.retention.clone());
     } else {
-        let each = of.iter().filter_map(|one| Some(format!("{} {}", one.repository, one.retention.as_ref()?)));
+        let each =
+            of.iter().filter_map(|one| Some(format!("{} {}", one.repository, one.retention.as_ref()?)));
         remarks.extend(each);
     }
     remarks

@@ -82,10 +82,10 @@ pub(crate) fn shortcomings(abilities: &Abilities) -> Vec<&'static str> {
     match abilities.conditional {
         Conditional::Refuses => {}
         Conditional::Overwrites => said.push(
-            "the store overwrites where it is told to create: Refloat draws names that cannot collide, and lists WAL before and after it is put; whoever holds these credentials can overwrite",
+            "the store overwrites where it is told to create: packs, commits, WAL and records have names that cannot collide, and WAL is listed before and after it is put; two hosts must not run `takeover` or `key rotate` at the same moment; whoever holds these credentials can overwrite",
         ),
         Conditional::Unsupported => said.push(
-            "the store does not know conditional create: Refloat draws names that cannot collide, and lists WAL before and after it is put; whoever holds these credentials can overwrite",
+            "the store does not know conditional create: packs, commits, WAL and records have names that cannot collide, and WAL is listed before and after it is put; two hosts must not run `takeover` or `key rotate` at the same moment; whoever holds these credentials can overwrite",
         ),
     }
     if !abilities.lists_at_once {

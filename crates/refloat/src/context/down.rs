@@ -33,7 +33,8 @@ pub(crate) struct Down {
 impl Down {
     fn after(before: Option<Self>, why: String, now: Timestamp) -> Self {
         let failures = before.as_ref().map_or(0, |before| before.failures).saturating_add(1);
-        let pause = FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LONGEST);
+        let pause =
+            FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LONGEST);
         let again = now.checked_add(pause).unwrap_or(now);
         Self { since: before.map_or(now, |before| before.since), again, failures, why }
     }
@@ -99,6 +100,9 @@ mod tests {
         }
         assert_eq!((down.since, down.failures), (now, 41));
         assert!(!down.holds(now.checked_add(LONGEST).expect("later")));
-        assert!(!down.holds(now.checked_sub(Duration::from_secs(86_400)).expect("earlier")), "a clock was ahead");
+        assert!(
+            !down.holds(now.checked_sub(Duration::from_secs(86_400)).expect("earlier")),
+            "a clock was ahead"
+        );
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn rescue(repository: &Repository, kit: &NewKit) -> String {
     }
     out.push_str(&program(kit, url));
     out.push_str(&key(repository));
+    out.push_str(needs(url));
     let _ = write!(
         out,
         "\n3. RECOVER\n\n\
@@ -125,6 +126,36 @@ fn fetch(url: &str, file: &KitFile) -> String {
         "webdav" => format!("    curl --fail --user USER --output {name} http://{rest}/{key}"),
         "webdavs" => format!("    curl --fail --user USER --output {name} https://{rest}/{key}"),
         _ => format!("    with any client of this store: {key}"),
+    }
+}
+
+/// What the program needs to be told of the store, beside its URL.
+fn needs(url: &str) -> &'static str {
+    match url.split_once("://").map_or("", |(scheme, _)| scheme) {
+        "s3" => {
+            "\nThe store: export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION first, and AWS_ENDPOINT_URL_S3 where the\n\
+             store is not Amazon's own (https://host:port; the aws line above then needs --endpoint-url with it).\n"
+        }
+        "sftp" => {
+            "\nThe store: -r URL alone does not reach it. Write a file rescue.toml, and `--config rescue.toml -r rescue` instead of\n\
+             -r URL below:\n\n\
+             \x20   state = \"/root/refloat-state\"\n\
+             \x20   [repository.rescue]\n\
+             \x20   url = \"sftp://user@host/path\"\n\
+             \x20   encryption = { passphrase = { file = \"/root/passphrase\" } }\n\
+             \x20   known_hosts = \"/root/known_hosts\"\n\
+             \x20   credentials = { private_key = { file = \"/root/private_key\" } }\n"
+        }
+        "webdav" | "webdavs" => {
+            "\nThe store: -r URL alone does not reach it. Write a file rescue.toml, and `--config rescue.toml -r rescue` instead of\n\
+             -r URL below:\n\n\
+             \x20   state = \"/root/refloat-state\"\n\
+             \x20   [repository.rescue]\n\
+             \x20   url = \"webdavs://host/path\"\n\
+             \x20   encryption = { passphrase = { file = \"/root/passphrase\" } }\n\
+             \x20   credentials = { user = \"USER\", password = { file = \"/root/password\" } }\n"
+        }
+        _ => "",
     }
 }
 

@@ -17,10 +17,12 @@ use refloat_types::{ObjectId, SourceId};
 
 use super::Repository;
 use super::backups::{MAX_COMMIT, commit_of};
+use super::mend::is_damage;
 use crate::binary::{BadBytes, Reader, put_bytes, put_varint};
 use crate::commit::{CommitNames, CommitRecord, decode_packs, encode_packs};
 use crate::error::RepoError;
 use crate::kind::Kind;
+use crate::layout;
 
 /// What the file begins with; a change of the format changes it.
 const MAGIC: &[u8] = b"refloat commits 1\n";
@@ -77,6 +79,20 @@ impl Repository {
         }
         cache
     }
+
+    /// The commit that this host has verified before under exactly this key, whatever the store has there now.
+    pub(super) fn verified_commit(&self, source: SourceId, key: &Key) -> Option<KnownCommit> {
+        let cache = self.commit_cache(source);
+        let mut reader = Reader::new(cache.bytes.get(cache.rows.get(key)?.clone())?);
+        if reader.bytes().ok()? != key.as_str().as_bytes() {
+            return None;
+        }
+        reader.varint().ok()?;
+        reader.take(16).ok()?;
+        let known = known_of(&mut reader, key)?;
+        let commit = &known.record.commit;
+        (layout::commit(commit.source, commit.number, commit.backup) == *key).then_some(known)
+    }
 }
 
 impl CommitCache<'_> {
@@ -95,6 +111,18 @@ impl CommitCache<'_> {
             self.kept.insert(info.key.clone(), Row::Old(range));
             return Ok(known);
         }
+        let read = self.read_anew(info);
+        if let Err(error) = &read
+            && is_damage(error)
+            && let Some(range) = self.rows.get(&info.key).cloned()
+        {
+            // What was verified before is what it can be healed by.
+            self.kept.insert(info.key.clone(), Row::Old(range));
+        }
+        read
+    }
+
+    fn read_anew(&mut self, info: &ObjectInfo) -> Result<KnownCommit, RepoError> {
         let document = self.repository.get_signed(&info.key, Kind::Commit, MAX_COMMIT)?;
         let record = commit_of(&info.key, &document)?;
         let names = match self.repository.open_document(&info.key, &document) {
@@ -119,12 +147,7 @@ impl CommitCache<'_> {
         if !is_same {
             return None;
         }
-        let agent = ObjectId(reader.array().ok()?);
-        let commit = serde_json::from_slice(reader.bytes().ok()?).ok()?;
-        let packs = decode_packs(info.key.as_str(), reader.bytes().ok()?).ok()?;
-        let names = reader.bytes().ok()?;
-        let names = if names.is_empty() { None } else { Some(serde_json::from_slice(names).ok()?) };
-        let known = KnownCommit { record: CommitRecord { commit, packs, agent }, names };
+        let known = known_of(&mut reader, &info.key)?;
         (known.names.is_some() || !self.repository.can_read()).then_some(known)
     }
 
@@ -147,6 +170,16 @@ impl CommitCache<'_> {
             tracing::debug!(%error, "what was read of backups is not kept for the next time");
         }
     }
+}
+
+/// What stands in a row behind what tells the object.
+fn known_of(reader: &mut Reader<'_>, key: &Key) -> Option<KnownCommit> {
+    let agent = ObjectId(reader.array().ok()?);
+    let commit = serde_json::from_slice(reader.bytes().ok()?).ok()?;
+    let packs = decode_packs(key.as_str(), reader.bytes().ok()?).ok()?;
+    let names = reader.bytes().ok()?;
+    let names = if names.is_empty() { None } else { Some(serde_json::from_slice(names).ok()?) };
+    Some(KnownCommit { record: CommitRecord { commit, packs, agent }, names })
 }
 
 fn encode(info: &ObjectInfo, known: &KnownCommit) -> Option<Vec<u8>> {

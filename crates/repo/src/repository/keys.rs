@@ -118,12 +118,18 @@ impl Repository {
     /// # Errors
     /// When the envelope cannot be stored: nothing that the key seals may be referred to.
     pub fn adopt_key(&self, key: &DataKey, purpose: &str, created: Timestamp) -> Result<(), RepoError> {
-        if self.store.head(&layout::envelope(key.id()))?.is_none() {
+        let object = layout::envelope(key.id());
+        if self.store.head(&object)?.is_none() {
             match self.put_envelope(key, purpose, created) {
                 // Somebody else takes it over at the same moment.
                 Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists => {}
                 other => other?,
             }
+        }
+        // What lies there under its name must be it: nobody could open the backup otherwise.
+        let document = self.get_signed(&object, Kind::Envelope, MAX_ENVELOPE)?;
+        if envelope_clear(&object, key.id(), &document)?.commitment != key.commitment() {
+            return Err(RepoError::NoKey { key: key.id(), source: KeyError::Commitment });
         }
         if purpose == MAP && !self.can_read() {
             self.keep_map_key(key)?;

@@ -91,6 +91,26 @@ pub(crate) fn is_expired(error: &opendal::Error) -> bool {
     code.is_some_and(|code| EXPIRED.contains(&code))
 }
 
+/// What a store means by a conflict; `None` where its code says nothing special. Not all are about two writers.
+fn conflict(code: &str, status: u16) -> Option<StoreErrorKind> {
+    if !matches!(status, 409 | 412) {
+        return None;
+    }
+    let says = |words: &[&str]| words.iter().any(|word| code.contains(word));
+    if says(&["Immutable", "LegalHold", "Locked", "ObjectLock"]) {
+        return Some(StoreErrorKind::Denied);
+    }
+    // Neither is an object of that name, nor gone when it is asked again.
+    if code == "BlobArchived" || code.starts_with("Lease") {
+        return Some(StoreErrorKind::Other);
+    }
+    match (status, code) {
+        // Two conditional writes at once: the other one may have won, or both were sent away.
+        (409, "ConditionalRequestConflict" | "OperationAborted") => Some(StoreErrorKind::Unreachable),
+        _ => None,
+    }
+}
+
 /// What the caller can do.
 fn kind(error: &opendal::Error, answer: &Answer) -> StoreErrorKind {
     // Credentials that cannot be had now may be had later, where a service hands them out.
@@ -106,7 +126,11 @@ fn kind(error: &opendal::Error, answer: &Answer) -> StoreErrorKind {
         // The date of a request is looked at: a clock is wrong, and asking again does not mend it.
         "RequestTimeTooSkewed" => return StoreErrorKind::Other,
         code if EXPIRED.contains(&code) => return StoreErrorKind::Denied,
-        _ => {}
+        code => {
+            if let Some(kind) = conflict(code, answer.status) {
+                return kind;
+            }
+        }
     }
     match error.kind() {
         ErrorKind::NotFound => StoreErrorKind::NotFound,
@@ -120,13 +144,14 @@ fn kind(error: &opendal::Error, answer: &Answer) -> StoreErrorKind {
             // The store does not know such a request, today and tomorrow.
             405 | 501 | 505 => StoreErrorKind::Other,
             408 | 425 | 429 | 499..=506 | 509..=599 => StoreErrorKind::Unreachable,
-            // Two conditional writes at once: the other one may have won, or both were sent away.
-            409 => StoreErrorKind::Unreachable,
+            // A conflict without a name: for all that is known, of two writers.
+            409 if code.is_empty() => StoreErrorKind::Unreachable,
             412 => StoreErrorKind::AlreadyExists,
             416 => StoreErrorKind::Truncated,
             507 => StoreErrorKind::NoSpace,
-            // No answer at all, or half of one.
-            0 | 200..=299 if error.is_temporary() => StoreErrorKind::Unreachable,
+            // No answer at all, or half of one; or the store asks for patience with the status of a mistake
+            // (`RequestTimeout`, `Throttling`).
+            0 | 200..=299 | 400 if error.is_temporary() => StoreErrorKind::Unreachable,
             _ => StoreErrorKind::Other,
         },
     }
@@ -194,6 +219,31 @@ mod tests {
         // A bucket that is not there says nothing about an object.
         let bucket = "S3Error { code: \"NoSuchBucket\", message: \"The specified bucket does not exist\" }";
         assert_eq!(said(ErrorKind::ConfigInvalid, bucket, 404).0, K::Other);
+    }
+
+    #[test]
+    fn only_conflicts_of_writers_are_worth_another_attempt() {
+        use StoreErrorKind as K;
+        for (code, kind) in [
+            ("ConditionalRequestConflict", K::Unreachable),
+            ("OperationAborted", K::Unreachable),
+            ("BlobImmutableDueToPolicy", K::Denied),
+            ("BlobImmutableDueToLegalHold", K::Denied),
+            ("BlobArchived", K::Other),
+            ("LeaseAlreadyPresent", K::Other),
+            ("InvalidBucketState", K::Other),
+        ] {
+            let message = format!("Error {{ code: \"{code}\", message: \"no\" }}");
+            assert_eq!(sorted(&error(ErrorKind::Unexpected, &message), 409).0, kind, "{code}");
+        }
+        assert_eq!(sorted(&error(ErrorKind::Unexpected, ""), 409).0, K::Unreachable);
+        // Azure's word for an object that is there, and what opendal makes of every conflict there.
+        let exists = "Error { code: \"BlobAlreadyExists\", message: \"no\" }";
+        assert_eq!(sorted(&error(ErrorKind::ConditionNotMatch, exists), 409).0, K::AlreadyExists);
+        let locked = "Error { code: \"BlobImmutableDueToPolicy\", message: \"no\" }";
+        assert_eq!(sorted(&error(ErrorKind::ConditionNotMatch, locked), 409).0, K::Denied);
+        let slow = error(ErrorKind::Unexpected, "Error { code: \"RequestTimeout\", message: \"idle\" }");
+        assert_eq!(sorted(&slow.set_temporary(), 400).0, K::Unreachable);
     }
 
     #[test]

@@ -91,7 +91,9 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<HttpTransporter, String> 
 pub(crate) fn plain_client(ca_file: Option<&Path>) -> Result<reqwest::Client, String> {
     let mut builder = reqwest::Client::builder()
         .no_proxy()
-        .redirect(reqwest::redirect::Policy::limited(3))
+        // A redirect makes other requests than were meant (after 303, a GET of what was to be put), and none is signed.
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)
         .pool_idle_timeout(IDLE)

@@ -180,8 +180,8 @@ impl ObjectWriter for Writer {
                 other => other,
             }
         });
-        let done =
-            finished.map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?;
+        let done = finished
+            .map_err(|error| StoreError::from_io("create", self.key.as_str(), &self.inner.url, error))?;
         match (done, again) {
             (Err(error), Some(body)) if guarded::wants_algorithm(&error) => {
                 self.inner.put_summed(&self.key, body.to_vec(), Some(&self.mark))

@@ -226,17 +226,8 @@ impl Inner {
         let sftp = &session.sftp;
         match naming {
             Naming::Link => sftp.hardlink(temporary, path).await.map(drop),
-            Naming::Rename => sftp.rename(temporary, path).await.map(drop),
-            Naming::Replace => {
-                // Two steps: this server has no single one. Nobody relies on it (`Features::create_new`).
-                match sftp.rename(temporary, path).await {
-                    Err(_) if sftp.lstat(path).await.is_ok() => {
-                        sftp.remove(path).await?;
-                        sftp.rename(temporary, path).await.map(drop)
-                    }
-                    other => other.map(drop),
-                }
-            }
+            // Where it fails, nothing is removed to make room: in between there would be no object at all.
+            Naming::Rename | Naming::Replace => sftp.rename(temporary, path).await.map(drop),
         }
     }
 

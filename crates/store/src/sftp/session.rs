@@ -2,22 +2,28 @@
 //!
 //! The program is OpenSSH's own because nothing else that speaks SSH has been looked at as closely: who a server is and
 //! how somebody logs in is decided there. It is started with every setting on its command line; no configuration of a
-//! user, no agent and no environment bears on it. The private key is handed over in memory and lies in no file.
+//! user, no agent and no environment bears on it. The private key is handed over in a file of ours, in memory where the
+//! system has such a place, which is removed as soon as the client has logged in; a crash before that leaves it there,
+//! readable to its owner alone.
+//!
+//! The client is started without the runtime's own way to start processes: that would put the runtime in charge of signals,
+//! in every process that uses one.
 
-use std::fs::{File, Permissions};
-use std::io::Write as _;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream as Pipe;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use russh_sftp::client::rawsession::Limits;
 use russh_sftp::client::{Config as SftpConfig, RawSftpSession};
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::net::UnixStream;
 
 use super::failure::Failed;
 use crate::StoreErrorKind;
@@ -58,7 +64,26 @@ pub(super) struct Session {
     /// Bytes of one read and one write.
     pub(super) piece: usize,
     /// The client; it is killed when this is dropped.
-    ssh: Mutex<Child>,
+    ssh: Mutex<Client>,
+}
+
+/// The client's process: killed when it is dropped.
+struct Client(Child);
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A private key in a file of its own, removed when it is dropped.
+struct KeyFile(PathBuf);
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Session {
@@ -69,21 +94,20 @@ impl Session {
             .map_err(|error| denied(format!("{} cannot be used: {error}", target.known_hosts.display())))?;
         let key = keys.get("private_key").ok_or_else(|| denied("there is no private key".to_owned()))?;
         let key =
-            in_memory(key).map_err(|error| denied(format!("the private key cannot be used: {error}")))?;
-        let mut ssh = command(target, &key, limit).spawn().map_err(|error| {
+            in_a_file(key).map_err(|error| denied(format!("the private key cannot be used: {error}")))?;
+        let started = start(command(target, &key.0, limit));
+        let (ssh, channel, errors) = started.map_err(|error| {
             Failed::new(StoreErrorKind::Other, format!("{SSH} cannot be started: {error}"))
         })?;
-        let (Some(input), Some(output), Some(errors)) =
-            (ssh.stdin.take(), ssh.stdout.take(), ssh.stderr.take())
-        else {
-            return Err(Failed::broken("the client has no pipes"));
-        };
         let said = Arc::new(Mutex::new(Vec::new()));
         let listening = tokio::spawn(listen(errors, Arc::clone(&said)));
         let settings = SftpConfig { request_timeout_secs: limit.as_secs().max(1), ..SftpConfig::default() };
-        let mut sftp = RawSftpSession::new_with_config(tokio::io::join(output, input), settings);
+        let mut sftp = RawSftpSession::new_with_config(channel, settings);
         let ssh = Mutex::new(ssh);
-        let version = match alive(&ssh, async { Ok(sftp.init().await?) }).await {
+        let first = alive(&ssh, async { Ok(sftp.init().await?) }).await;
+        // Logged in, or never.
+        drop(key);
+        let version = match first {
             Ok(version) => version,
             Err(failed) => {
                 // What the client has said last comes through its pipe.
@@ -117,9 +141,9 @@ impl Session {
 }
 
 /// The library leaves requests without an answer waiting when the connection has ended, so that is looked at.
-async fn alive<T>(ssh: &Mutex<Child>, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+async fn alive<T>(ssh: &Mutex<Client>, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
     let ended = async {
-        while matches!(ssh.lock().unwrap_or_else(PoisonError::into_inner).try_wait(), Ok(None)) {
+        while matches!(ssh.lock().unwrap_or_else(PoisonError::into_inner).0.try_wait(), Ok(None)) {
             tokio::time::sleep(LOOK).await;
         }
     };
@@ -129,23 +153,49 @@ async fn alive<T>(ssh: &Mutex<Child>, work: impl Future<Output = Result<T, Faile
     }
 }
 
-/// A file without a name that holds a secret and ends with its descriptor.
-fn in_memory(text: &str) -> std::io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("key", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.set_permissions(Permissions::from_mode(0o600))?;
+/// Starts the client: its process, what it reads and writes, and what it says.
+fn start(mut command: Command) -> io::Result<(Client, UnixStream, UnixStream)> {
+    let (channel, theirs) = Pipe::pair()?;
+    let (errors, their_errors) = Pipe::pair()?;
+    command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
+    command.stdout(Stdio::from(OwnedFd::from(theirs)));
+    command.stderr(Stdio::from(OwnedFd::from(their_errors)));
+    let client = Client(command.spawn()?);
+    // Ours would keep the ends open that the client closes.
+    drop(command);
+    let ours = |pipe: Pipe| {
+        pipe.set_nonblocking(true)?;
+        UnixStream::from_std(pipe)
+    };
+    Ok((client, ours(channel)?, ours(errors)?))
+}
+
+/// Where files lie in memory.
+const MEMORY: &str = "/dev/shm";
+
+/// A file that holds a secret. The client cannot be handed a descriptor: it closes what it inherits, and those of a process
+/// that was root may not be looked at by any other.
+fn in_a_file(text: &str) -> io::Result<KeyFile> {
+    let directory = Some(Path::new(MEMORY)).filter(|path| path.is_dir());
+    let directory = directory.map_or_else(std::env::temp_dir, Path::to_owned);
+    let mut random = [0; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = directory.join(format!("refloat-{name}"));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let kept = KeyFile(path);
     file.write_all(text.as_bytes())?;
     if !text.ends_with('\n') {
         // The client takes no key whose last line has no end.
         file.write_all(b"\n")?;
     }
-    Ok(file)
+    Ok(kept)
 }
 
-fn command(target: &Target, key: &File, limit: Duration) -> Command {
+fn command(target: &Target, key: &Path, limit: Duration) -> Command {
     let known = target.known_hosts.display().to_string().replace('%', "%%");
     let mut command = Command::new(SSH);
-    command.env_clear().current_dir("/").kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env_clear().current_dir("/");
     command.args(["-F", "none", "-T", "-x", "-a"]);
     for option in [
         "BatchMode=yes".to_owned(),
@@ -155,8 +205,7 @@ fn command(target: &Target, key: &File, limit: Duration) -> Command {
         "UpdateHostKeys=no".to_owned(),
         "IdentitiesOnly=yes".to_owned(),
         "IdentityAgent=none".to_owned(),
-        // The client closes what it inherits, so it finds the key through us.
-        format!("IdentityFile=/proc/{}/fd/{}", std::process::id(), key.as_raw_fd()),
+        format!("IdentityFile=\"{}\"", key.display().to_string().replace('%', "%%")),
         "PreferredAuthentications=publickey".to_owned(),
         "ClearAllForwardings=yes".to_owned(),
         "ControlMaster=no".to_owned(),
@@ -175,7 +224,7 @@ fn command(target: &Target, key: &File, limit: Duration) -> Command {
 }
 
 /// Keeps the last of what the client says, as long as it says something.
-async fn listen(mut errors: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
+async fn listen(mut errors: UnixStream, said: Arc<Mutex<Vec<u8>>>) {
     let mut piece = [0; 1024];
     while let Ok(length) = errors.read(&mut piece).await {
         if length == 0 {

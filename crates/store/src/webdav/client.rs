@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use http::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Body, Method, Response, StatusCode};
 
 use super::multistatus::{self, Resource};
@@ -34,7 +34,16 @@ impl Failed {
     /// What a status means that is not what was wanted.
     pub(super) fn answered(response: &Response) -> Self {
         let status = response.status();
-        let kind = match status.as_u16() {
+        let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let text = format!("the server answered {status}");
+        Self { kind: Self::kind_of(status.as_u16()), text, retry_after: wait.and_then(retry_after) }
+    }
+    /// What a status means that an answer tells of one resource.
+    fn told(status: u16) -> Self {
+        Self::new(Self::kind_of(status), format!("the server answered {status} for a part of what was asked"))
+    }
+    fn kind_of(status: u16) -> StoreErrorKind {
+        match status {
             401 | 403 | 407 => StoreErrorKind::Denied,
             404 | 410 => StoreErrorKind::NotFound,
             412 => StoreErrorKind::AlreadyExists,
@@ -43,9 +52,7 @@ impl Failed {
             // Locked by somebody: later it is not.
             408 | 423 | 425 | 429 | 500 | 502..=504 => StoreErrorKind::Unreachable,
             _ => StoreErrorKind::Other,
-        };
-        let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        Self { kind, text: format!("the server answered {status}"), retry_after: wait.and_then(retry_after) }
+        }
     }
     pub(super) fn into_error(self, action: &'static str, object: &str, store: &str) -> StoreError {
         StoreError::new(self.kind, action, object, store, Told::error(self.text, self.retry_after))
@@ -129,7 +136,7 @@ impl Client {
         Ok(response)
     }
 
-    /// Sends a request without a body that is to succeed.
+    /// Sends a request without a body that is to be done.
     pub(super) async fn must(
         &self,
         method: &str,
@@ -137,13 +144,17 @@ impl Client {
         headers: &[(&'static str, &str)],
     ) -> Result<StatusCode, Failed> {
         let response = self.send(method, path, headers, Bytes::new()).await?;
-        if response.status().is_success() { Ok(response.status()) } else { Err(Failed::answered(&response)) }
+        if is_done(response.status()) { Ok(response.status()) } else { Err(Failed::answered(&response)) }
     }
 
     /// What is at a path, with what is right below it where `depth` is "1"; nothing where nothing is.
     pub(super) async fn find(&self, path: &str, depth: &str) -> Result<Vec<Resource>, Failed> {
         let headers = [("Depth", depth), ("Content-Type", "application/xml; charset=utf-8")];
-        let response = self.send("PROPFIND", path, &headers, PROPERTIES).await?;
+        let mut response = self.send("PROPFIND", path, &headers, PROPERTIES).await?;
+        if leads_into(&response, path) {
+            // Some servers answer for a directory only where its name ends in a slash.
+            response = self.send("PROPFIND", &format!("{path}/"), &headers, PROPERTIES).await?;
+        }
         match response.status().as_u16() {
             207 => {}
             404 | 410 => return Ok(Vec::new()),
@@ -151,8 +162,34 @@ impl Client {
         }
         let document = limited(response, LONGEST).await?;
         let foreign = || Failed::new(StoreErrorKind::Other, "the server's answer is not WebDAV");
-        multistatus::parse(&document).ok_or_else(foreign)
+        let all = multistatus::parse(&document).ok_or_else(foreign)?;
+        if all.is_empty() {
+            // Not even what was asked for: that is no way to say that it is absent.
+            return Err(Failed::new(StoreErrorKind::Other, "the server's answer tells of no resource"));
+        }
+        let mut found = Vec::with_capacity(all.len());
+        for resource in all {
+            match resource.status {
+                None | Some(200..=299) => found.push(resource),
+                Some(404 | 410) => {}
+                Some(status) => return Err(Failed::told(status)),
+            }
+        }
+        Ok(found)
     }
+}
+
+/// Whether something was done: "accepted" is not done yet, and a multistatus tells what was not.
+pub(super) fn is_done(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 201 | 204)
+}
+
+/// Whether an answer sends to the same path with a slash at its end.
+fn leads_into(response: &Response, path: &str) -> bool {
+    let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    matches!(response.status().as_u16(), 301 | 302 | 307 | 308)
+        && !path.ends_with('/')
+        && place.is_some_and(|place| place.ends_with(&format!("{path}/")))
 }
 
 /// The body of an answer, up to a limit.

@@ -13,29 +13,45 @@ pub(super) struct Resource {
     pub(super) is_collection: bool,
     pub(super) size: u64,
     pub(super) modified: Option<Timestamp>,
+    /// What the server says of the resource as a whole; `None` where it tells properties only.
+    pub(super) status: Option<u16>,
 }
 
-/// Reads a document; `None` when it is no multistatus.
+/// Reads a document; `None` when it is no multistatus, or not the whole of one: what was cut short would be a list that
+/// lacks resources.
 pub(super) fn parse(document: &[u8]) -> Option<Vec<Resource>> {
     let text = std::str::from_utf8(document).ok()?;
     let mut reader = Reader::from_str(text);
     let (mut found, mut current) = (Vec::new(), None::<Resource>);
-    let (mut is_multistatus, mut value) = (false, String::new());
+    // The names of the elements that are open, and whether the outermost was closed.
+    let (mut open, mut is_whole) = (Vec::<String>::new(), false);
+    let mut value = String::new();
     loop {
         match reader.read_event().ok()? {
-            Event::Eof => return is_multistatus.then_some(found),
+            Event::Eof => return (is_whole && open.is_empty()).then_some(found),
             Event::Start(start) => {
                 value.clear();
-                match start.local_name().as_ref() {
-                    "multistatus" => is_multistatus = true,
+                let name = start.local_name().into_inner();
+                if open.is_empty() && (is_whole || name != "multistatus") {
+                    return None;
+                }
+                match name {
                     "response" => current = Some(Resource::default()),
                     "collection" => current.as_mut()?.is_collection = true,
                     _ => {}
                 }
+                open.push(name.to_owned());
             }
             Event::Empty(empty) => {
                 value.clear();
-                if empty.local_name().as_ref() == "collection"
+                let name = empty.local_name().into_inner();
+                if open.is_empty() {
+                    if is_whole || name != "multistatus" {
+                        return None;
+                    }
+                    is_whole = true;
+                }
+                if name == "collection"
                     && let Some(current) = &mut current
                 {
                     current.is_collection = true;
@@ -54,9 +70,14 @@ pub(super) fn parse(document: &[u8]) -> Option<Vec<Resource>> {
             }),
             Event::End(end) => {
                 let said = value.trim();
+                open.pop()?;
+                is_whole = open.is_empty();
+                let is_of_response = open.last().is_some_and(|name| name == "response");
                 match (end.local_name().as_ref(), &mut current) {
                     ("response", Some(_)) => found.extend(current.take()),
                     ("href", Some(current)) if current.path.is_empty() => current.path = path(said)?,
+                    // Within `propstat` it is the status of properties.
+                    ("status", Some(current)) if is_of_response => current.status = Some(status(said)?),
                     ("getcontentlength", Some(current)) => current.size = said.parse().unwrap_or(0),
                     ("getlastmodified", Some(current)) => current.modified = time(said),
                     _ => {}
@@ -85,6 +106,11 @@ fn path(href: &str) -> Option<String> {
         decoded.push(u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?);
     }
     String::from_utf8(decoded).ok().map(|path| path.trim_end_matches('/').to_owned())
+}
+
+/// The number in a status line.
+fn status(line: &str) -> Option<u16> {
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn time(text: &str) -> Option<Timestamp> {
@@ -131,6 +157,30 @@ mod tests {
         ] {
             assert_eq!(parse(bytes), None, "{bytes:?}");
         }
-        assert_eq!(parse(b"<multistatus/><multistatus></multistatus>"), Some(Vec::new()));
+        assert_eq!(parse(b"<multistatus/>"), Some(Vec::new()));
+        assert_eq!(parse(b"<multistatus></multistatus>\n"), Some(Vec::new()));
+        assert_eq!(parse(b"<multistatus/><multistatus></multistatus>"), None);
+    }
+
+    #[test]
+    fn a_document_that_was_cut_short_is_none() {
+        let whole = "<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\"><D:response><D:href>/a/</D:href><D:propstat>\
+            <D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop><D:status>HTTP/1.1 200 OK</D:status>\
+            </D:propstat></D:response><D:response><D:href>/a/x</D:href><D:propstat><D:prop><D:getcontentlength>12\
+            </D:getcontentlength></D:prop></D:propstat></D:response></D:multistatus>";
+        assert_eq!(parse(whole.as_bytes()).unwrap().len(), 2);
+        for length in 0..whole.len() {
+            assert_eq!(parse(&whole.as_bytes()[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_status_of_a_resource_is_not_that_of_its_properties() {
+        let text = "<multistatus><response><href>/a</href><status>HTTP/1.1 403 Forbidden</status></response>\
+            <response><href>/b</href><propstat><prop><getcontentlength/></prop><status>HTTP/1.1 404 Not Found</status>\
+            </propstat></response></multistatus>";
+        let found: Vec<Option<u16>> =
+            parse(text.as_bytes()).unwrap().into_iter().map(|resource| resource.status).collect();
+        assert_eq!(found, [Some(403), None]);
     }
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
-use refloat_store::Conditional;
 use refloat_repo::repository::KitWrong;
+use refloat_store::Conditional;
 use refloat_types::ByteSize;
 
 use super::{Lines, bucket};

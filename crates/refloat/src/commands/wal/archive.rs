@@ -4,9 +4,11 @@
 //! local log. A watchdog ends the process when its whole time is over, whatever hangs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use refloat_config::SourceConfig;
+use refloat_config::{RepositoryConfig, SourceConfig};
 use refloat_engine::locked::{Locked, Purpose};
 use refloat_engine::wal::push::Pushed;
 use refloat_engine::wal::{FetchOptions, PushError, PushOptions, fetch as fetch_file, push as push_file};
@@ -59,12 +61,17 @@ fn say(json: bool, failed: &Failure) {
     complain(&if json { failure::document(failed) } else { format!("{}\n", one_line(failed)) });
 }
 
-/// Ends the process with `code` when `limit` is over.
-fn watch(limit: Duration, code: i32, line: String) {
+/// Ends the process with `code` when `limit` is over. What is done by then may set it to 0: the rest is left undone.
+fn watch(limit: Duration, code: i32, line: String) -> Arc<AtomicI32> {
+    let shared = Arc::new(AtomicI32::new(code));
+    let code = Arc::clone(&shared);
     let watchdog = std::thread::Builder::new().name("watchdog".to_owned());
     let started = watchdog.spawn(move || {
         std::thread::sleep(limit);
-        complain(&line);
+        let code = code.load(Ordering::SeqCst);
+        if code != 0 {
+            complain(&line);
+        }
         #[expect(
             clippy::exit,
             reason = "a call to a dead file system never comes back; nothing is acknowledged by this"
@@ -74,6 +81,7 @@ fn watch(limit: Duration, code: i32, line: String) {
     if let Err(error) = started {
         tracing::warn!(%error, "no watchdog could be started");
     }
+    shared
 }
 
 /// The data directory that PostgreSQL starts its commands in, where this is one.
@@ -180,14 +188,25 @@ fn push_to_all(
                     let name = all.opened[left.place].name.clone();
                     let failure = Failure::of(&left.error);
                     context.note_answer(&name, Err(&failure));
-                    complain(&format!("refloat: {name} does not have {}: {}\n", stored.name, one_line(&failure)));
+                    complain(&format!(
+                        "refloat: {name} does not have {}: {}\n",
+                        stored.name,
+                        one_line(&failure)
+                    ));
                     behind.push(name);
                 }
                 for (name, failure) in &all.failed {
-                    complain(&format!("refloat: {name} does not have {}: {}\n", stored.name, one_line(failure)));
+                    complain(&format!(
+                        "refloat: {name} does not have {}: {}\n",
+                        stored.name,
+                        one_line(failure)
+                    ));
                     behind.push(name.to_string());
                 }
                 behind.extend(all.later.iter().map(ToString::to_string));
+                for stored in all.opened.iter().filter(|one| !behind.contains(&one.name)) {
+                    context.note_answer(&stored.name, Ok(()));
+                }
                 context.out.document(&serde_json::json!({
                     "name": stored.name.to_string(), "bytes": stored.file_bytes, "seconds": stored.seconds,
                     "behind": behind,
@@ -202,7 +221,8 @@ fn push_to_all(
         }
     }
     let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
-    let none = || CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.");
+    let none =
+        || CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.");
     let mut first = failed.next().unwrap_or_else(|| none().into());
     first.more.extend(failed);
     Err(first)
@@ -242,7 +262,7 @@ fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result
     })?;
     let limit = source.wal_fetch_timeout;
     // Longer than all attempts together: a call that hangs is ended by its own deadline first.
-    watch(
+    let ends_with = watch(
         limit * 2,
         i32::from(unknown),
         format!(
@@ -252,39 +272,72 @@ fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result
     );
     let mut operation = Operation::begin(&context, "wal fetch", Some(source.name.as_str()));
     operation.about = Some(name.to_string());
-    let result =
-        fetch_from_any(command, &context, &source, here.as_deref(), name, is_standby, &mut operation);
+    let asked = Asked { source: &source, here: here.as_deref(), name, is_standby, ends_with: &ends_with };
+    let result = fetch_from_any(command, &context, &asked, &mut operation);
     let told = result.as_ref().map(|()| Outcome::Done).map_err(|(failed, _)| failed.clone());
     operation.finish_locally(&told);
     result
 }
 
+/// What a fetch is asked for.
+struct Asked<'a> {
+    source: &'a SourceConfig,
+    here: Option<&'a Path>,
+    name: WalFileName,
+    is_standby: bool,
+    /// What the watchdog ends the process with.
+    ends_with: &'a AtomicI32,
+}
+
 fn fetch_from_any(
     command: &Fetch,
     context: &Context,
-    source: &SourceConfig,
-    here: Option<&Path>,
-    name: WalFileName,
-    is_standby: bool,
+    asked: &Asked<'_>,
     operation: &mut Operation,
 ) -> Result<(), FetchFailed> {
+    let Asked { source, here, name, is_standby, ends_with } = *asked;
     let unknown = if is_standby { 1 } else { 255 };
     let cannot_know = |failed: Failure| (failed, unknown);
     let until = Instant::now() + source.wal_fetch_timeout;
-    let (opened, failed) = open_patiently(context, source, is_standby, until).map_err(cannot_know)?;
-    let Some(first) = opened.first() else {
-        let none = || CliError::usage("there is no repository to fetch from", "Name one: -r NAME").into();
-        return Err(cannot_know(failed.unwrap_or_else(none)));
+    let mut opened = open_sure(context, source).map_err(cannot_know)?;
+    let mut soon = None;
+    if let Some(first) = opened.first()
+        && let Ok(system) = cluster(&first.repository, source, here)
+    {
+        // One that did not answer a moment ago is asked only where these do not have it.
+        let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
+        let deadline = until.saturating_duration_since(Instant::now());
+        let options = FetchOptions { system, deadline, is_standby: true };
+        soon = fetch_file(&repositories, &options, name, &command.dest).ok();
+    }
+    let (result, failed) = match soon {
+        Some(fetched) => (Ok(fetched), None),
+        None => {
+            let failed =
+                open_patiently(context, source, is_standby, until, &mut opened).map_err(cannot_know)?;
+            let Some(first) = opened.first() else {
+                let none =
+                    || CliError::usage("there is no repository to fetch from", "Name one: -r NAME").into();
+                return Err(cannot_know(failed.unwrap_or_else(none)));
+            };
+            let system = cluster(&first.repository, source, here).map_err(cannot_know)?;
+            let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
+            let deadline = until.saturating_duration_since(Instant::now());
+            let options = FetchOptions { system, deadline, is_standby };
+            (fetch_file(&repositories, &options, name, &command.dest), failed)
+        }
     };
-    let system = cluster(&first.repository, source, here).map_err(cannot_know)?;
-    let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
-    let deadline = until.saturating_duration_since(Instant::now());
-    let options = FetchOptions { system, deadline, is_standby };
-    match fetch_file(&repositories, &options, name, &command.dest) {
+    match result {
         Ok(fetched) => {
+            // The file is in its place: however long a store hangs that is mended now, this fetch is a good one.
+            ends_with.store(0, Ordering::SeqCst);
             operation.bytes = fetched.bytes;
             for why in &fetched.passed_over {
                 complain(&format!("refloat: passed over: {why}\n"));
+            }
+            let answered = opened.iter().find(|one| one.repository.store().describe() == fetched.repository);
+            if let Some(answered) = answered {
+                context.note_answer(&answered.name, Ok(()));
             }
             mend(context, source, &opened, &fetched.damaged);
             context.out.document(&serde_json::json!({
@@ -315,26 +368,63 @@ fn mend(context: &Context, source: &SourceConfig, opened: &[Opened], damaged: &[
     }
 }
 
-/// Opens what can be opened of a source's repositories; asks again until `until` while one cannot.
+/// Opens those of a source's repositories that can be, where others are left alone for now; none where all are to be asked.
+fn open_sure(context: &Context, source: &SourceConfig) -> Result<Vec<Opened>, Failure> {
+    // Who names one means it.
+    if context.global.repository.is_some() {
+        return Ok(Vec::new());
+    }
+    let all = context.repositories(Some(source))?;
+    let (doubtful, sure): (Vec<RepositoryConfig>, Vec<RepositoryConfig>) =
+        all.into_iter().partition(|config| context.is_left_alone(config.name.as_str()));
+    let mut opened = Vec::new();
+    if !doubtful.is_empty() {
+        open_more(context, source, sure, &mut opened);
+    }
+    Ok(opened)
+}
+
+/// Opens these at once, so that one that does not answer keeps nobody waiting for another. Answers what the first that cannot
+/// be opened said.
+fn open_more(
+    context: &Context,
+    source: &SourceConfig,
+    configs: Vec<RepositoryConfig>,
+    opened: &mut Vec<Opened>,
+) -> Option<Failure> {
+    let mut failed = None;
+    let access = Access::Within(source.wal_fetch_timeout / 2);
+    for (config, result) in several::open_at_once(context, configs, access) {
+        match result {
+            Ok(one) => opened.push(one),
+            Err(failure) => {
+                context.note_answer(config.name.as_str(), Err(&failure));
+                failed = failed.or(Some(failure));
+            }
+        }
+    }
+    failed
+}
+
+/// Opens what can be opened of a source's other repositories; asks again until `until` while none can. Answers why not all of
+/// them are open.
 fn open_patiently(
     context: &Context,
     source: &SourceConfig,
     is_standby: bool,
     until: Instant,
-) -> Result<(Vec<Opened>, Option<Failure>), Failure> {
+    opened: &mut Vec<Opened>,
+) -> Result<Option<Failure>, Failure> {
     let configs = context.repositories(Some(source))?;
-    let access = Access::Within(source.wal_fetch_timeout / 2);
     loop {
-        let (mut opened, mut failed) = (Vec::new(), None);
-        for config in &configs {
-            match context.open(config, access) {
-                Ok(one) => opened.push(one),
-                Err(failure) => failed = failed.or(Some(failure)),
-            }
-        }
+        let is_open = |config: &RepositoryConfig| opened.iter().any(|one| one.name == config.name.as_str());
+        let missing = configs.iter().filter(|config| !is_open(config)).cloned().collect();
+        let failed = open_more(context, source, missing, opened);
         let pause = Duration::from_secs(1);
         if !opened.is_empty() || is_standby || Instant::now() + pause > until {
-            return Ok((opened, failed));
+            let place = |one: &Opened| configs.iter().position(|config| config.name.as_str() == one.name);
+            opened.sort_by_key(place);
+            return Ok(failed);
         }
         std::thread::sleep(pause);
     }

@@ -37,7 +37,11 @@ pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, 
                 Ok(one) => opened.push(one),
                 Err(failure) => {
                     let since = down.map_or_else(String::new, |down| {
-                        format!(" (no answer since {}, asked {} times)", time::moment(down.since), down.failures)
+                        format!(
+                            " (no answer since {}, asked {} times)",
+                            time::moment(down.since),
+                            down.failures
+                        )
                     });
                     context.out.warn(&format!("repository {}: {}{since}", config.name, failure.message));
                 }

@@ -82,7 +82,12 @@ fn a_server_that_dies_in_the_middle_of_a_backup_and_comes_back() {
     let Some(scene) = Scene::new(false) else { return };
     fill(&scene.site);
     scene.proxy.set(Mode::Throttle(3 << 20));
-    let child = scene.site.command(&["backup", "prod", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = scene
+        .site
+        .command(&["backup", "prod", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let child = child.expect("it starts");
     let (before, _) = scene.proxy.bytes();
     assert!(wait_until(Duration::from_secs(60), || scene.proxy.bytes().0 > before + (4 << 20)), "it sends");
@@ -108,7 +113,10 @@ fn a_server_that_dies_while_wal_is_pushed_loses_none_of_it() {
     fill(&scene.site);
     scene.site.run(&["backup", "prod"]).ends(0);
     for round in 0..3 {
-        scene.site.cluster.psql("postgres", "insert into t select n, repeat('x', 500) from generate_series(1, 20000) n");
+        scene
+            .site
+            .cluster
+            .psql("postgres", "insert into t select n, repeat('x', 500) from generate_series(1, 20000) n");
         scene.proxy.set(match round {
             0 => Mode::CutRequests(1 << 20),
             1 => Mode::Reset,

@@ -150,7 +150,8 @@ fn what_must_be_acknowledged_by_both_waits_for_both() {
     let away = Away::take(&site, "second");
     site.cluster.psql("postgres", "insert into t values (1)");
     let segment = site.cluster.psql("postgres", "select pg_walfile_name(pg_switch_wal())");
-    let failed = || site.cluster.psql("postgres", "select coalesce(last_failed_wal, '') from pg_stat_archiver");
+    let failed =
+        || site.cluster.psql("postgres", "select coalesce(last_failed_wal, '') from pg_stat_archiver");
     assert!(wait_until(Duration::from_secs(30), || failed() == segment), "{}", site.cluster.log());
     let run = site.run(&["backup", "prod"]);
     assert_ne!(run.code, Some(0), "{}", run.stdout);
@@ -192,11 +193,15 @@ fn a_tier_gets_what_it_keeps_and_needs_no_server() {
     site.cluster.stop(refloat_testkit::cluster::StopMode::Fast);
     let all = listed(&site, "local");
     let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold", "--dry-run"]).ends(0);
-    assert!(run.stdout.contains("would copy 2 backups") && listed(&site, "cold").is_empty(), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("would copy 2 backups") && listed(&site, "cold").is_empty(),
+        "{}",
+        run.stdout
+    );
     let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold"]).ends(0);
     assert!(run.stdout.contains("is not copied: the retention there would not keep it"), "{}", run.stdout);
     assert_eq!(listed(&site, "cold"), all[1..]);
-    let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold", "--backup", &all[0]]).ends(0);
+    let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold", "--backup", &all[0]]).ends(3);
     assert!(run.stdout.contains("which is newer, is there already"), "{}", run.stdout);
     site.run(&["copy", "prod", "--from", "local", "--to", "nowhere"]).ends(2);
     assert_eq!(restored(&site, "cold", "from-cold"), (1..=1000).sum::<u64>().to_string());
