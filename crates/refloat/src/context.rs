@@ -467,12 +467,7 @@ impl Context {
         read_only: bool,
         state: StateDirectory,
     ) -> Result<Opened, Failure> {
-        // Who brings a passphrase for a configured place brings only that: how its store is reached is known.
-        let mut known = self.config.iter().flat_map(|config| config.repositories.values());
-        let settings = known.find(|repository| repository.url == *url).map_or_else(
-            || store::of_environment(url.location(), self.environment),
-            |repository| self.settings(repository),
-        );
+        let settings = self.settings_of_url(url);
         let options = Options { read_only, ..Options::default() };
         let store = open_store(url, &settings, access, options)?;
         let marker = Repository::read_marker(store.as_ref())?;
@@ -604,6 +599,38 @@ impl Context {
         let mut settings = self.settings(config);
         settings.conditional = self.remembered(config);
         open_store(&config.url, &settings, access, options)
+    }
+
+    /// How the store at a URL is reached. Who brings a passphrase for a configured place brings only that.
+    fn settings_of_url(&self, url: &RepositoryUrl) -> StoreSettings {
+        let mut known = self.config.iter().flat_map(|config| config.repositories.values());
+        known.find(|repository| repository.url == *url).map_or_else(
+            || store::of_environment(url.location(), self.environment),
+            |repository| self.settings(repository),
+        )
+    }
+
+    /// What a configuration has to say beside the URL so that the store of `opened` is reached as it is now. `keep` puts a secret
+    /// into a file and answers which.
+    ///
+    /// # Errors
+    /// A secret that cannot be had or kept.
+    pub(crate) fn store_lines(
+        &self,
+        opened: &Opened,
+        keep: &mut dyn FnMut(&str, &str) -> Result<PathBuf, Failure>,
+    ) -> Result<String, Failure> {
+        let settings = match self.meant()? {
+            Some(Meant::Url(url)) => self.settings_of_url(&url),
+            _ => {
+                let mut known = self.config.iter().flat_map(|config| config.repositories.values());
+                match known.find(|repository| repository.name.as_str() == opened.name) {
+                    Some(config) => self.settings(config),
+                    None => return Ok(String::new()),
+                }
+            }
+        };
+        store::lines(&settings, keep)
     }
 
     fn settings(&self, config: &RepositoryConfig) -> StoreSettings {

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use refloat_config::{Credentials as Configured, SecretReader, Sse, StoreConfig, Style as ConfiguredStyle};
@@ -10,6 +11,7 @@ use refloat_store::{Credentials, FetchKeys, Keys, Patience, ServerSideEncryption
 use refloat_types::{Location, Scheme};
 
 use super::Environment;
+use crate::error::{CliError, Failure};
 use crate::identity::is_root;
 
 /// What the configuration says of a store.
@@ -135,6 +137,69 @@ pub(super) fn of_environment(location: &Location, environment: Environment) -> S
         _ => {}
     }
     settings
+}
+
+/// Names of credentials that are no secret, and of those that are.
+const PLAIN: [&str; 3] = ["access_key_id", "account_name", "user"];
+const SECRET: [&str; 7] = [
+    "secret_access_key",
+    "session_token",
+    "service_account",
+    "account_key",
+    "sas_token",
+    "private_key",
+    "password",
+];
+
+/// The settings as lines of a configuration. Each secret goes into a file of its own, which `keep` makes and names.
+pub(super) fn lines(
+    settings: &StoreSettings,
+    keep: &mut dyn FnMut(&str, &str) -> Result<PathBuf, Failure>,
+) -> Result<String, Failure> {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let path = |path: &Path| quoted(&path.display().to_string());
+    let mut out = String::new();
+    let mut line = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            out.push_str(&format!("{key} = {value}\n"));
+        }
+    };
+    line("region", settings.region.as_deref().map(quoted));
+    line("endpoint", settings.endpoint.as_deref().map(quoted));
+    let style = match settings.style {
+        Style::Auto => None,
+        Style::Path => Some(quoted("path")),
+        Style::Virtual => Some(quoted("virtual")),
+    };
+    line("style", style);
+    line("ca_file", settings.ca_file.as_deref().map(path));
+    line("known_hosts", settings.known_hosts.as_deref().map(path));
+    let mut parts = Vec::new();
+    match &settings.credentials {
+        Credentials::Machine => {}
+        Credentials::WebIdentity { role, token_file, endpoint } => {
+            parts.push(format!("role = {}", quoted(role)));
+            parts.push(format!("token_file = {}", path(token_file)));
+            parts.extend(endpoint.as_deref().map(|endpoint| format!("sts_endpoint = {}", quoted(endpoint))));
+        }
+        Credentials::Keys(fetch) => {
+            let keys = fetch().map_err(|source| CliError::System {
+                action: "read the credentials of the store".to_owned(),
+                source,
+            })?;
+            for name in PLAIN {
+                parts.extend(keys.get(name).map(|value| format!("{name} = {}", quoted(value))));
+            }
+            for name in SECRET {
+                if let Some(value) = keys.get(name) {
+                    let file = keep(name, value)?;
+                    parts.push(format!("{name} = {{ file = {} }}", path(&file)));
+                }
+            }
+        }
+    }
+    line("credentials", (!parts.is_empty()).then(|| format!("{{ {} }}", parts.join(", "))));
+    Ok(out)
 }
 
 fn text(value: OsString) -> Option<String> {

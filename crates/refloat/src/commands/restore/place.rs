@@ -162,10 +162,15 @@ impl Place {
         } else {
             format!("{{ passphrase = {{ file = {} }} }}", quoted(&passphrase))
         };
+        let store = context.store_lines(opened, &mut |name, secret| {
+            let file = own.join(format!("store-{}", name.replace('_', "-")));
+            write_new(&file, secret).map_err(fail(&file))?;
+            Ok(file)
+        })?;
         let text = format!(
             "# Made by refloat restore, so that the server in {} can fetch its WAL.\n\
              # Remove this directory when that server has a configuration of its own, or is deleted.\n\
-             state = {}\n\n[repository.backup]\nurl = \"{}\"\nencryption = {encryption}\nfingerprint = \"{}\"\n\n\
+             state = {}\n\n[repository.backup]\nurl = \"{}\"\n{store}encryption = {encryption}\nfingerprint = \"{}\"\n\n\
              [source.{}]\nkind = \"postgres\"\ndata_directory = {}\n",
             self.directory.display(),
             quoted(&state),

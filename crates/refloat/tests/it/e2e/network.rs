@@ -69,6 +69,40 @@ impl Scene {
     }
 }
 
+/// A host that has nothing but the URL, the passphrase and the store's variables restores, and its server goes on fetching WAL.
+#[test]
+fn a_bucket_and_its_keys_are_enough() {
+    let Some(scene) = Scene::new(false) else { return };
+    let site = &scene.site;
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    site.run(&["backup", "prod"]).ends(0);
+    site.cluster.psql("postgres", "insert into t values (1)");
+    site.archive_all();
+    let to = site.path("elsewhere");
+    let mut command = site.cluster.owner().bare_command(crate::program());
+    command.env("AWS_ACCESS_KEY_ID", scene.server.access_key());
+    command.env("AWS_SECRET_ACCESS_KEY", scene.server.secret_key());
+    command.env("AWS_ENDPOINT_URL_S3", scene.proxy.endpoint()).env("AWS_REGION", "us-east-1");
+    command.arg("--passphrase-file").arg(site.path("passphrase")).args([
+        "-r",
+        "s3://backups/db1",
+        "restore",
+        "prod",
+    ]);
+    command.arg("--to").arg(&to).args(["--as", "copy", "--yes"]);
+    let run = super::site::run(&mut command).ends(0);
+    assert!(
+        !run.stdout.contains(scene.server.secret_key()) && !run.stderr.contains(scene.server.secret_key())
+    );
+    let clone = start_restored(15, &to);
+    assert_eq!(
+        clone.psql("postgres", "select count(*) from t"),
+        "1001",
+        "the last row is in WAL that was fetched"
+    );
+    prove(clone);
+}
+
 /// Data that takes some seconds to be stored through a throttled connection.
 fn fill(site: &Site) {
     site.cluster.psql(
@@ -180,7 +214,7 @@ fn of_two_kinds_one_goes_away_and_comes_back() {
         assert_eq!(one["timelines"][0]["behind_segments"], 0, "{status}");
     }
     let listed = site.run(&["list", "prod"]).ends(0).stdout;
-    assert_eq!(listed.matches("in local, bucket").count(), 2, "{listed}");
+    assert_eq!(listed.matches("in bucket, local").count(), 2, "{listed}");
     for repository in ["local", "bucket"] {
         assert_eq!(scene.restored(repository, repository), "2003");
     }
