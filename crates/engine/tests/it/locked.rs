@@ -1,7 +1,5 @@
 //! Backups into a store that locks what is new: what older packs hold is locked for longer, or stored again.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

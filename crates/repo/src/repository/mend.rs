@@ -145,7 +145,7 @@ impl Repository {
                 ControlFlow::Continue(())
             })?;
         }
-        commits.sort_by(|(_, a), (_, b)| b.created.cmp(&a.created));
+        commits.sort_by_key(|(_, info)| std::cmp::Reverse(info.created));
         commits.truncate(MOST_COMMITS);
         all.append(&mut commits);
         let mut count = 0;

@@ -39,7 +39,7 @@ impl Sshd {
         }
         let process = ServerProcess::begin(
             "sshd",
-            |owner, home| prepare(owner, home),
+            prepare,
             move |owner, home, port| {
                 fs::write(home.join("config"), config(home, port, &options)).expect("own directory");
                 owner.give(&home.join("config"));

@@ -210,10 +210,10 @@ impl World {
         let recipients = vec![identity.recipient()];
         let protection = Protection::Recipients { recipients, identity: Some(identity.clone()) };
         let mut hosts = Vec::new();
-        for n in 0..2 {
+        for (n, store) in stores.iter().enumerate() {
             let state = StateDirectory::new(states.path().join(format!("host{n}")));
             let view = View {
-                inner: Arc::clone(&stores[n]),
+                inner: Arc::clone(store),
                 clock: Arc::clone(&clock),
                 lag,
                 dies_in: Arc::new(AtomicI64::new(-1)),
