@@ -23,7 +23,8 @@ pub(crate) enum Wal {
 
 /// Archive a WAL file: PostgreSQL's archive_command
 ///
-/// Checks the file, stores it in every repository of the source, and ends with 0 only when each of them holds it durably.
+/// Checks the file, stores it in every repository of the source, and ends with 0 only when as many hold it durably as
+/// `acknowledge` says.
 /// The source is found by the data directory it is started in.
 #[derive(Debug, Args)]
 #[command(after_help = "In postgresql.conf:  archive_command = '/usr/bin/refloat wal push %p'")]
