@@ -1,6 +1,7 @@
 //! What every command starts from: the configuration, who we are, the clock, the repositories.
 
 pub(crate) mod abilities;
+mod behind;
 mod down;
 mod patient;
 mod store;

@@ -22,6 +22,7 @@ mod several;
 mod sheet;
 mod site;
 mod terminal;
+mod thaw;
 mod times;
 mod words;
 
