@@ -60,7 +60,7 @@ impl Explain for ThawError {
                 .hint("Run it again with --thaw: thaw_command asks for it, which the store may charge, and it is waited for.")
                 .hint("--dry-run --json lists the objects."),
             Self::NotAsked { repository, .. } => Advice::failed("THA-001", "nothing was written, and nothing was asked for")
-                .hint(format!("Write thaw_command = [\"/path\"] into [repository.{repository}], and run it again with --thaw; docs/src/buckets.md has such a program."))
+                .hint(format!("Write thaw_command = [\"/path\"] into [repository.{repository}], and run it again with --thaw; docs/src/cold.md has such a program."))
                 .hint("Or ask for the objects yourself and run the same command again: --dry-run --json lists them."),
             Self::Command { .. } => Advice::failed("THA-002", "nothing was written; what was asked for already stays asked for")
                 .hint("Correct the program, and run the same command again."),
@@ -127,11 +127,8 @@ fn command(context: &Context, opened: &Opened) -> Option<Vec<String>> {
 /// Starts the program and gives it the names, as they are in the bucket.
 fn run(opened: &Opened, words: &[String], cold: &[&Frozen]) -> Result<(), Failure> {
     let program = words.first().cloned().unwrap_or_default();
-    let fail = |why: String| ThawError::Command {
-        repository: opened.name.clone(),
-        program: program.clone(),
-        why,
-    };
+    let fail =
+        |why: String| ThawError::Command { repository: opened.name.clone(), program: program.clone(), why };
     let (bucket, prefix) = place(opened);
     let mut command = Command::new(&program);
     command.args(words.get(1..).unwrap_or_default()).env_clear().current_dir("/");
@@ -164,7 +161,9 @@ fn place(opened: &Opened) -> (String, String) {
 
 /// Waits until all of them can be read. Only one is asked for at a time: all have to come.
 fn wait(context: &Context, opened: &Opened, frozen: &[Frozen]) -> Result<(), Failure> {
-    context.out.say("waiting until it is thawed; this can be interrupted, and the same command goes on to wait");
+    context
+        .out
+        .say("waiting until it is thawed; this can be interrupted, and the same command goes on to wait");
     let meter = Meter::new(context.out);
     meter.phase("thawing", frozen.iter().map(|one| one.size).sum());
     let began = Instant::now();

@@ -13,7 +13,8 @@ use crate::thaw::{self, Frozen};
 impl Run<'_> {
     /// Which packs cannot be read now; what that leaves unproved is noted.
     pub(super) fn look_for_cold(&mut self, backups: &[Known]) -> Result<BTreeSet<ObjectId>, VerifyError> {
-        let named = backups.iter().flat_map(|backup| backup.record.packs.iter().map(|pack| (pack.id, pack.size)));
+        let named =
+            backups.iter().flat_map(|backup| backup.record.packs.iter().map(|pack| (pack.id, pack.size)));
         let listed = self.census.packs.iter().map(|(id, size)| (*id, *size));
         let all: BTreeMap<ObjectId, u64> = listed.chain(named).collect();
         let keys = all.iter().map(|(id, size)| (layout::pack(*id), *size)).collect();

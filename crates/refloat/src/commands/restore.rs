@@ -412,14 +412,14 @@ impl Restore {
             } else {
                 FollowTimeline::Number(found.timeline)
             },
-            restore_command: found.wal.is_some().then(|| place.restore_command(context, &self.source)),
+            restore_command: found.wal.is_some().then(|| place.restore_command(context, &self.source, false)),
             primary_conninfo: self.primary.clone(),
         };
         if becomes == Become::Standby {
             // All that comes, and what is archived next, though nothing may be now.
             recovery.target = EngineTarget::Latest;
             recovery.timeline = follow;
-            recovery.restore_command = Some(place.restore_command(context, &self.source));
+            recovery.restore_command = Some(place.restore_command(context, &self.source, true));
         } else if let Some(lsn) = found.stop_lsn {
             // The same state, without what the next transaction did.
             (recovery.target, recovery.inclusive) = (EngineTarget::Lsn(lsn), true);
@@ -530,10 +530,7 @@ impl Restore {
 
 /// Whether another repository may have what this one has not, or not at hand.
 fn is_elsewhere(failure: &Failure) -> bool {
-    let target = matches!(
-        failure.code,
-        "PIT-001" | "PIT-002" | "PIT-003" | "PIT-004" | "PIT-005" | "PIT-006" | "PIT-007" | "PIT-008" | "PIT-009" | "PIT-010"
-    );
+    let target = failure.code.starts_with("PIT-");
     target || matches!(failure.code, "RST-022" | "THA-001")
 }
 

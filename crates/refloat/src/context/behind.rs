@@ -49,7 +49,8 @@ impl Behind<'_> {
             return Ok(());
         }
         self.context.state().directory(&format!("behind/{}", self.source))?;
-        let made = fs::OpenOptions::new().create(true).append(true).open(&path).and_then(|file| file.sync_all());
+        let made =
+            fs::OpenOptions::new().create(true).append(true).open(&path).and_then(|file| file.sync_all());
         made.map_err(|source| RepoError::State { action: "write", path: path.display().to_string(), source })
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use refloat_types::Timestamp;
 
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store, StoreError,
-    Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, Version,
 };
 
 /// What a call moves.

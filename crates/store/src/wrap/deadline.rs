@@ -14,8 +14,8 @@ use refloat_types::Timestamp;
 
 use super::threads::{NoAnswer, Threads, wait};
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store, StoreError,
-    StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 /// How long calls may take.

@@ -8,8 +8,8 @@ use refloat_types::Timestamp;
 
 use crate::confirm::same_content;
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store, StoreError,
-    StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 /// How long and how often a call is made again.

@@ -100,4 +100,3 @@ const UNSIGNED: &str = "import moto.iam.access_control as access\n\
     from moto.server import main\n\
     main()";
 const XMLNS: &str = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
-

@@ -132,7 +132,9 @@ fn refuses(
     }
     // Its page hashes lie in its packs.
     let frozen = thaw::frozen(request.repository, [record])?;
-    Ok(frozen.first().map(|one| format!("what it holds is in {} and cannot be read unless it is thawed", one.class)))
+    Ok(frozen
+        .first()
+        .map(|one| format!("what it holds is in {} and cannot be read unless it is thawed", one.class)))
 }
 
 /// What was stored before encryption was turned on is not carried on: it would stay readable as long as backups are made.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use refloat_testkit::cluster::{Owner, TestCluster, skip_without};
 use refloat_testkit::servers::Moto;
@@ -9,7 +10,7 @@ use refloat_testkit::servers::Moto;
 use super::site::{Site, prove, start_restored};
 
 /// Asks the store for each object, as `thaw_command` may: names come on its input.
-fn program(server: &Moto, directory: &std::path::Path) -> String {
+fn program(server: &Moto, directory: &Path) -> String {
     let text = format!(
         "#!/usr/bin/python3\n\
          import os, sys, urllib.request\n\
@@ -29,6 +30,15 @@ fn program(server: &Moto, directory: &std::path::Path) -> String {
     path.display().to_string()
 }
 
+/// A file that only the tests' user reads.
+fn secret(directory: &Path, text: &str) -> String {
+    let path = directory.join("key");
+    fs::write(&path, text).expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+    Owner::current().give(&path);
+    path.display().to_string()
+}
+
 #[test]
 fn what_lies_in_a_cold_class_is_thawed_and_restored() {
     if skip_without(15) {
@@ -37,10 +47,7 @@ fn what_lies_in_a_cold_class_is_thawed_and_restored() {
     let Some(server) = Moto::start() else { return };
     let bucket = server.bucket("cold");
     let secrets = Owner::current().temp_dir();
-    let key = secrets.path().join("key");
-    fs::write(&key, server.secret_key()).expect("writes");
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
-    Owner::current().give(&key);
+    let key = secret(secrets.path(), server.secret_key());
     let (thaw, asked) = (program(&server, secrets.path()), secrets.path().join("asked"));
     let lines = format!(
         "url = \"s3://{bucket}/db1\"\nendpoint = \"{}\"\nstorage_class = \"DEEP_ARCHIVE\"\n\
@@ -48,12 +55,13 @@ fn what_lies_in_a_cold_class_is_thawed_and_restored() {
          thaw_command = [\"{thaw}\", \"{}\"]",
         server.endpoint(),
         server.access_key(),
-        key.display(),
+        key,
         asked.display(),
     );
     let site = Site::stored(TestCluster::builder().version(15).checksums(true), &lines, "");
     let cluster = &site.cluster;
-    cluster.psql("postgres", "create table t as select g, repeat('x', 100) x from generate_series(1, 20000) g");
+    cluster
+        .psql("postgres", "create table t as select g, repeat('x', 100) x from generate_series(1, 20000) g");
     site.backup();
     cluster.psql("postgres", "insert into t select 0, 'after the backup' from generate_series(1, 500)");
     site.archive_all();
@@ -102,17 +110,14 @@ fn a_program_that_fails_changes_nothing() {
     let Some(server) = Moto::start() else { return };
     let bucket = server.bucket("cold");
     let secrets = Owner::current().temp_dir();
-    let key = secrets.path().join("key");
-    fs::write(&key, server.secret_key()).expect("writes");
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
-    Owner::current().give(&key);
+    let key = secret(secrets.path(), server.secret_key());
     let lines = format!(
         "url = \"s3://{bucket}\"\nendpoint = \"{}\"\nstorage_class = \"GLACIER\"\n\
          credentials = {{ access_key_id = \"{}\", secret_access_key = {{ file = \"{}\" }} }}\n\
          thaw_command = [\"/bin/false\"]",
         server.endpoint(),
         server.access_key(),
-        key.display(),
+        key,
     );
     let site = Site::stored(TestCluster::builder().version(15).checksums(true), &lines, "");
     site.backup();
@@ -123,4 +128,61 @@ fn a_program_that_fails_changes_nothing() {
     let run = site.run(&["restore", "prod", "--to", &path, "--as", "copy", "--yes", "--thaw"]).ends(1);
     assert!(run.stderr.contains("THA-002") && run.stderr.contains("exit status: 1"), "{}", run.stderr);
     assert!(!to.exists());
+}
+
+/// The last of several repositories is cold: it is filled without being read, and gives back what it has alone.
+#[test]
+fn a_cold_tier_is_filled_and_gives_back() {
+    if skip_without(15) {
+        return;
+    }
+    let Some(server) = Moto::start() else { return };
+    let bucket = server.bucket("cold");
+    let secrets = Owner::current().temp_dir();
+    let key = secret(secrets.path(), server.secret_key());
+    let thaw = program(&server, secrets.path());
+    let site = Site::new(TestCluster::builder().version(15).checksums(true));
+    let text = fs::read_to_string(&site.config).expect("reads");
+    let cold = format!(
+        "\n[repository.cold]\nurl = \"s3://{bucket}/db1\"\nendpoint = \"{}\"\nmode = \"async\"\n\
+         credentials = {{ access_key_id = \"{}\", secret_access_key = {{ file = \"{key}\" }} }}\n\
+         encryption = {{ passphrase = {{ file = \"{}/passphrase\" }} }}\n\
+         storage_class = \"GLACIER\"\nthaw_command = [\"{thaw}\", \"{}\"]\n",
+        server.endpoint(),
+        server.access_key(),
+        site.home.display(),
+        secrets.path().join("asked").display(),
+    );
+    let text = text.replace("repositories = [\"local\"]", "repositories = [\"local\", \"cold\"]");
+    fs::write(&site.config, text + &cold).expect("writes");
+    site.run(&["init", "--key-kept"]).ends(0);
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    let first =
+        site.run(&["backup", "prod", "-r", "local", "--json"]).ends(0).json()["backups"][0]["backup"].clone();
+    site.cluster.psql("postgres", "insert into t values (7)");
+    site.run(&["backup", "prod", "-r", "local", "--type", "incr"]).ends(0);
+    site.archive_all();
+    site.run(&["copy", "prod", "--from", "local", "--to", "cold"]).ends(0);
+    site.cluster.psql("postgres", "insert into t values (8)");
+    site.run(&["backup", "prod", "-r", "local", "--type", "incr"]).ends(0);
+    site.archive_all();
+    // Nothing that is there is read: the second one is built on packs that are cold by now.
+    let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold"]).ends(0);
+    assert!(run.stdout.contains("copied 1 backup"), "{}", run.stdout);
+    site.run(&["verify", "-r", "cold"]).ends(0);
+
+    let away = site.home.join("local-away");
+    fs::rename(site.home.join("repo"), &away).expect("renames");
+    let to = site.path("restored");
+    let path = to.display().to_string();
+    let first = first.as_str().expect("an id");
+    let line = ["-r", "cold", "restore", "prod", "--to", &path, "--as", "copy", "--yes"];
+    site.run(&[&line[..], &["--thaw"]].concat()).ends(0);
+    let clone = start_restored(15, &to);
+    assert_eq!(
+        clone.psql("postgres", "select sum(n) from t"),
+        (1..=1000_u64).sum::<u64>().saturating_add(15).to_string()
+    );
+    prove(clone);
+    assert!(site.run(&["list", "prod", "-r", "cold"]).ends(0).stdout.contains(first));
 }
