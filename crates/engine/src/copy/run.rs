@@ -93,6 +93,7 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
         from: request.from,
         to,
         guard: &guard,
+        keep: request.keep,
         self_contained: request.self_contained,
         compression: request.compression,
         jobs: request.jobs,

@@ -278,7 +278,11 @@ impl Backup {
             repository_name: opened.name.clone(),
             others: others
                 .iter()
-                .map(|other| Other { name: other.name.clone(), repository: &other.repository })
+                .map(|other| Other {
+                    name: other.name.clone(),
+                    repository: &other.repository,
+                    keep: policy_of(source, &other.name).and_then(|policy| longest(&policy, None)),
+                })
                 .collect(),
             source: source.name.clone(),
             data_directory: source.data_directory.clone(),

@@ -17,7 +17,7 @@ use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::text::count;
 use crate::render::time;
-use crate::retention::policy_of;
+use crate::retention::{longest, policy_of};
 
 /// How long one WAL file may take.
 const WAL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -176,6 +176,7 @@ impl Copy {
             source: &source.name,
             only,
             keeps: policy.as_ref(),
+            keep: policy.as_ref().and_then(|policy| longest(policy, None)),
             self_contained: self.self_contained,
             wal: true,
             compression: to.compression,
@@ -273,6 +274,10 @@ fn text(report: &CopyReport, dry: bool) -> String {
             bytes => format!(", {} of it stored again", ByteSize(bytes)),
         };
         out.push_str(&format!("  {}  {}{again}\n", one.backup, ByteSize(one.bytes)));
+        if one.short_locks > 0 {
+            let packs = count(usize::try_from(one.short_locks).unwrap_or(usize::MAX), "older pack");
+            out.push_str(&format!("    note: the lock of {packs} ends before it may go, and this host can do nothing about that\n"));
+        }
     }
     for passed in &report.passed {
         out.push_str(&format!("  {} is not copied: {}\n", passed.backup, passed.why));
