@@ -38,6 +38,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A writer that last looked longer ago than this makes sure that its packs and its WAL are still there. Far below the shortest
 /// grace time: what was marked since then cannot have been deleted yet.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// The operation of those who copy backups: what they have stored is named by no commit for as long as it takes, as a backup's.
+pub const COPY: &str = "copy";
 /// So many packs are asked for one by one; more are listed.
 const ASK_EACH: usize = 64;
 
