@@ -352,7 +352,7 @@ fn plan(
     };
     let (moving, stays): (Vec<PackUse>, Vec<PackUse>) = record.packs.iter().copied().partition(moves);
     let fail = |source| CopyError::Repository { repository: to.name.to_owned(), source };
-    let there = packs::present(to.repository, &stays).map_err(fail)?;
+    let there = crate::packs::whole(to.repository, &stays).map_err(fail)?;
     let (present, copy) = stays.into_iter().partition(|pack| there.contains(&pack.id));
     Ok(Plan { copy, present, moving: moving.into_iter().map(|pack| pack.id).collect() })
 }

@@ -13,7 +13,6 @@ mod renew;
 mod uptime;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +25,8 @@ use refloat_types::{
     BackupId, Lsn, ObjectId, SourceId, SystemIdentifier, Timestamp, WalFileName, WalSegmentName,
     WalSegmentSize,
 };
+
+use crate::packs;
 
 pub use error::GuardError;
 pub use living::{Living, living};
@@ -40,8 +41,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// The operation of those who copy backups: what they have stored is named by no commit for as long as it takes, as a backup's.
 pub const COPY: &str = "copy";
-/// So many packs are asked for one by one; more are listed.
-const ASK_EACH: usize = 64;
 
 /// How a job begins.
 pub struct GuardRequest<'a> {
@@ -286,25 +285,9 @@ impl<'a> Guard<'a> {
         self.repository.put_tombstone(vec![key.clone()], BTreeMap::new(), marked, commit.finished).map(drop)
     }
 
-    fn all_there(&self, commit: &Commit, packs: &[PackUse]) -> Result<(), GuardError> {
-        let mut unseen: BTreeSet<ObjectId> = packs.iter().map(|pack| pack.id).collect();
-        let store = self.repository.store();
-        if unseen.len() > ASK_EACH {
-            let listed = store.list(layout::PACKS, &mut |info| {
-                if let Some(Named::Pack(id)) = Named::parse(&info.key) {
-                    unseen.remove(&id);
-                }
-                ControlFlow::Continue(())
-            });
-            listed.map_err(RepoError::from)?;
-        }
-        // A list may lag behind; a name does not.
-        let mut gone = Vec::new();
-        for id in unseen {
-            if store.head(&layout::pack(id)).map_err(RepoError::from)?.is_none() {
-                gone.push(layout::pack(id).to_string());
-            }
-        }
+    fn all_there(&self, commit: &Commit, named: &[PackUse]) -> Result<(), GuardError> {
+        let absent = packs::absent(self.repository, named)?;
+        let mut gone: Vec<String> = absent.into_iter().map(|id| layout::pack(id).to_string()).collect();
         for segment in span(commit) {
             let name = WalFileName::Segment(segment);
             if self.repository.find_wal(commit.cluster.system, name)?.is_empty() {

@@ -10,9 +10,9 @@ use refloat_repo::pack::FrameOpener;
 use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{ObjectId, Timestamp};
 
-use super::{Parent, Situation, Trust, Wanted, kind_of, lacking, may_pass};
+use super::{Parent, Situation, Trust, Wanted, kind_of, may_pass};
 use crate::backup::{BackupError, BackupRequest, others};
-use crate::thaw;
+use crate::{packs, thaw};
 
 /// How long backups may go on without one that reads every file: a disk that lies is found then.
 const UNREAD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -103,7 +103,7 @@ fn open(
     record: &CommitRecord,
 ) -> Result<Parent, RepoError> {
     let repository: &Repository = request.repository;
-    if let Some(pack) = lacking(repository, &record.packs)? {
+    if let Some(pack) = packs::lacking(repository, &record.packs)? {
         return Err(RepoError::Missing { object: layout::pack(pack).to_string() });
     }
     let keys = Arc::new(repository.map_keys(record)?);
