@@ -145,6 +145,29 @@ fn one_that_is_down_delays_nothing_and_catches_up() {
     assert!(run.stdout.contains("also in second\n"), "{}", run.stdout);
 }
 
+/// What lacks is remembered in the state directory, which may be lost.
+#[test]
+fn what_is_not_remembered_is_found_by_the_next_backup() {
+    let site = site(&[("second", "")], "");
+    site.cluster.psql("postgres", "create table t(n int)");
+    site.run(&["backup", "prod"]).ends(0);
+    let away = Away::take(&site, "second");
+    site.cluster.psql("postgres", "insert into t values (1)");
+    site.archive_all();
+    let notes = site.path("refloat-state").join("behind");
+    assert!(notes.join("prod/second").exists() || notes.join("prod/second.taken.json").exists());
+    fs::remove_dir_all(notes).expect("removes");
+    away.back();
+    site.run(&["check"]);
+    site.run(&["backup", "prod"]).ends(0);
+    let nothing_lacks = || {
+        let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+        let repositories = status["sources"][0]["repositories"].as_array().expect("repositories").clone();
+        repositories.iter().all(|one| one["timelines"][0]["behind_segments"] == 0)
+    };
+    assert!(wait_until(Duration::from_secs(60), nothing_lacks), "it never came");
+}
+
 #[test]
 fn what_must_be_acknowledged_by_both_waits_for_both() {
     let site = site(&[("second", "")], "acknowledge = 2");
