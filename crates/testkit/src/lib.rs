@@ -1,6 +1,7 @@
 //! For tests only: real PostgreSQL clusters, real store servers and a proxy before them, the contract every store must
 //! keep, fault plans.
 
+pub mod between;
 pub mod cluster;
 pub mod failpoints;
 pub mod fault_plan;

@@ -3,17 +3,27 @@
 use opendal::services::{Azblob, Gcs, S3};
 use opendal::{OperationContext, Operator};
 use refloat_types::{Location, Scheme};
+use reqsign_core::ProvideCredentialChain;
 
 use super::credentials;
+use super::kept::Kept;
 use super::transport;
 use crate::open::OpenError;
 use crate::settings::{Credentials, Keys, ServerSideEncryption, StoreSettings, Style};
+
+/// The keys that all requests of a store of S3 share; none for other kinds.
+pub(super) fn kept(location: &Location, settings: &StoreSettings) -> Result<Option<Kept>, OpenError> {
+    if location.scheme() != Scheme::S3 {
+        return Ok(None);
+    }
+    Ok(Some(Kept::new(credentials::s3(settings, &region(location, settings)?))))
+}
 
 /// An operator, made anew where credentials have changed that a service takes only when it is built.
 pub(super) fn operator(
     location: &Location,
     settings: &StoreSettings,
-    checksums: bool,
+    kept: Option<Kept>,
 ) -> Result<Operator, OpenError> {
     let fail = |why: String, hint: &str| OpenError::Settings {
         location: location.to_string(),
@@ -24,7 +34,7 @@ pub(super) fn operator(
         fail(why, "Correct ca_file, or leave it out where the system knows the certificate.")
     })?;
     let built = match location.scheme() {
-        Scheme::S3 => s3(location, settings, checksums)?,
+        Scheme::S3 => s3(location, settings, kept)?,
         Scheme::Gs => gcs(location, settings)?,
         Scheme::Azblob => azblob(location, settings)?,
         scheme => return Err(OpenError::NotBuilt { scheme }),
@@ -58,14 +68,17 @@ pub(super) fn region(location: &Location, settings: &StoreSettings) -> Result<St
 
 type Built = Result<opendal::Result<Operator>, OpenError>;
 
-fn s3(location: &Location, settings: &StoreSettings, checksums: bool) -> Built {
+fn s3(location: &Location, settings: &StoreSettings, kept: Option<Kept>) -> Built {
     let region = region(location, settings)?;
     let mut builder = S3::default()
         .bucket(location.host())
         .root(&root(location))
         .region(&region)
         .disable_config_load()
-        .credential_provider_chain(credentials::s3(settings, &region));
+        .checksum_algorithm("crc32c");
+    if let Some(kept) = kept {
+        builder = builder.credential_provider_chain(ProvideCredentialChain::new().push(kept));
+    }
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.endpoint(endpoint);
     }
@@ -89,9 +102,6 @@ fn s3(location: &Location, settings: &StoreSettings, checksums: bool) -> Built {
             builder.server_side_encryption_with_customer_managed_kms_key(key)
         }
     };
-    if checksums {
-        builder = builder.checksum_algorithm("crc32c");
-    }
     Ok(Operator::new(builder))
 }
 
