@@ -10,6 +10,7 @@ pub mod memory_store;
 pub mod proxy;
 pub mod servers;
 pub mod store_contract;
+pub mod wal;
 
 /// Says loudly that a test, or a part of one, is skipped and why. `./test` repeats it before the runner's summary, because
 /// the runner shows nothing of tests that pass.
