@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use refloat_testkit::between::{Act, Between, Seen};
-use refloat_testkit::cluster::{Owner, StopMode, TestCluster, skip_without};
+use refloat_testkit::cluster::{Owner, StopMode, TestCluster, skip_without, wait_until};
 use refloat_testkit::servers::Garage;
 use refloat_testkit::wal::change_one_record;
 
-use super::site::{Run, Site, run};
+use super::site::{Run, Site, run, start_restored};
 use super::stores::{s3, secret};
 
-/// What is done to the requests for an object of WAL: nothing, unless somebody says so.
+/// What is done to the requests for objects of WAL and lists of them: nothing, unless somebody says so.
 type Plan = Arc<Mutex<Box<dyn FnMut(&Seen<'_>) -> Act + Send>>>;
 
 /// A site in a store that takes conditions and ignores them, behind something that may answer for it.
@@ -24,7 +24,7 @@ struct Hostile {
     _server: Garage,
 }
 
-fn hostile() -> Option<Hostile> {
+fn hostile(source: &str) -> Option<Hostile> {
     if skip_without(15) {
         return None;
     }
@@ -32,7 +32,7 @@ fn hostile() -> Option<Hostile> {
     let plan: Plan = Arc::new(Mutex::new(Box::new(|_| Act::Pass)));
     let asked = Arc::clone(&plan);
     let between = Between::before(server.port(), move |seen| {
-        if !seen.target.contains("/db1/wal/") {
+        if !seen.target.contains("db1/wal/") {
             return Act::Pass;
         }
         let mut decide = asked.lock().expect("no test panics in a plan");
@@ -42,7 +42,7 @@ fn hostile() -> Option<Hostile> {
     let key = secret(secrets.path(), "key", server.secret_key());
     let lines = s3(&between.endpoint(), &server.bucket("backups"), server.access_key(), &key);
     let lines = format!("{lines}\nregion = \"{}\"", server.region());
-    let site = Site::stored(TestCluster::builder().version(15), &lines, "");
+    let site = Site::stored(TestCluster::builder().version(15), &lines, source);
     Some(Hostile { site, plan, _between: between, _secrets: secrets, _server: server })
 }
 
@@ -85,7 +85,7 @@ fn is_put(seen: &Seen<'_>) -> bool {
 
 #[test]
 fn a_store_that_overwrites_keeps_two_segments_of_one_name_and_is_said_to() {
-    let Some(mut at) = hostile() else { return };
+    let Some(mut at) = hostile("") else { return };
     let checked = at.site.run(&["check"]).stdout;
     assert!(checked.contains("the store overwrites where it is told to create"), "{checked}");
     assert!(checked.contains("can destroy what is stored"), "{checked}");
@@ -120,7 +120,7 @@ fn a_store_that_overwrites_keeps_two_segments_of_one_name_and_is_said_to() {
 
 #[test]
 fn what_a_store_says_it_holds_is_looked_for_before_it_is_acknowledged() {
-    let Some(mut at) = hostile() else { return };
+    let Some(mut at) = hostile("") else { return };
     at.site.cluster.psql("postgres", "create table t as select generate_series(1, 100) g");
     let name = at.archived();
     at.site.cluster.psql("postgres", "insert into t select generate_series(1, 100)");
@@ -159,4 +159,46 @@ fn what_a_store_says_it_holds_is_looked_for_before_it_is_acknowledged() {
     let stored = std::fs::read(&to).expect("reads");
     assert!(stored == std::fs::read(&path).expect("reads"));
     at.site.cluster.stop(StopMode::Fast);
+}
+
+/// While the store does not answer for a file that may be there, recovery must not end: PostgreSQL would promote and lose
+/// what follows. The same for the history of another timeline, for a segment, and for a segment that the store denies.
+#[test]
+fn recovery_goes_no_further_than_what_the_store_answers_for() {
+    let Some(mut at) = hostile("wal_fetch_timeout = \"2s\"\n") else { return };
+    at.site.cluster.psql("postgres", "create table t as select 1 n");
+    at.site.backup();
+    let mut last = String::new();
+    for n in 2..6 {
+        at.site.cluster.psql("postgres", &format!("insert into t values ({n})"));
+        last = at.archived();
+    }
+    at.site.cluster.stop(StopMode::Fast);
+    let directory = at.site.restore("away", &["latest", "--target-action", "promote", "--as", "copy"]);
+    let stops = |why: &str| {
+        if let Ok(mut started) = TestCluster::builder().try_start_existing(&directory) {
+            let stopped = wait_until(std::time::Duration::from_secs(120), || !started.is_running());
+            assert!(stopped, "{why}: the server must stop, not promote:\n{}", started.log());
+        }
+        assert!(directory.join("recovery.signal").exists(), "{why}: recovery has not ended");
+    };
+    at.plan(|seen| if seen.target.contains(".history") { Act::Drop } else { Act::Pass });
+    stops("history");
+    let name = last.clone();
+    at.plan(move |seen| if seen.target.contains(&name) { Act::Drop } else { Act::Pass });
+    stops("segment");
+    let name = last;
+    at.plan(move |seen| match seen.target.contains(&name) {
+        true => Act::Answer(403, "<Error><Code>AccessDenied</Code></Error>".to_owned()),
+        false => Act::Pass,
+    });
+    stops("denied");
+    at.plan(|_| Act::Pass);
+    let clone = start_restored(15, &directory);
+    clone.wait_for_end_of_recovery();
+    assert_eq!(
+        clone.psql("postgres", "select count(*) from t"),
+        "5",
+        "after the repair it goes on to the end"
+    );
 }

@@ -16,6 +16,7 @@ use refloat_testkit::between::{Act, Between, Seen};
 use refloat_testkit::cluster::{Owner, StopMode, TestCluster, skip_without, wait_until};
 use refloat_testkit::failpoints::arm;
 use refloat_testkit::servers::S3sFs;
+use refloat_types::{Clock as _, SystemClock};
 
 use super::site::{Run, Site, prove, start_restored};
 use super::stores::{age, s3, secret};
@@ -213,6 +214,42 @@ fn a_backup_that_was_stopped_for_long_is_withdrawn_or_whole() {
         let verified = at.site.run(&["verify"]).ends(0).stdout;
         assert!(!verified.contains("DAMAGE"), "{said}\n{verified}");
     }
+    let verified = at.site.run(&["verify", "--read-data"]).ends(0).stdout;
+    assert!(!verified.contains("DAMAGE"), "{verified}");
+    at.site.cluster.stop(StopMode::Fast);
+}
+
+/// Of two hosts at once one makes the backup. What a host keeps for itself can be lost at any time.
+#[test]
+fn two_hosts_do_not_make_one_backup_at_once_and_a_lost_state_costs_nothing() {
+    let Some(mut at) = stopped() else { return };
+    at.site.cluster.psql("postgres", "create table marks(n int)");
+    let full = at.site.backup();
+    at.site.archive_all();
+    let mut said = None;
+    let ahead = at.site.path("ahead");
+    let ended = at.stopped_at("backup.before_commit", false, || {
+        // The store tells seconds: of two that began in the same one either may be the first.
+        let second = SystemClock.now().as_second();
+        assert!(wait_until(Duration::from_secs(5), || SystemClock.now().as_second() > second));
+        said = Some(at.site.run(&["backup", "prod", "--type", "full"]));
+    });
+    let said = said.expect("it ran");
+    assert!(said.stderr.contains("BAK-013"), "{said:?}");
+    // It stood still for long, as far as it can tell, and looks whether all of it is there.
+    assert!(ahead.exists());
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert_eq!(at.listed().len(), 2);
+
+    std::fs::remove_dir_all(at.site.path("refloat-state")).expect("removes");
+    assert_eq!(at.listed().first(), Some(&full), "the repository alone tells");
+    let directory = at.site.restore("lost", &[&full, "--target", "immediate", "--as", "copy"]);
+    prove(start_restored(15, &directory));
+    at.site.run(&["init", "--key-kept"]).ends(0);
+    at.site.cluster.psql("postgres", "insert into marks values (1)");
+    let made = at.site.run(&["backup", "prod", "--type", "incr", "--json"]).ends(0).json();
+    assert_eq!(made["backups"][0]["type"], "incr", "{made}");
+    at.site.archive_all();
     let verified = at.site.run(&["verify", "--read-data"]).ends(0).stdout;
     assert!(!verified.contains("DAMAGE"), "{verified}");
     at.site.cluster.stop(StopMode::Fast);
