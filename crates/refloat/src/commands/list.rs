@@ -247,7 +247,9 @@ impl List {
         let opened = open_all(&context, Access::Bulk)?;
         for one in &opened {
             let kept = retention::kept(&context, one);
-            for source in sources_of(one, None)? {
+            let mut sources = usable_sources(&context, one)?;
+            sources.sort_by_key(source_name);
+            for source in sources {
                 let name = source_name(&source);
                 known.push(name.clone());
                 if self.source.as_ref().is_some_and(|wanted| *wanted != name) {

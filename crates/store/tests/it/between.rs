@@ -302,6 +302,25 @@ fn a_machine_is_who_its_metadata_service_says() {
     assert!(error.source.to_string().starts_with("credentials cannot be had: "), "{}", error.source);
 }
 
+/// Stands before a store whose unfinished uploads are told to have been begun so many hours ago, each by its place.
+pub(crate) fn begun_before(port: u16, hours: fn(usize) -> u64) -> Between {
+    let now = refloat_types::Clock::now(&refloat_types::SystemClock);
+    Between::before(port, move |seen| match seen.method == "GET" && seen.target.contains("uploads") {
+        false => Act::Pass,
+        true => Act::Change(Box::new(move |body| {
+            let text = String::from_utf8(body).unwrap();
+            let mut parts = text.split("<Initiated>");
+            let mut out = parts.next().unwrap_or_default().to_owned();
+            for (number, part) in parts.enumerate() {
+                let (_, rest) = part.split_once("</Initiated>").unwrap();
+                let begun = now - Duration::from_secs(hours(number) * 3600);
+                out += &format!("<Initiated>{begun}</Initiated>{rest}");
+            }
+            out.into()
+        })),
+    })
+}
+
 #[test]
 fn unfinished_uploads_of_ours_that_are_old_are_cleared() {
     let Some(server) = Moto::start() else { return };
@@ -312,23 +331,7 @@ fn unfinished_uploads_of_ours_that_are_old_are_cleared() {
     }
     let keys = [("access_key_id", server.access_key()), ("secret_access_key", server.secret_key())];
     let url = format!("s3://{bucket}/x");
-    let now = refloat_types::Clock::now(&refloat_types::SystemClock);
-    // It says the same day of all of them, many years ago.
-    let young = Between::before(server.port(), move |seen| match seen.target.contains("uploads") {
-        false => Act::Pass,
-        true => Act::Change(Box::new(move |body| {
-            let text = String::from_utf8(body).unwrap();
-            let hours = |hours: u64| (now - Duration::from_secs(hours * 3600)).to_string();
-            let begun = |number: usize| if number == 0 { hours(25) } else { hours(23) };
-            let mut parts = text.split("<Initiated>");
-            let mut out = parts.next().unwrap_or_default().to_owned();
-            for (number, part) in parts.enumerate() {
-                let (_, rest) = part.split_once("</Initiated>").unwrap();
-                out += &format!("<Initiated>{}</Initiated>{rest}", begun(number));
-            }
-            out.into()
-        })),
-    });
+    let young = begun_before(server.port(), |number| if number == 0 { 25 } else { 23 });
     let left = || {
         let text = server.must("GET", &format!("/{bucket}?uploads"), &[], "");
         text.matches("<Upload>").count()

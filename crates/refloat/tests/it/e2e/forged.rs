@@ -69,6 +69,7 @@ fn what_another_repositorys_hosts_have_signed_is_named_and_never_used() {
     // It is in no list, and cannot be chosen by its id.
     let listed = ours.run(&["list", "--json"]);
     assert!(!listed.stdout.contains(&foreign) && listed.stdout.contains(&backup), "{listed:?}");
+    assert!(listed.stderr.contains("is not used"), "{listed:?}");
     let to = ours.path("foreign");
     let target = to.display().to_string();
     let refused = ours.run(&["restore", "prod", &foreign, "--to", &target, "--as", "copy", "--yes"]);
@@ -98,12 +99,14 @@ fn what_another_repositorys_hosts_have_signed_is_named_and_never_used() {
         assert!(both.code == Some(0) || both.stderr.contains(first), "{}", both.stderr);
     }
 
-    // Our own comes back, whatever lies beside it.
+    // Our own goes on and comes back, whatever lies beside it.
     for name in &added {
         if name.starts_with("wal") {
             fs::remove_file(ours.repo().join(name)).expect("removes");
         }
     }
+    ours.archive_all();
+    ours.backup();
     let directory = ours.restore("copy", &[&backup, "--target", "immediate", "--as", "copy"]);
     let clone = start_restored(15, &directory);
     assert_eq!(clone.psql("postgres", "select v from t"), "ours");
