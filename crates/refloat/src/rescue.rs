@@ -136,6 +136,13 @@ fn wanted(context: &Context, opened: &Opened, url: &str, program: Option<&Progra
     hex::encode(&sha256_of(&all))
 }
 
+/// A URL without who logs in there: a kit lies in plain view and holds no name.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
+}
+
 /// Puts a kit there unless the newest one is right. Answers the new one.
 fn put(
     repository: &Repository,
@@ -189,9 +196,12 @@ impl Needed {
         // Once for each release, and where it has been taken away. What is not linked statically displaces nothing.
         let program = program.filter(|_| is_later || there.is_none());
         let renews = program.is_some() || (is_later && there.is_none());
-        let mut addresses = newest.map(|kit| kit.addresses.clone()).unwrap_or_default();
-        if !addresses.iter().any(|known| known == url) {
-            addresses.push(url.to_owned());
+        let mut addresses: Vec<String> = Vec::new();
+        let known = newest.iter().flat_map(|kit| kit.addresses.iter().map(String::as_str));
+        for address in known.chain([url]).map(without_user) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
         }
         let right = newest.is_some_and(|kit| {
             kit.sources == sources
@@ -307,6 +317,13 @@ mod tests {
         let moved = put("s3://bucket/pg", Some(&program)).expect("another URL");
         assert_eq!(moved.file(PROGRAM), Some(&file), "it is named where it lies");
         assert_eq!(moved.addresses, ["file:///backup/db1", "s3://bucket/pg"]);
+        for (url, address) in [
+            ("sftp://root@host:2222/a@b", "sftp://host:2222/a@b"),
+            ("sftp://host/a@b", "sftp://host/a@b"),
+            ("file:///a@b", "file:///a@b"),
+        ] {
+            assert_eq!(without_user(url), address);
+        }
         assert_eq!(put("file:///backup/db1", None), None);
         let kits = repository.kits().expect("lists");
         assert_eq!(repository.inspect_kits(&kits).expect("reads"), []);

@@ -1,13 +1,16 @@
 //! Objects in a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage, through OpenDAL.
 //!
 //! The calls are synchronous, as [`Store`] has it, and each has its deadline; one runtime of the process drives them all
-//! ([`runtime`]). What a crash leaves are parts of an unfinished upload, which are visible to nobody: nothing
-//! here clears them yet, a lifecycle rule of the bucket does.
+//! ([`runtime`]). What a crash leaves are parts of an unfinished upload, which are visible to nobody: in a store that speaks
+//! S3 they are cleared when they are a day old ([`abandoned`]), elsewhere a lifecycle rule does it.
 
+mod abandoned;
 mod cold;
 mod credentials;
 pub(crate) mod failure;
 mod guarded;
+mod kept;
+mod list;
 pub(crate) mod runtime;
 mod services;
 mod signed;
@@ -50,6 +53,8 @@ pub(crate) struct Inner {
     settings: StoreSettings,
     options: Options,
     operators: RwLock<Operators>,
+    /// Keys of S3.
+    kept: Option<kept::Kept>,
     /// Requests that opendal does not make; none where the store does not speak S3.
     signed: Option<Arc<signed::Signed>>,
     /// The store has asked for the algorithm of sums.
@@ -70,8 +75,12 @@ struct Operators {
 }
 
 impl Operators {
-    fn new(location: &Location, settings: &StoreSettings) -> Result<Self, OpenError> {
-        let build = |class: Option<&str>| services::operator(location, settings, class, true);
+    fn new(
+        location: &Location,
+        settings: &StoreSettings,
+        kept: Option<&kept::Kept>,
+    ) -> Result<Self, OpenError> {
+        let build = |class: Option<&str>| services::operator(location, settings, class, kept.cloned());
         Ok(match &settings.storage_class {
             None => Self { usual: build(None)?, below: None },
             Some(class) if class.below.is_empty() => Self { usual: build(Some(&class.name))?, below: None },
@@ -96,10 +105,11 @@ impl ObjectStore {
     /// # Errors
     /// Settings that do not fit.
     pub fn open(location: &Location, settings: &StoreSettings, options: Options) -> Result<Self, OpenError> {
-        let operators = Operators::new(location, settings)?;
-        let signed = match location.scheme() {
-            Scheme::S3 => Some(Arc::new(signed::Signed::new(location, settings)?)),
-            _ => None,
+        let kept = services::kept(location, settings)?;
+        let operators = Operators::new(location, settings, kept.as_ref())?;
+        let signed = match &kept {
+            Some(kept) => Some(Arc::new(signed::Signed::new(location, settings, kept.clone())?)),
+            None => None,
         };
         Ok(Self {
             inner: Arc::new(Inner {
@@ -108,6 +118,7 @@ impl ObjectStore {
                 settings: settings.clone(),
                 options,
                 operators: RwLock::new(operators),
+                kept,
                 signed,
                 wants_algorithm: AtomicBool::new(false),
                 asks: settings.conditional != Some(false),
@@ -183,7 +194,10 @@ impl Inner {
 
     /// Fetches credentials anew: the store has said that they have expired.
     fn renew(&self) {
-        match Operators::new(&self.location, &self.settings) {
+        if let Some(kept) = &self.kept {
+            return kept.forget();
+        }
+        match Operators::new(&self.location, &self.settings, None) {
             Ok(operators) => *self.operators.write().unwrap_or_else(PoisonError::into_inner) = operators,
             Err(error) => tracing::debug!(%error, "credentials could not be renewed"),
         }
@@ -225,7 +239,7 @@ impl Inner {
             Ok(value) => Ok(value),
             Err(Failed::Late) => Err((late(action, object, &self.url, limit), false)),
             Err(Failed::Answered(error, answer)) => {
-                let expired = failure::is_expired(&error);
+                let expired = failure::is_expired(&error, &answer);
                 Err((failure::sort(action, object, &self.url, &error, &answer), expired))
             }
         }
@@ -382,45 +396,7 @@ impl Store for ObjectStore {
         if !can_begin_a_key(prefix) {
             return Ok(());
         }
-        let about = ("list", prefix);
-        let lister = self.inner.call(about, 0, {
-            let prefix = prefix.to_owned();
-            move |operator| {
-                let prefix = prefix.clone();
-                async move {
-                    let options = ListOptions { recursive: true, ..ListOptions::default() };
-                    operator.lister_options(&prefix, options).await
-                }
-            }
-        })?;
-        let limit = self.inner.limit(0);
-        let mut lister = Some(lister);
-        while let Some(mut current) = lister.take() {
-            let batch = self.inner.attempt(about, limit, async move {
-                let mut batch = Vec::with_capacity(BATCH);
-                while let Some(entry) = current.try_next().await? {
-                    batch.push(entry);
-                    if batch.len() == BATCH {
-                        return Ok((batch, Some(current)));
-                    }
-                }
-                Ok((batch, None))
-            });
-            let (entries, rest) = batch.map_err(|(error, _)| error)?;
-            lister = rest;
-            for entry in entries {
-                let (Ok(key), true) = (entry.path().parse::<Key>(), entry.path().starts_with(prefix)) else {
-                    continue;
-                };
-                let metadata = entry.metadata();
-                let info = ObjectInfo { key, size: metadata.content_length(), created: created(metadata) };
-                if each(info).is_break() {
-                    return Ok(());
-                }
-            }
-        }
-        self.inner.bucket_is_there.store(true, Ordering::Relaxed);
-        Ok(())
+        self.inner.list(prefix, each)
     }
 
     fn delete(&self, key: &Key) -> Result<(), StoreError> {
@@ -442,6 +418,13 @@ impl Store for ObjectStore {
 
     fn space(&self) -> Result<Option<Space>, StoreError> {
         Ok(None)
+    }
+
+    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+        match &self.inner.signed {
+            Some(signed) if !self.inner.options.read_only => abandoned::clear(signed),
+            _ => Ok(0),
+        }
     }
 
     fn immutability(&self) -> Result<Immutability, StoreError> {
@@ -486,9 +469,6 @@ impl Store for ObjectStore {
         self.inner.signed.as_ref().map_or(Ok(Readiness::Ready), |signed| cold::readiness(signed, key))
     }
 }
-
-/// Objects handed over at once while listing: as many as a page of S3 holds.
-const BATCH: usize = 1000;
 
 impl Inner {
     /// Creates an object where the store has to be told the algorithm of its sum.

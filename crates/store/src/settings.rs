@@ -204,6 +204,8 @@ pub struct StoreSettings {
     pub known_hosts: Option<PathBuf>,
     /// Who this host is.
     pub credentials: Credentials,
+    /// Where a machine of Amazon's asks who it is, `http://host:port`, if not at the usual place.
+    pub metadata_endpoint: Option<String>,
     /// Deadlines and limits.
     pub patience: Patience,
     /// Whether creating what exists is refused, as it was seen ([`crate::probe`]); `None`: not tried yet.

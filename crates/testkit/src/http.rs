@@ -50,7 +50,7 @@ pub fn request(
     parse(&all).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is no HTTP"))
 }
 
-fn parse(all: &[u8]) -> Option<Answer> {
+pub(crate) fn parse(all: &[u8]) -> Option<Answer> {
     let end = all.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(all.get(..end)?).ok()?;
     let mut lines = head.split("\r\n");

@@ -1,6 +1,7 @@
 //! For tests only: real PostgreSQL clusters, real store servers and a proxy before them, the contract every store must
 //! keep, fault plans.
 
+pub mod between;
 pub mod cluster;
 pub mod failpoints;
 pub mod fault_plan;
@@ -9,6 +10,7 @@ pub mod memory_store;
 pub mod proxy;
 pub mod servers;
 pub mod store_contract;
+pub mod wal;
 
 /// Says loudly that a test, or a part of one, is skipped and why. `./test` repeats it before the runner's summary, because
 /// the runner shows nothing of tests that pass.

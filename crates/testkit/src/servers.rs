@@ -13,6 +13,7 @@
 //! ```
 
 mod azurite;
+mod garage;
 mod gcs;
 mod moto;
 mod process;
@@ -25,6 +26,7 @@ mod webdav;
 use std::path::PathBuf;
 
 pub use azurite::Azurite;
+pub use garage::Garage;
 pub use gcs::GcsEmulator;
 pub use moto::Moto;
 pub use process::ServerProcess;

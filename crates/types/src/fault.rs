@@ -3,9 +3,11 @@
 //! Without the feature `failpoints` a point is nothing. With it, the variable `REFLOAT_FAILPOINTS` arms points:
 //! `name=action[@n][,name=action…]`, where `@n` means "at the n-th pass" (default: every pass) and the action is
 //! `kill` (SIGKILL to ourselves), `stop` (SIGSTOP), `error`, `nospace`, or `sleep:MS`.
-//! Library tests arm points with [`arm`] instead.
+//! Library tests arm points with [`arm`] instead. A clock that is a point too can be put ahead while a process is stopped:
+//! `name=ahead:FILE`, by as many seconds as stand in the file.
 
 use std::io;
+use std::time::Duration;
 
 /// Passes the point `name`; an armed point fails, sleeps, stops or kills here.
 ///
@@ -19,6 +21,18 @@ pub fn point(name: &'static str) -> io::Result<()> {
     {
         let _ = name;
         Ok(())
+    }
+}
+
+/// How far the clock `name` is put ahead.
+#[inline]
+pub fn ahead(name: &'static str) -> Duration {
+    #[cfg(feature = "failpoints")]
+    return armed::ahead(name);
+    #[cfg(not(feature = "failpoints"))]
+    {
+        let _ = name;
+        Duration::ZERO
     }
 }
 
@@ -77,6 +91,15 @@ mod armed {
     /// The names of all points passed so far, armed or not: lets a test prove that it met every one.
     pub fn names_passed() -> Vec<&'static str> {
         state().lock().unwrap_or_else(PoisonError::into_inner).passed.iter().copied().collect()
+    }
+
+    pub(super) fn ahead(name: &'static str) -> Duration {
+        let state = state().lock().unwrap_or_else(PoisonError::into_inner);
+        let action = state.plans.get(name).map(|plan| plan.action.clone());
+        drop(state);
+        let file = action.as_deref().and_then(|action| action.strip_prefix("ahead:"));
+        let text = file.and_then(|file| std::fs::read_to_string(file).ok());
+        Duration::from_secs(text.and_then(|text| text.trim().parse().ok()).unwrap_or(0))
     }
 
     pub(super) fn pass(name: &'static str) -> io::Result<()> {

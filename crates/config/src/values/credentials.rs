@@ -16,7 +16,7 @@ use crate::values::plain::{AbsolutePath, Text};
 
 options! {
     /// Who this host is at a store. S3: the two halves of a key, a document of keys, or a role. Google Cloud Storage: a
-    /// service account. Azure: an account with its key or a token.
+    /// service account or a token. Azure: an account with its key or a token.
     pub(crate) struct CredentialsOptions {
         /// S3: the public half of a key.
         access_key_id: Text,
@@ -35,6 +35,9 @@ options! {
         sts_endpoint: Text,
         /// Google Cloud Storage: the key file of a service account, as JSON.
         service_account: SecretRef,
+        /// Google Cloud Storage: an access token instead, read again every quarter of an hour and when the store refuses it:
+        /// `{ command = ["gcloud", "auth", "print-access-token"] }`.
+        access_token: SecretRef,
         /// Azure: the storage account.
         account_name: Text,
         /// Azure: its key.
@@ -79,7 +82,7 @@ impl Credentials {
     pub(crate) fn misfit(&self, scheme: Scheme) -> Option<String> {
         let fits: &[&str] = match scheme {
             Scheme::S3 => &["access_key_id", "secret_access_key", "session_token", "from"],
-            Scheme::Gs => &["service_account"],
+            Scheme::Gs => &["service_account", "access_token"],
             Scheme::Azblob => &["account_name", "account_key", "sas_token"],
             Scheme::Sftp => &["private_key"],
             Scheme::Webdav | Scheme::Webdavs => &["user", "password"],
@@ -100,7 +103,7 @@ impl Credentials {
                 let ways = [key, has("from"), self.web_identity.is_some()];
                 ways.into_iter().filter(|way| *way).count() == 1 && parts == key
             }
-            Scheme::Gs => has("service_account"),
+            Scheme::Gs => has("service_account") != has("access_token"),
             Scheme::Azblob => has("account_name") && !(has("account_key") && has("sas_token")),
             Scheme::Sftp => has("private_key"),
             Scheme::Webdav | Scheme::Webdavs => has("user") && has("password"),
@@ -112,7 +115,9 @@ impl Credentials {
     /// What to write instead.
     pub(crate) fn hint(scheme: Scheme) -> &'static str {
         match scheme {
-            Scheme::Gs => "Write { service_account = { file = … } }; leave it out for the machine's account.",
+            Scheme::Gs => {
+                "Write { service_account = { file = … } } or { access_token = { command = […] } }; leave it out for the machine's account."
+            }
             Scheme::Azblob => {
                 "Write { account_name = \"…\", account_key = { file = … } } or { account_name = \"…\", sas_token = { file = … } }."
             }
@@ -152,6 +157,7 @@ impl Setting for Credentials {
             ("session_token", raw.session_token),
             ("from", raw.from),
             ("service_account", raw.service_account),
+            ("access_token", raw.access_token),
             ("account_key", raw.account_key),
             ("sas_token", raw.sas_token),
             ("private_key", raw.private_key),

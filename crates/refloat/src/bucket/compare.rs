@@ -165,7 +165,8 @@ fn destroys(live: &BucketSettings, denied: Denied, add: &mut Add<'_>) {
         (Known::Unknown, _) | (_, Known::Unknown) => {
             let rights = "s3:GetBucketVersioning, s3:GetBucketObjectLockConfiguration";
             let (weight, what, mend) = unknown("whether versions are kept and locked", rights);
-            add(weight, what, mend);
+            let plainly = "as far as can be told, whoever has credentials that may write or delete here can destroy what is stored";
+            add(weight, format!("{what}; {plainly}"), mend);
         }
         (versions, _) => {
             let what = match versions {

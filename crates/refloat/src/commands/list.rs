@@ -180,12 +180,22 @@ pub(crate) fn open_all(context: &Context, access: Access) -> Result<Vec<Opened>,
     Ok(opened)
 }
 
-/// The sources of a repository, or the one that is asked for.
+/// The sources of a repository; what somebody else has put there is told.
+///
+/// # Errors
+/// What the repository says.
+pub(crate) fn usable_sources(context: &Context, opened: &Opened) -> Result<Vec<SourceInfo>, Failure> {
+    Ok(opened.repository.usable_sources(&mut |key, error| {
+        context.out.warn(&format!("repository {}: source {key} is not used: {error}", opened.name));
+    })?)
+}
+
+/// The same, or the one that is asked for; nobody else's is told.
 ///
 /// # Errors
 /// What the repository says.
 pub(crate) fn sources_of(opened: &Opened, name: Option<&str>) -> Result<Vec<SourceInfo>, Failure> {
-    let mut sources = opened.repository.list_sources()?;
+    let mut sources = opened.repository.usable_sources(&mut |_, _| {})?;
     sources.retain(|source| name.is_none_or(|name| source_name(source) == name));
     sources.sort_by_key(source_name);
     Ok(sources)
@@ -237,7 +247,9 @@ impl List {
         let opened = open_all(&context, Access::Bulk)?;
         for one in &opened {
             let kept = retention::kept(&context, one);
-            for source in sources_of(one, None)? {
+            let mut sources = usable_sources(&context, one)?;
+            sources.sort_by_key(source_name);
+            for source in sources {
                 let name = source_name(&source);
                 known.push(name.clone());
                 if self.source.as_ref().is_some_and(|wanted| *wanted != name) {

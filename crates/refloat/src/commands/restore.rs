@@ -325,7 +325,7 @@ impl Restore {
     }
 
     fn find(&self, context: &Context, opened: &Opened) -> Result<SourceInfo, Failure> {
-        let sources = opened.repository.list_sources()?;
+        let sources = super::list::usable_sources(context, opened)?;
         let known: Vec<String> = sources.iter().map(source_name).collect();
         let found = sources.into_iter().find(|source| source_name(source) == self.source);
         match found {

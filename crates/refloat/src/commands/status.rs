@@ -100,7 +100,7 @@ fn look_into(
     found: &mut Found,
     known: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    for source in opened.repository.list_sources()? {
+    for source in super::list::usable_sources(context, opened)? {
         let name = source_name(&source);
         known.push(name.clone());
         if wanted.is_some_and(|wanted| wanted != name) {

@@ -57,6 +57,7 @@ pub(super) fn configured(
             ..usual
         },
         conditional: None,
+        metadata_endpoint: None,
     }
 }
 
@@ -118,6 +119,7 @@ pub(super) fn of_environment(location: &Location, environment: Environment) -> S
                     endpoint: one(&["AWS_ENDPOINT_URL_STS"]),
                 };
             }
+            settings.metadata_endpoint = one(&["AWS_EC2_METADATA_SERVICE_ENDPOINT"]);
         }
         Scheme::Gs => {
             settings.endpoint = one(&["STORAGE_EMULATOR_HOST"])
@@ -126,6 +128,8 @@ pub(super) fn of_environment(location: &Location, environment: Environment) -> S
                 settings.credentials = Credentials::Keys(Arc::new(move || {
                     Ok(Keys::default().with("service_account", std::fs::read_to_string(&file)?))
                 }));
+            } else if let Some(token) = one(&["CLOUDSDK_AUTH_ACCESS_TOKEN"]) {
+                settings.credentials = constant(Keys::default().with("access_token", token));
             } else if settings.endpoint.is_some() {
                 settings.credentials = constant(Keys::default().with("anonymous", "yes"));
             }
@@ -149,10 +153,11 @@ pub(super) fn of_environment(location: &Location, environment: Environment) -> S
 
 /// Names of credentials that are no secret, and of those that are.
 const PLAIN: [&str; 3] = ["access_key_id", "account_name", "user"];
-const SECRET: [&str; 7] = [
+const SECRET: [&str; 8] = [
     "secret_access_key",
     "session_token",
     "service_account",
+    "access_token",
     "account_key",
     "sas_token",
     "private_key",

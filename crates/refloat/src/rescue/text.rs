@@ -59,9 +59,9 @@ pub(super) fn rescue(repository: &Repository, kit: &NewKit) -> String {
     if !kit.sources.is_empty() {
         out.push_str("             (by their ids; what they are called is sealed, and `list` shows it)\n");
     }
+    out.push_str(&needs(url));
     out.push_str(&program(kit, url));
     out.push_str(&key(repository));
-    out.push_str(needs(url));
     let _ = write!(
         out,
         "\n3. RECOVER\n\n\
@@ -119,44 +119,70 @@ fn fetch(url: &str, file: &KitFile) -> String {
     let (key, name) = (&file.key, &file.name);
     match scheme {
         "file" => format!("    cp {}/{key} ./{name}", quoted(&percent_decoded(rest))),
-        "s3" => format!("    aws s3 cp s3://{rest}/{key} ./{name}"),
+        "s3" => format!(
+            "    aws s3 cp ${{AWS_ENDPOINT_URL_S3:+--endpoint-url \"$AWS_ENDPOINT_URL_S3\"}} s3://{rest}/{key} ./{name}"
+        ),
         "gs" => format!("    gcloud storage cp gs://{rest}/{key} ./{name}"),
-        "azblob" => format!("    with any client of Azure Blob Storage, from {rest}: {key}"),
-        "sftp" => format!("    sftp sftp://{rest}/{key} ./{name}"),
+        "azblob" => {
+            let (container, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let path = if path.is_empty() { key.to_string() } else { format!("{path}/{key}") };
+            format!("    az storage blob download --container-name {container} --name {path} --file {name}")
+        }
+        "sftp" => format!("    sftp {}/{key} ./{name}", with_user(url)),
         "webdav" => format!("    curl --fail --user USER --output {name} http://{rest}/{key}"),
         "webdavs" => format!("    curl --fail --user USER --output {name} https://{rest}/{key}"),
         _ => format!("    with any client of this store: {key}"),
     }
 }
 
-/// What the program needs to be told of the store, beside its URL.
-fn needs(url: &str) -> &'static str {
-    match url.split_once("://").map_or("", |(scheme, _)| scheme) {
+/// A URL of SFTP with a place for whoever logs in: who that is stands in no kit.
+fn with_user(url: &str) -> String {
+    let (scheme, rest) = url.trim_end_matches('/').split_once("://").unwrap_or(("sftp", url));
+    format!("{scheme}://USER@{rest}")
+}
+
+/// What the programs need to be told of the store, beside its URL.
+fn needs(url: &str) -> String {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    let said = match scheme {
         "s3" => {
-            "\nThe store: export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION first, and AWS_ENDPOINT_URL_S3 where the\n\
-             store is not Amazon's own (https://host:port; the aws line above then needs --endpoint-url with it).\n"
+            "export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and AWS_ENDPOINT_URL_S3 where the store is not Amazon's\n\
+             own (https://host:port). Both `aws` and `refloat` go by them. On a machine whose role may read here only AWS_REGION.\n"
+                .to_owned()
         }
-        "sftp" => {
-            "\nThe store: -r URL alone does not reach it. Write a file rescue.toml, and `--config rescue.toml -r rescue` instead of\n\
-             -r URL below:\n\n\
-             \x20   state = \"/root/refloat-state\"\n\
-             \x20   [repository.rescue]\n\
-             \x20   url = \"sftp://user@host/path\"\n\
-             \x20   encryption = { passphrase = { file = \"/root/passphrase\" } }\n\
-             \x20   known_hosts = \"/root/known_hosts\"\n\
-             \x20   credentials = { private_key = { file = \"/root/private_key\" } }\n"
+        "gs" => {
+            "export GOOGLE_APPLICATION_CREDENTIALS, the key file of a service account, for `refloat`, and log in with it for `gcloud`\n\
+             (gcloud auth activate-service-account --key-file FILE); or export CLOUDSDK_AUTH_ACCESS_TOKEN for both. On a machine whose\n\
+             account may read here nothing.\n"
+                .to_owned()
         }
-        "webdav" | "webdavs" => {
-            "\nThe store: -r URL alone does not reach it. Write a file rescue.toml, and `--config rescue.toml -r rescue` instead of\n\
-             -r URL below:\n\n\
-             \x20   state = \"/root/refloat-state\"\n\
-             \x20   [repository.rescue]\n\
-             \x20   url = \"webdavs://host/path\"\n\
-             \x20   encryption = { passphrase = { file = \"/root/passphrase\" } }\n\
-             \x20   credentials = { user = \"USER\", password = { file = \"/root/password\" } }\n"
+        "azblob" => {
+            "export AZURE_STORAGE_ACCOUNT, and AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN. Both `az` and `refloat` go by them.\n"
+                .to_owned()
         }
-        _ => "",
-    }
+        "sftp" => by_file(&with_user(url), "known_hosts = \"/root/known_hosts\"\n\
+             \x20   credentials = { private_key = { file = \"/root/private_key\" } }",
+             "USER is the name that logs in there. /root/known_hosts is what `ssh-keyscan` prints of that host, once compared with\n\
+             what its administrator says"),
+        "webdav" | "webdavs" => by_file(url.trim_end_matches('/'),
+            "credentials = { user = \"USER\", password = { file = \"/root/password\" } }",
+            "USER is the name that logs in there"),
+        _ => return String::new(),
+    };
+    format!("\nTHE STORE\n\n{said}")
+}
+
+/// A store that takes more than variables.
+fn by_file(url: &str, lines: &str, who: &str) -> String {
+    format!(
+        "-r URL alone does not reach it. Write a file rescue.toml, and `--config rescue.toml -r rescue` instead of -r URL below:\n\n\
+         \x20   state = \"/root/refloat-state\"\n\
+         \x20   [repository.rescue]\n\
+         \x20   url = \"{url}\"\n\
+         \x20   encryption = {{ passphrase = {{ file = \"/root/passphrase\" }} }}\n\
+         \x20   {lines}\n\n\
+         {who}; who may log in and by what stands nowhere in this kit.\n"
+    )
 }
 
 fn percent_decoded(path: &str) -> String {
@@ -209,10 +235,34 @@ mod tests {
         let file = KitFile { name: PROGRAM.to_owned(), key, size: 1, sha256: [0; 32] };
         for (url, line) in [
             ("file:///backup/db%201", "cp '/backup/db 1'/rescue/0000000001/refloat ./refloat"),
-            ("s3://bucket/pg/", "aws s3 cp s3://bucket/pg/rescue/0000000001/refloat ./refloat"),
+            (
+                "s3://bucket/pg/",
+                "aws s3 cp ${AWS_ENDPOINT_URL_S3:+--endpoint-url \"$AWS_ENDPOINT_URL_S3\"} s3://bucket/pg/rescue/0000000001/refloat ./refloat",
+            ),
+            (
+                "azblob://box/pg",
+                "az storage blob download --container-name box --name pg/rescue/0000000001/refloat --file refloat",
+            ),
+            ("sftp://host:22/pg", "sftp sftp://USER@host:22/pg/rescue/0000000001/refloat ./refloat"),
             ("dropbox://app/pg", "with any client of this store: rescue/0000000001/refloat"),
         ] {
             assert_eq!(fetch(url, &file).trim(), line);
         }
+    }
+
+    #[test]
+    fn what_a_store_wants_to_be_told_names_it_and_nobody() {
+        let sftp = needs("sftp://backup.example.net/pg");
+        assert!(sftp.contains("url = \"sftp://USER@backup.example.net/pg\"\n"), "{sftp}");
+        let webdav = needs("webdavs://backup.example.net/pg");
+        assert!(webdav.contains("url = \"webdavs://backup.example.net/pg\"\n"), "{webdav}");
+        for (url, variable) in [
+            ("s3://b", "AWS_ENDPOINT_URL_S3"),
+            ("gs://b", "CLOUDSDK_AUTH_ACCESS_TOKEN"),
+            ("azblob://b", "AZURE_STORAGE_SAS_TOKEN"),
+        ] {
+            assert!(needs(url).contains(variable), "{url}");
+        }
+        assert_eq!(needs("file:///pg"), "");
     }
 }

@@ -67,6 +67,39 @@ fn an_enrolment_that_the_root_did_not_sign_enrols_nobody() {
     assert!(repository.agent_key(repository.agent(), "x").is_ok());
 }
 
+/// Whoever may add objects must not make a repository unusable by a source of his own, and must not hide one of ours.
+#[test]
+fn a_source_that_only_a_stranger_has_described_is_passed_over() {
+    for (ours, theirs) in protections().into_iter().zip(protections()) {
+        let (home, other) = (Home::new(), Home::new());
+        let repository = home.init(ours).unwrap();
+        let made = fill(&repository);
+        let stranger = other.init(theirs).unwrap();
+        let foreign = fill(&stranger);
+        let key = layout::generation(&layout::source_generations(foreign.source), 1);
+        let (_, bytes) = objects(&other.store).into_iter().find(|(found, _)| *found == key).unwrap();
+        home.store.put_new(&key, &bytes).unwrap();
+
+        let mut told = Vec::new();
+        let usable = repository.usable_sources(&mut |key, error| told.push((key.clone(), error))).unwrap();
+        assert_eq!(usable.iter().map(|source| source.id).collect::<Vec<_>>(), [made.source]);
+        assert!(matches!(&told[..], [(k, RepoError::UnknownOrigin { .. })] if *k == key), "{told:?}");
+        let found = repository.find_source(&"prod".parse().unwrap()).unwrap();
+        assert_eq!(found.map(|source| source.id), Some(made.source));
+        // What is not found may be hidden, and is not described again.
+        let error = repository.find_source(&"other".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, RepoError::UnknownOrigin { .. }), "{error:?}");
+        // Deleting needs to know all of it.
+        assert!(repository.list_sources().is_err());
+
+        // Above a description of ours it is in its way.
+        let above = layout::generation(&layout::source_generations(made.source), 2);
+        home.store.put_new(&above, &bytes).unwrap();
+        let error = repository.usable_sources(&mut |_, _| {}).unwrap_err();
+        assert!(is_refusal(&error), "{error:?}");
+    }
+}
+
 #[test]
 fn an_object_under_another_name_is_refused() {
     for protection in protections() {

@@ -1,7 +1,7 @@
 //! Who we are at an object store, fetched when it is needed, and again before it expires.
 //!
-//! The library that signs requests keeps what it got until two minutes before it expires, then asks again. Keys without
-//! an end are asked for again after [`STALE`], so that a file that something else rewrites is noticed.
+//! What was fetched is kept until two minutes before it expires. Keys without an end are asked for again after [`STALE`], so
+//! that a file that something else rewrites is noticed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,14 @@ pub(super) fn s3(
         Credentials::WebIdentity { role, token_file, endpoint } => {
             chain.push(Telling(WebIdentity::new(role, token_file, endpoint.as_deref(), region)))
         }
-        Credentials::Machine => chain.push(Telling(WithoutEnvironment(IMDSv2CredentialProvider::new()))),
+        Credentials::Machine => {
+            let own = IMDSv2CredentialProvider::new();
+            let asked = match &settings.metadata_endpoint {
+                Some(endpoint) => own.with_endpoint(endpoint.trim_end_matches('/')),
+                None => own,
+            };
+            chain.push(Telling(WithoutEnvironment(asked)))
+        }
     }
 }
 
@@ -151,12 +158,12 @@ impl ProvideCredential for GcsKeys {
 
     async fn provide_credential(&self, context: &Context) -> Result<Option<Self::Credential>> {
         let (keys, until) = self.0.keys().await?;
-        if let Some(token) = keys.get("token") {
+        if let Some(token) = keys.get("access_token") {
             let token =
                 reqsign_google::Token { access_token: token.trim().to_owned(), expires_at: Some(until) };
             return Ok(Some(reqsign_google::Credential::with_token(token)));
         }
-        let account = keys.get("service_account").ok_or_else(|| lacks("service_account or token"))?;
+        let account = keys.get("service_account").ok_or_else(|| lacks("service_account or access_token"))?;
         let encoded = data_encoding::BASE64.encode(account.as_bytes());
         let provider = reqsign_google::StaticCredentialProvider::from_base64(encoded)
             .map_err(|_| Error::credential_invalid("service_account is no key file of a service account"))?;

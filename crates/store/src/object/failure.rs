@@ -85,10 +85,15 @@ fn told(error: &opendal::Error, answer: &Answer) -> String {
 pub(crate) const EXPIRED: [&str; 5] =
     ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"];
 
-/// Whether the store says that the credentials have expired.
-pub(crate) fn is_expired(error: &opendal::Error) -> bool {
+/// Whether the store says that the credentials have expired. Google's and Azure's answer to a token that is no more is 401;
+/// S3's answer to a HEAD has no body that could hold a code.
+pub(crate) fn is_expired(error: &opendal::Error, answer: &Answer) -> bool {
     let code = field(error.message(), "code").or(field(error.message(), "Code"));
-    code.is_some_and(|code| EXPIRED.contains(&code))
+    match code {
+        Some(code) if EXPIRED.contains(&code) => true,
+        Some(_) => answer.status == 401,
+        None => matches!(answer.status, 400 | 401),
+    }
 }
 
 /// What a store means by a conflict; `None` where its code says nothing special. Not all are about two writers.
@@ -215,7 +220,12 @@ mod tests {
             assert_eq!(said(ErrorKind::Unexpected, "", status).0, kind, "{status}");
         }
         let expired = "S3Error { code: \"ExpiredToken\", message: \"The provided token has expired.\" }";
-        assert!(is_expired(&error(ErrorKind::Unexpected, expired)));
+        let is_expired = |message, status| {
+            let answer = Answer { status, ..Answer::default() };
+            is_expired(&error(ErrorKind::Unexpected, message), &answer)
+        };
+        assert!(is_expired(expired, 400) && is_expired("", 400) && is_expired("", 401));
+        assert!(!is_expired(denied, 403) && !is_expired("", 403) && !is_expired(denied, 400));
         assert_eq!(said(ErrorKind::Unexpected, expired, 400).0, K::Denied);
         // A bucket that is not there says nothing about an object.
         let bucket = "S3Error { code: \"NoSuchBucket\", message: \"The specified bucket does not exist\" }";

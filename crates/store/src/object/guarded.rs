@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Method;
 use refloat_types::Timestamp;
 
+use super::list::Again;
 use super::signed::{Asked, Signed, Told200, element, elements};
 use crate::{
     BucketSettings, DefaultLock, Immutability, Key, Known, LifecycleRule, LockMode, StoreError,
@@ -222,6 +223,7 @@ pub(super) fn versions(
     each: &mut dyn FnMut(Version) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let mut after: Option<(String, String)> = None;
+    let mut again = Again::new(signed.limit());
     loop {
         let mut query = vec![("versions", String::new()), ("prefix", format!("{}{prefix}", signed.prefix()))];
         if let Some((key, version)) = &after {
@@ -229,10 +231,13 @@ pub(super) fn versions(
             query.push(("version-id-marker", version.clone()));
         }
         query.sort();
-        let text = match signed.ask(&Asked::get("list the versions of", None, query))? {
-            Told200::Done(text, _) => text,
-            Told200::Absent | Told200::NotBuilt => return Ok(()),
+        let text = match signed.ask(&Asked::get("list the versions of", None, query)) {
+            Ok(Told200::Done(text, _)) => text,
+            Ok(Told200::Absent | Told200::NotBuilt) => return Ok(()),
+            Err(error) if after.is_some() && again.pause(&error) => continue,
+            Err(error) => return Err(error),
         };
+        again.came();
         for (name, is_marker) in [("Version", false), ("DeleteMarker", true)] {
             for entry in elements(&text, name) {
                 let Some(version) = version(entry, signed.prefix(), is_marker) else { continue };

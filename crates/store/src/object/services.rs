@@ -3,18 +3,29 @@
 use opendal::services::{Azblob, Gcs, S3};
 use opendal::{OperationContext, Operator};
 use refloat_types::{Location, Scheme};
+use reqsign_core::ProvideCredentialChain;
 
 use super::credentials;
+use super::kept::Kept;
 use super::transport;
 use crate::open::OpenError;
 use crate::settings::{Credentials, Keys, ServerSideEncryption, StoreSettings, Style};
 
-/// An operator that stores new objects in `class`, made anew where credentials have changed that a service takes only when it is built.
+/// The keys that all requests of a store of S3 share; none for other kinds.
+pub(super) fn kept(location: &Location, settings: &StoreSettings) -> Result<Option<Kept>, OpenError> {
+    if location.scheme() != Scheme::S3 {
+        return Ok(None);
+    }
+    Ok(Some(Kept::new(credentials::s3(settings, &region(location, settings)?))))
+}
+
+/// An operator that stores new objects in `class`, made anew where credentials have changed that a service takes only when it is
+/// built.
 pub(super) fn operator(
     location: &Location,
     settings: &StoreSettings,
     class: Option<&str>,
-    checksums: bool,
+    kept: Option<Kept>,
 ) -> Result<Operator, OpenError> {
     let fail = |why: String, hint: &str| OpenError::Settings {
         location: location.to_string(),
@@ -25,7 +36,7 @@ pub(super) fn operator(
         fail(why, "Correct ca_file, or leave it out where the system knows the certificate.")
     })?;
     let built = match location.scheme() {
-        Scheme::S3 => s3(location, settings, class, checksums)?,
+        Scheme::S3 => s3(location, settings, class, kept)?,
         Scheme::Gs => gcs(location, settings, class)?,
         Scheme::Azblob => azblob(location, settings)?,
         scheme => return Err(OpenError::NotBuilt { scheme }),
@@ -59,14 +70,17 @@ pub(super) fn region(location: &Location, settings: &StoreSettings) -> Result<St
 
 type Built = Result<opendal::Result<Operator>, OpenError>;
 
-fn s3(location: &Location, settings: &StoreSettings, class: Option<&str>, checksums: bool) -> Built {
+fn s3(location: &Location, settings: &StoreSettings, class: Option<&str>, kept: Option<Kept>) -> Built {
     let region = region(location, settings)?;
     let mut builder = S3::default()
         .bucket(location.host())
         .root(&root(location))
         .region(&region)
         .disable_config_load()
-        .credential_provider_chain(credentials::s3(settings, &region));
+        .checksum_algorithm("crc32c");
+    if let Some(kept) = kept {
+        builder = builder.credential_provider_chain(ProvideCredentialChain::new().push(kept));
+    }
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.endpoint(endpoint);
     }
@@ -90,9 +104,6 @@ fn s3(location: &Location, settings: &StoreSettings, class: Option<&str>, checks
             builder.server_side_encryption_with_customer_managed_kms_key(key)
         }
     };
-    if checksums {
-        builder = builder.checksum_algorithm("crc32c");
-    }
     Ok(Operator::new(builder))
 }
 

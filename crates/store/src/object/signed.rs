@@ -13,8 +13,9 @@ use refloat_types::Location;
 use reqsign_core::{Context, HttpSend, Signer};
 
 use super::failure::{self, Told};
+use super::kept::Kept;
 use super::transport::{self, Answer};
-use super::{credentials, runtime, services};
+use super::{runtime, services};
 use crate::open::OpenError;
 use crate::settings::{StoreSettings, Style};
 use crate::{Key, StoreError, StoreErrorKind};
@@ -26,6 +27,7 @@ const LONGEST: usize = 16 << 20;
 pub(super) struct Signed {
     transport: HttpTransporter,
     signer: Signer<reqsign_aws_v4::Credential>,
+    kept: Kept,
     /// `https://host` or `https://host/bucket`, without a slash behind it.
     base: String,
     /// What stands before every key: "" or text that ends in `/`.
@@ -55,6 +57,9 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// An answer as it came.
+type Answered = (StatusCode, HeaderMap, String);
+
 /// What a bucket answers.
 pub(super) enum Told200 {
     /// It did what was asked: the body, and what stands before it.
@@ -82,7 +87,7 @@ impl HttpSend for Client {
 
 impl Signed {
     /// Makes ready; nothing is sent.
-    pub(super) fn new(location: &Location, settings: &StoreSettings) -> Result<Self, OpenError> {
+    pub(super) fn new(location: &Location, settings: &StoreSettings, kept: Kept) -> Result<Self, OpenError> {
         let region = services::region(location, settings)?;
         let transport =
             transport::client(settings.ca_file.as_deref()).map_err(|why| OpenError::Settings {
@@ -91,22 +96,23 @@ impl Signed {
                 hint: "Correct ca_file of this repository.".to_owned(),
             })?;
         let context = Context::new().with_http_send(Client(transport.clone()));
-        let signer = Signer::new(
-            context,
-            credentials::s3(settings, &region),
-            reqsign_aws_v4::RequestSigner::new("s3", &region),
-        );
+        let signer = Signer::new(context, kept.clone(), reqsign_aws_v4::RequestSigner::new("s3", &region));
         let path = location.path().to_string_lossy();
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
         let url = location.to_string();
         let base = base(location.host(), settings, &region);
         let (limit, least_rate) = (settings.patience.call, settings.patience.least_rate);
-        Ok(Self { transport, signer, base, prefix, limit, least_rate, url })
+        Ok(Self { transport, signer, kept, base, prefix, limit, least_rate, url })
     }
 
     /// What stands before every key.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Longest time for one call without the bytes it moves.
+    pub(super) const fn limit(&self) -> Duration {
+        self.limit
     }
 
     fn fail(&self, asked: &Asked<'_>, kind: StoreErrorKind, text: String) -> StoreError {
@@ -138,11 +144,23 @@ impl Signed {
         builder.body(Buffer::from(asked.body.clone())).map_err(bad)
     }
 
-    /// Asks once.
+    /// Asks, and once more with new keys where the store says that they have expired.
     ///
     /// # Errors
     /// As the calls of a store; what is absent or not built is an answer.
     pub(super) fn ask(self: &Arc<Self>, asked: &Asked<'_>) -> Result<Told200, StoreError> {
+        let (status, headers, text) = match self.answer(asked)? {
+            (status, _, text) if has_expired(status, &text) => {
+                self.kept.forget();
+                self.answer(asked)?
+            }
+            answer => answer,
+        };
+        if status.is_success() { Ok(Told200::Done(text, headers)) } else { self.judge(asked, status, &text) }
+    }
+
+    /// Makes one request.
+    fn answer(self: &Arc<Self>, asked: &Asked<'_>) -> Result<Answered, StoreError> {
         let request = self.request(asked)?;
         let bytes = asked.body.len() as u64;
         let limit = self.limit + Duration::from_secs(bytes.checked_div(self.least_rate).unwrap_or(0));
@@ -153,12 +171,10 @@ impl Signed {
         let Some(answer) = answered.map_err(io)? else {
             return Err(super::late(asked.action, object, &self.url, limit));
         };
-        let (status, headers, text) = answer
-            .map_err(|error| failure::sort(asked.action, object, &self.url, &error, &Answer::default()))?;
-        if status.is_success() { Ok(Told200::Done(text, headers)) } else { self.judge(asked, status, &text) }
+        answer.map_err(|error| failure::sort(asked.action, object, &self.url, &error, &Answer::default()))
     }
 
-    async fn send(&self, request: Request<Buffer>) -> opendal::Result<(StatusCode, HeaderMap, String)> {
+    async fn send(&self, request: Request<Buffer>) -> opendal::Result<Answered> {
         let (mut parts, body) = request.into_parts();
         self.signer.sign(&mut parts, None).await.map_err(|error| {
             let text = transport::chain(&error);
@@ -194,6 +210,14 @@ impl Signed {
         let said = element(text, "Message").unwrap_or_default();
         let said: String = said.chars().filter(|c| !c.is_control()).take(300).collect();
         Err(self.fail(asked, kind, format!("the store answered {}: {code}: {said}", status.as_u16())))
+    }
+}
+
+/// Whether the store says that keys were right and are no more. An answer to a HEAD has no body that could say it.
+fn has_expired(status: StatusCode, text: &str) -> bool {
+    match element(text, "Code") {
+        Some(code) => failure::EXPIRED.contains(&code.as_str()),
+        None => matches!(status.as_u16(), 400 | 401) && text.is_empty(),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opendal::Buffer;
 use opendal::raw::{OpWrite, Service as _, oio};
@@ -28,8 +28,58 @@ const ATTEMPTS: u32 = 5;
 pub(super) const MARK: &str = "refloatupload";
 
 /// The upload as it travels between the caller and the runtime.
-type Upload = oio::Writer;
+struct Upload {
+    writer: oio::Writer,
+    trouble: Trouble,
+}
 type Sent = Result<Upload, StoreError>;
+
+/// What failed attempts have cost an object so far.
+#[derive(Default)]
+struct Trouble {
+    /// Time, all attempts and pauses together.
+    lost: Duration,
+    /// Attempts in a row for what is being sent now.
+    attempts: u32,
+    /// Keys were fetched anew for what is being sent now.
+    has_renewed: bool,
+}
+
+impl Trouble {
+    /// Something came through: what comes next has all attempts. What was lost stays lost.
+    const fn came_through(&mut self) {
+        self.attempts = 0;
+        self.has_renewed = false;
+    }
+
+    /// Notes an attempt that failed and pauses; `false` where there is to be no other one.
+    async fn again(&mut self, inner: &Inner, took: Duration, (error, expired): &(StoreError, bool)) -> bool {
+        self.lost += took;
+        if *expired && !self.has_renewed {
+            self.has_renewed = true;
+            inner.renew();
+            return true;
+        }
+        self.attempts += 1;
+        let pause =
+            crate::Backoff::default().pause(self.attempts).max(error.retry_after().unwrap_or_default());
+        let used_up = self.attempts >= ATTEMPTS || self.lost + pause > inner.patience_of_an_upload();
+        if !error.is_retryable() || used_up {
+            return false;
+        }
+        tracing::debug!(cause = %error.source, attempt = self.attempts, "sending again");
+        self.lost += pause;
+        tokio::time::sleep(pause).await;
+        true
+    }
+}
+
+impl Inner {
+    /// For how long all failed attempts of one object may last together: two parts that nobody answers.
+    fn patience_of_an_upload(&self) -> Duration {
+        self.limit(2 * PART as u64) * 2
+    }
+}
 
 pub(super) struct Writer {
     inner: Arc<Inner>,
@@ -89,7 +139,8 @@ impl Writer {
                 };
                 let options = self.inner.write_options(Some(&self.mark));
                 let (args, _) = OpWrite::from_options(&service.capability(), options).map_err(refused)?;
-                service.write(&context, self.key.as_str(), args).map(Some).map_err(refused)
+                let writer = service.write(&context, self.key.as_str(), args).map_err(refused)?;
+                Ok(Some(Upload { writer, trouble: Trouble::default() }))
             }
             State::Sending(receive) => {
                 let sent = receive.recv();
@@ -209,18 +260,16 @@ impl Drop for Writer {
 /// Sends one part, again where its answer did not come. On failure what was sent is taken back.
 async fn send(inner: &Inner, key: &Key, mut upload: Upload, part: Buffer) -> Sent {
     let limit = inner.limit(2 * part.len() as u64);
-    let mut number = 1;
+    upload.trouble.came_through();
     loop {
-        let answered = observed(limit, upload.write_dyn(part.clone())).await;
+        let began = Instant::now();
+        let answered = observed(limit, upload.writer.write_dyn(part.clone())).await;
         let Err(failed) = answered else { return Ok(upload) };
-        let error = told(inner, key, failed, limit);
-        if !error.is_retryable() || number >= ATTEMPTS {
+        let told = told(inner, key, failed, limit);
+        if !upload.trouble.again(inner, began.elapsed(), &told).await {
             give_up(inner, upload).await;
-            return Err(error);
+            return Err(told.0);
         }
-        tracing::debug!(%key, cause = %error.source, attempt = number, "sending a part again");
-        pause(number, &error).await;
-        number += 1;
     }
 }
 
@@ -233,22 +282,21 @@ async fn complete(
     size: u64,
 ) -> Result<(), StoreError> {
     let limit = inner.limit(2 * PART as u64);
-    let mut number = 1;
+    upload.trouble.came_through();
+    let mut is_doubtful = false;
     loop {
-        let Err(failed) = observed(limit, upload.close_dyn()).await else { return Ok(()) };
-        let error = told(inner, key, failed, limit);
-        let doubtful = number > 1 || error.is_retryable();
+        let began = Instant::now();
+        let Err(failed) = observed(limit, upload.writer.close_dyn()).await else { return Ok(()) };
+        let told = told(inner, key, failed, limit);
+        is_doubtful |= told.0.is_retryable();
         // The attempt whose answer was lost may have made it: then the upload is no more, or the name is taken.
-        if doubtful && is_ours(inner, key, mark, size).await {
+        if is_doubtful && is_ours(inner, key, mark, size).await {
             return Ok(());
         }
-        if !error.is_retryable() || number >= ATTEMPTS {
+        if !upload.trouble.again(inner, began.elapsed(), &told).await {
             give_up(inner, upload).await;
-            return Err(error);
+            return Err(told.0);
         }
-        tracing::debug!(%key, cause = %error.source, attempt = number, "finishing an object again");
-        pause(number, &error).await;
-        number += 1;
     }
 }
 
@@ -256,21 +304,19 @@ async fn complete(
 async fn put_whole(inner: &Inner, key: &Key, mark: &str, parts: Vec<Buffer>) -> Result<(), StoreError> {
     let body = Buffer::from(parts.into_iter().flatten().collect::<Vec<bytes::Bytes>>());
     let limit = inner.limit(body.len() as u64);
-    let mut number = 1;
+    let (mut trouble, mut is_doubtful) = (Trouble::default(), false);
     loop {
-        let operator = inner.operator(key.as_str());
+        let (began, operator) = (Instant::now(), inner.operator(key.as_str()));
         let put = operator.write_options(key.as_str(), body.clone(), inner.write_options(Some(mark)));
         let Err(failed) = observed(limit, put).await else { return Ok(()) };
-        let error = told(inner, key, failed, limit);
-        let doubtful = number > 1 || error.is_retryable();
-        if doubtful && is_ours(inner, key, mark, body.len() as u64).await {
+        let told = told(inner, key, failed, limit);
+        is_doubtful |= told.0.is_retryable();
+        if is_doubtful && is_ours(inner, key, mark, body.len() as u64).await {
             return Ok(());
         }
-        if !error.is_retryable() || number >= ATTEMPTS {
-            return Err(error);
+        if !trouble.again(inner, began.elapsed(), &told).await {
+            return Err(told.0);
         }
-        pause(number, &error).await;
-        number += 1;
     }
 }
 
@@ -286,20 +332,18 @@ async fn is_ours(inner: &Inner, key: &Key, mark: &str, size: u64) -> bool {
 
 /// Takes back what was sent. What cannot be taken back now is cleared away later.
 async fn give_up(inner: &Inner, mut upload: Upload) {
-    let _ = observed(inner.limit(0), upload.abort_dyn()).await;
+    let _ = observed(inner.limit(0), upload.writer.abort_dyn()).await;
 }
 
-fn told(inner: &Inner, key: &Key, failed: Failed, limit: Duration) -> StoreError {
+/// What went wrong, and whether the store says that the credentials have expired.
+fn told(inner: &Inner, key: &Key, failed: Failed, limit: Duration) -> (StoreError, bool) {
     match failed {
-        Failed::Late => late("create", key.as_str(), &inner.url, limit),
-        Failed::Answered(error, answer) => failure::sort("create", key.as_str(), &inner.url, &error, &answer),
+        Failed::Late => (late("create", key.as_str(), &inner.url, limit), false),
+        Failed::Answered(error, answer) => {
+            let expired = failure::is_expired(&error, &answer);
+            (failure::sort("create", key.as_str(), &inner.url, &error, &answer), expired)
+        }
     }
-}
-
-async fn pause(number: u32, error: &StoreError) {
-    let backoff = crate::Backoff::default();
-    let asked = error.retry_after().unwrap_or_default();
-    tokio::time::sleep(backoff.pause(number).max(asked)).await;
 }
 
 /// 128 random bits in hex.
@@ -308,4 +352,30 @@ fn draw_mark() -> String {
     // A mark is no secret and protects nothing: it only has to be another one each time.
     let draw = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", draw(), draw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::ObjectStore;
+    use crate::settings::StoreSettings;
+
+    #[test]
+    fn what_an_upload_loses_in_all_is_bounded() {
+        let settings = StoreSettings { region: Some("r".to_owned()), ..StoreSettings::default() };
+        let store = ObjectStore::open(&"s3://b/x".parse().unwrap(), &settings, Default::default()).unwrap();
+        let inner = Arc::clone(&store.inner);
+        let attempts = runtime::run(async move {
+            let mut trouble = Trouble::default();
+            let third = inner.patience_of_an_upload() / 3;
+            let mut attempts = 0;
+            while trouble.again(&inner, third, &(late("create", "k", "s", third), false)).await {
+                attempts += 1;
+                // Each part comes through in the end.
+                trouble.came_through();
+            }
+            attempts
+        });
+        assert_eq!(attempts.unwrap(), 2);
+    }
 }

@@ -6,6 +6,7 @@
     reason = "tests fail by panicking and skip loudly, their helpers too"
 )]
 
+mod between;
 mod buckets;
 mod child;
 mod cleaning;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use super::{Azurite, GcsEmulator, Moto, S3sFs, Sshd, SshdOptions, WebDav};
+use super::{Azurite, Garage, GcsEmulator, Moto, S3sFs, Sshd, SshdOptions, WebDav};
 use crate::cluster::run;
 use crate::http;
 
@@ -32,6 +32,18 @@ fn moto_has_versions_and_locks() {
     let locked = server.locked_bucket("locked", "GOVERNANCE", 3);
     let said = server.must("GET", &format!("/{locked}?object-lock"), &[], "");
     assert!(said.contains("GOVERNANCE") && said.contains("<Days>3</Days>"), "{said}");
+}
+
+#[test]
+fn garage_is_killed_and_comes_back() {
+    let Some(server) = Garage::start() else { return };
+    let bucket = server.bucket("backups");
+    let target = format!("/{bucket}/object");
+    // Without a signature it refuses: it checks them.
+    assert_eq!(http::request(server.port(), "PUT", &target, &[], b"x").unwrap().status, 403);
+    server.restart();
+    assert_eq!(http::request(server.port(), "GET", &target, &[], b"").unwrap().status, 403);
+    assert_eq!(server.bucket("others"), "others", "its own client reaches it again");
 }
 
 #[test]

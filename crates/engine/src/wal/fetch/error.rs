@@ -19,8 +19,9 @@ pub struct Unanswered {
 }
 
 impl Unanswered {
-    fn lacks_key(&self) -> bool {
-        matches!(self.source, RepoError::NoKey { .. })
+    /// A key that this host does not have does not come by waiting, and what somebody else has put there does not become ours.
+    const fn is_final(&self) -> bool {
+        matches!(self.source, RepoError::NoKey { .. } | RepoError::UnknownOrigin { .. })
     }
 }
 
@@ -78,7 +79,10 @@ pub enum FetchError {
         hole: Hole,
     },
     /// Two different files of this name are stored.
-    #[error("{name} is stored {} times in {repository}, with different bytes: {}", writers.len(), objects(writers))]
+    #[error(
+        "{name} is stored {} times, with different bytes ({}), in {repository}: {}",
+        writers.len(), digests(writers), objects(writers)
+    )]
     Conflict {
         /// Which.
         name: WalFileName,
@@ -106,6 +110,15 @@ pub enum FetchError {
     },
 }
 
+/// The beginnings of what tells them apart: PostgreSQL's log has no place for whole names.
+fn digests(writers: &[Writer]) -> String {
+    let beginnings = writers.iter().map(|writer| {
+        let digest = writer.object.rsplit('-').next().unwrap_or_default();
+        digest.get(..12).unwrap_or(digest)
+    });
+    beginnings.collect::<Vec<_>>().join(", ")
+}
+
 fn objects(writers: &[Writer]) -> String {
     writers.iter().map(|writer| format!("\"{}\"", writer.object)).collect::<Vec<_>>().join(" and ")
 }
@@ -130,8 +143,7 @@ impl FetchError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::NotFound { .. } | Self::Conflict { .. } => false,
-            // A key that this host does not have does not come by waiting.
-            Self::Unanswered { unanswered, .. } => !unanswered.iter().all(Unanswered::lacks_key),
+            Self::Unanswered { unanswered, .. } => !unanswered.iter().all(Unanswered::is_final),
             Self::Hole { .. } | Self::Write { .. } => true,
         }
     }

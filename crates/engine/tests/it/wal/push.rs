@@ -12,6 +12,7 @@ use refloat_store::{Deadline, Limits, PosixStore, StoreErrorKind};
 use refloat_testkit::cluster::{TestCluster, skip_without};
 use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
 use refloat_testkit::memory_store::Memory;
+use refloat_testkit::wal::change_one_record;
 use refloat_types::{Explain as _, Lsn, SystemIdentifier, TimelineId};
 
 use super::fixture::{Place, Source, TABLE, fetch_now, init, name, options};
@@ -309,18 +310,6 @@ fn a_store_that_overwrites_keeps_both_too() {
     let error = push(&[&repository], &options(source.system), &path).unwrap_err();
     assert!(matches!(error, PushError::Conflict { .. }), "{error}");
     assert_eq!(repository.find_wal(source.system, name(&segment)).unwrap().len(), 2);
-}
-
-/// Changes the last byte of the first record of a segment and its CRC.
-fn change_one_record(bytes: &mut [u8]) {
-    let remaining = u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize;
-    let start = 40 + remaining.next_multiple_of(8);
-    let total = u32::from_le_bytes(bytes[start..start + 4].try_into().unwrap()) as usize;
-    assert!(start + total < 8192, "the first record lies in the first page");
-    bytes[start + total - 1] ^= 1;
-    let record = &bytes[start..start + total];
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
-    bytes[start + 20..start + 24].copy_from_slice(&crc.to_le_bytes());
 }
 
 #[test]

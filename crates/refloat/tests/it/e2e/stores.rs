@@ -5,7 +5,7 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::{Owner, StopMode, TestCluster, skip_without};
-use refloat_testkit::servers::{Azurite, Moto, S3sFs, Sshd, WebDav};
+use refloat_testkit::servers::{Azurite, Garage, GcsEmulator, Moto, S3sFs, Sshd, WebDav};
 use refloat_types::{Clock as _, SystemClock};
 
 use super::pitr::assert_same;
@@ -22,7 +22,7 @@ struct Place {
 }
 
 /// A file that only the tests' user reads.
-fn secret(directory: &Path, name: &str, text: &str) -> String {
+pub(super) fn secret(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
     std::fs::write(&path, text).expect("writes");
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
@@ -30,7 +30,7 @@ fn secret(directory: &Path, name: &str, text: &str) -> String {
     format!("{{ file = \"{}\" }}", path.display())
 }
 
-fn s3(endpoint: &str, bucket: &str, access: &str, secret: &str) -> String {
+pub(super) fn s3(endpoint: &str, bucket: &str, access: &str, secret: &str) -> String {
     format!(
         "url = \"s3://{bucket}/db1\"\nendpoint = \"{endpoint}\"\n\
          credentials = {{ access_key_id = \"{access}\", secret_access_key = {secret} }}"
@@ -38,7 +38,7 @@ fn s3(endpoint: &str, bucket: &str, access: &str, secret: &str) -> String {
 }
 
 /// Makes everything below a directory three days older.
-fn age(directory: &Path) {
+pub(super) fn age(directory: &Path) {
     let old = std::time::SystemTime::UNIX_EPOCH
         + std::time::Duration::from_secs(SystemClock.now().as_second() as u64 - 3 * 86_400);
     for entry in std::fs::read_dir(directory).expect("a directory of the server") {
@@ -132,6 +132,33 @@ fn s3_with_versions() {
         let key = secret(secrets, "key", server.secret_key());
         let bucket = server.versioned_bucket("backups");
         let lines = s3(&server.endpoint(), &bucket, server.access_key(), &key);
+        Some(Place { lines, files: None, _server: Box::new(server) })
+    });
+}
+
+#[test]
+fn s3_that_ignores_conditions() {
+    on(|secrets| {
+        let server = Garage::start()?;
+        let key = secret(secrets, "key", server.secret_key());
+        let bucket = server.bucket("backups");
+        let lines = s3(&server.endpoint(), &bucket, server.access_key(), &key);
+        let lines = format!("{lines}\nregion = \"{}\"", server.region());
+        Some(Place { lines, files: None, _server: Box::new(server) })
+    });
+}
+
+#[test]
+fn google() {
+    on(|secrets| {
+        let server = GcsEmulator::start()?;
+        // It looks at no token; where they come from and that they are sent is ours.
+        let token = secret(secrets, "token", "a token of tests alone\n");
+        let lines = format!(
+            "url = \"gs://{}/db1\"\nendpoint = \"{}\"\ncredentials = {{ access_token = {token} }}",
+            server.bucket("backups"),
+            server.endpoint()
+        );
         Some(Place { lines, files: None, _server: Box::new(server) })
     });
 }
