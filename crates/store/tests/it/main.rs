@@ -17,5 +17,6 @@ mod power_cut;
 mod refused;
 mod resilience;
 mod sftp;
+mod small;
 mod webdav;
 mod wrappers;
