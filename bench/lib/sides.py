@@ -1,6 +1,7 @@
 """The two sides of the comparison: how each is set up, and the command line of every measured step.
 
-Both have: two workers, zstd level 1, encryption, a repository on the same file system, files synced to disk.
+Both have: two workers, zstd level 1, encryption, a repository on the same file system (in a directory, with files synced to
+disk, or in a bucket whose server, of the same kind for both, keeps it there).
 A side's repository and state are one directory, kept as it was right after its initialisation, so that every
 measured run begins from the same state (`reset`) and nothing is deleted by the side itself inside the timing.
 """
@@ -9,31 +10,51 @@ import os
 import shutil
 import subprocess
 
+from lib import bucket as s3
+
 
 class Side:
     """What both have in common. `home` holds `repo`-like things that `reset` puts back."""
 
     name = "?"
 
-    def __init__(self, work, cluster):
-        self.cluster = cluster
-        self.root = os.path.join(work, self.name, cluster.name + cluster.scale.suffix)
+    def __init__(self, work, cluster, program, servers=None):
+        """With `servers` (a `bucket.Programs`), the repository is in a bucket."""
+        self.cluster, self.program = cluster, program
+        through = "-s3" if servers else ""
+        self.root = os.path.join(work, self.name, cluster.name + cluster.scale.suffix + through)
         self.home = os.path.join(self.root, "home")
         self.fresh = os.path.join(self.root, "fresh")
         self.kept = os.path.join(self.root, "kept")
         self.log = os.path.join(self.root, "log")
         self.based_bytes = 0
+        self.bucket = None
+        if servers:
+            self.bucket = s3.Bucket(os.path.join(self.root, "server"), self.repository(), servers)
+
+    def repository(self):
+        """The directory that what is stored ends up in, by whatever way."""
+        return os.path.join(self.home, "repo")
 
     def prepare(self):
         """Initialises a repository for the running cluster and keeps a copy of it."""
         shutil.rmtree(self.root, ignore_errors=True)
         os.makedirs(self.home, mode=0o700)
         os.makedirs(os.path.join(self.root, "conf"), mode=0o700)
+        os.makedirs(self.repository(), mode=0o750)
+        if self.bucket:
+            self.bucket.start()
         self.cluster.archive_to("side", self.archive_command())
         self.initialise()
         self.cluster.archive_to("none")
         self.cluster.settle()
         shutil.copytree(self.home, self.fresh, symlinks=True)
+        self.forget()
+
+    def close(self):
+        """What was started by `prepare` ends."""
+        if self.bucket:
+            self.bucket.stop()
 
     def reset(self):
         """Back to what was kept last, else to what initialisation made."""
@@ -48,7 +69,8 @@ class Side:
 
     def forget(self):
         shutil.rmtree(self.kept, ignore_errors=True)
-        self.based_bytes = 0
+        # What initialisation stored, a rescue kit among it, is no backup's.
+        self.based_bytes = self.bytes_of(self.fresh)
 
     def run(self, argv):
         """An untimed command that must succeed."""
@@ -62,9 +84,14 @@ class Side:
         return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": self.root, "LC_ALL": "C.UTF-8"}
 
     def stored_bytes(self):
+        return self.bytes_of(self.home)
+
+    def bytes_of(self, home):
+        """What the repository below `home` takes."""
+        place = os.path.join(home, os.path.relpath(self.repository(), self.home))
         return sum(
             os.lstat(os.path.join(folder, name)).st_size
-            for folder, _, names in os.walk(self.repository())
+            for folder, _, names in os.walk(place)
             for name in names
         )
 
@@ -74,24 +101,26 @@ class Peer(Side):
 
     name = "pgbackrest"
 
-    def __init__(self, work, cluster, program):
-        super().__init__(work, cluster)
-        self.program = program
+    def __init__(self, work, cluster, program, servers=None):
+        super().__init__(work, cluster, program, servers)
         self.conf = os.path.join(self.root, "conf", "pgbackrest.conf")
 
     def version(self):
         return self.run([self.program, "version"]).strip()
 
-    def repository(self):
-        return os.path.join(self.home, "repo")
-
     def initialise(self):
-        for name in ("repo", "lock", "spool", "logs"):
+        for name in ("lock", "spool", "logs"):
             os.makedirs(os.path.join(self.home, name), mode=0o750)
+        place = f"repo1-path={self.repository()}\n"
+        if self.bucket:
+            place = ("repo1-type=s3\nrepo1-path=/repo\nrepo1-s3-uri-style=path\n"
+                     f"repo1-s3-bucket={s3.NAME}\nrepo1-s3-region={s3.REGION}\nrepo1-s3-endpoint=localhost\n"
+                     f"repo1-storage-port={self.bucket.port}\nrepo1-storage-ca-file={self.bucket.ca_file}\n"
+                     f"repo1-s3-key={s3.ACCESS}\nrepo1-s3-key-secret={s3.SECRET}\n")
         with open(self.conf, "w", encoding="utf-8") as conf:
             conf.write(
                 "[global]\n"
-                f"repo1-path={self.repository()}\n"
+                f"{place}"
                 "repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=MzJkZjM4ZjYtYmVuY2gtb25seQ\n"
                 "repo1-bundle=y\nrepo1-retention-full=2\n"
                 "process-max=2\ncompress-type=zst\ncompress-level=1\nstart-fast=y\n"
@@ -140,27 +169,32 @@ class Ours(Side):
 
     name = "refloat"
 
-    def __init__(self, work, cluster, program):
-        super().__init__(work, cluster)
-        self.program = program
+    def __init__(self, work, cluster, program, servers=None):
+        super().__init__(work, cluster, program, servers)
         self.conf = os.path.join(self.root, "conf", "refloat.toml")
 
     def version(self):
         return self.run([self.program, "--version"]).strip()
-
-    def repository(self):
-        return os.path.join(self.home, "repo")
 
     def initialise(self):
         secret = os.path.join(self.root, "conf", "passphrase")
         with open(secret, "w", encoding="utf-8") as out:
             out.write("turbine lava kettle north nineteen fable\n")
         os.chmod(secret, 0o600)
+        place = f'url = "file://{self.repository()}"\n'
+        if self.bucket:
+            access = os.path.join(self.root, "conf", "secret-access-key")
+            with open(access, "w", encoding="utf-8") as out:
+                out.write(s3.SECRET)
+            os.chmod(access, 0o600)
+            place = (f'url = "s3://{s3.NAME}/repo"\nendpoint = "{self.bucket.endpoint}"\nregion = "{s3.REGION}"\n'
+                     f'ca_file = "{self.bucket.ca_file}"\ncredentials = {{ access_key_id = "{s3.ACCESS}", '
+                     f'secret_access_key = {{ file = "{access}" }} }}\n')
         with open(self.conf, "w", encoding="utf-8") as conf:
             conf.write(
                 f'state = "{self.home}/state"\n\n'
                 "[repository.bench]\n"
-                f'url = "file://{self.repository()}"\n'
+                f"{place}"
                 f'encryption = {{ passphrase = {{ file = "{secret}" }} }}\n'
                 'compression = "zstd:1"\n\n'
                 "[source.bench]\n"

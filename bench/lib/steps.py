@@ -11,7 +11,9 @@ from lib.measure import Runner, median
 class Bench:
     """Runs the sides in turn over one cluster and collects rows (see report.py for their shape)."""
 
-    def __init__(self, cluster, sides, runs, scratch, talk):
+    def __init__(self, cluster, sides, runs, scratch, talk, through=""):
+        """`through` is added to what each row is called."""
+        self.through = through
         self.cluster, self.sides, self.runs, self.scratch, self.talk = cluster, sides, runs, scratch, talk
         self.runners = {side.name: Runner(side.log, side.environment()) for side in sides}
 
@@ -21,14 +23,18 @@ class Bench:
 
         `step(side)` is a generator: it yields once when the stage is set, and receives nothing; before the yield
         and after it nothing is timed. It yields the list of commands to run, one process each."""
-        samples, stored = {side.name: [] for side in self.sides}, {}
+        label += self.through
+        samples, stored, requests = {side.name: [] for side in self.sides}, {}, {}
         row = {"what": label, "data": self.cluster.name, "sides": {}}
         for turn in range(self.runs):
             order = self.sides if turn % 2 == 0 else self.sides[::-1]
             for side in order:
                 stage = step(side)
                 commands = next(stage)
+                begin = side.bucket.asked() if side.bucket else None
                 sample = self.runners[side.name].timed_each(commands)
+                if side.bucket:
+                    requests[side.name] = side.bucket.requests_since(begin), len(commands)
                 next(stage, None)
                 # Before the counting pass, which may run less than all.
                 stored[side.name] = side.stored_bytes() - side.based_bytes if writes else None
@@ -44,6 +50,7 @@ class Bench:
                 "tree": memory,
                 "syncs": syncs,
                 "stored": stored[side.name],
+                "requests": requests.get(side.name),
                 "runs": [s.to_json() for s in got],
             }
         return row

@@ -18,7 +18,7 @@ mod keep;
 
 pub use archive::{Archive, Missing, TimelineArchive};
 pub use facts::{ArchivedFacts, SealedFacts, SegmentFacts};
-pub use fetch::{FetchError, FetchOptions, fetch};
+pub use fetch::{FetchError, FetchOptions, fetch, fetch_if_there};
 pub use push::{PushError, PushOptions, Pushed, push};
 pub use source::{GoesOn, KnownSource};
 pub use status::{WalStatus, status};

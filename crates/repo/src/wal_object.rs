@@ -12,7 +12,8 @@ mod write;
 
 pub use digest::WalDigest;
 pub use frames::WalFrames;
-pub use read::{WalHead, place_body, read_body, read_facts, read_head};
+pub(crate) use read::{READ_AT_ONCE, place_body, read_start};
+pub use read::{WalHead, read_body, read_facts, read_head};
 pub use write::{WalWriter, write};
 
 use refloat_types::{SystemIdentifier, Timestamp, WalFileName};

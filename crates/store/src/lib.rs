@@ -35,6 +35,6 @@ pub use settings::{
     Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StorageClass, StoreSettings, Style,
 };
 pub use sftp::SftpStore;
-pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};
+pub use store::{Features, MOST_SMALL, ObjectInfo, ObjectWriter, Space, Store, read_whole};
 pub use webdav::WebdavStore;
 pub use wrap::{Around, Backoff, Breaker, Deadline, Limit, Limits, Retry, resilient};

@@ -14,6 +14,7 @@ mod list;
 pub(crate) mod runtime;
 mod services;
 mod signed;
+mod small;
 pub(crate) mod transport;
 mod web_identity;
 mod writer;
@@ -372,6 +373,10 @@ impl Store for ObjectStore {
             into.extend_from_slice(&piece);
         }
         Ok(())
+    }
+
+    fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+        small::read(&self.inner, key, limit)
     }
 
     fn settle(&self, key: &Key) -> Result<(), StoreError> {

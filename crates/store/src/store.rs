@@ -36,6 +36,15 @@ pub trait Store: Send + Sync {
     /// the bytes after an error.
     fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError>;
 
+    /// All bytes of `key`, an object of at most `limit` bytes, itself at most [`MOST_SMALL`]: a document. Where a question
+    /// costs a way there and back, one does.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; `Other` when it is larger than `limit`.
+    fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+        head_and_read(self, key, limit)
+    }
+
     /// Makes an object that was seen by `head` or `list` as durable as [`Store::put_new`] promises: whoever created it
     /// may have died between showing and syncing it. Whoever acknowledges an object that it did not put itself calls
     /// this first.
@@ -187,6 +196,9 @@ macro_rules! forward_store {
             fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError> {
                 (**self).read(key, range, into)
             }
+            fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+                (**self).read_small(key, limit)
+            }
             fn settle(&self, key: &Key) -> Result<(), StoreError> {
                 (**self).settle(key)
             }
@@ -296,17 +308,21 @@ pub struct Space {
     pub total: u64,
 }
 
+/// Longest object that [`Store::read_small`] is asked for.
+pub const MOST_SMALL: u64 = 1 << 20;
+
 /// Reads a whole object of at most `limit` bytes.
 ///
 /// # Errors
 /// `NotFound` when there is none; `Other` when it is larger than `limit`.
 pub fn read_whole(store: &dyn Store, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
-    let fail = |kind, text: String| StoreError {
-        kind,
-        action: "read",
-        object: key.to_string(),
-        store: store.describe().to_owned(),
-        source: std::io::Error::other(text),
+    // What may be large is first asked for its size: then it is known what is moved, and how long that may take.
+    if limit <= MOST_SMALL { store.read_small(key, limit) } else { head_and_read(store, key, limit) }
+}
+
+fn head_and_read<S: Store + ?Sized>(store: &S, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let fail = |kind, text: String| {
+        StoreError::new(kind, "read", key.as_str(), store.describe(), std::io::Error::other(text))
     };
     let info = store.head(key)?.ok_or_else(|| fail(StoreErrorKind::NotFound, "no such object".to_owned()))?;
     if info.size > limit {

@@ -84,6 +84,25 @@ pub fn fetch(
     }
 }
 
+/// Writes the WAL file `name` to `dest` out of `repository`, where it is there and whole. `None` says nothing about whether
+/// it is: [`fetch`] does.
+pub fn fetch_if_there(
+    repository: &Repository,
+    system: SystemIdentifier,
+    name: WalFileName,
+    dest: &Path,
+) -> Option<Fetched> {
+    let bytes = match out_of(repository, system, name, dest) {
+        Ok(bytes) => bytes?,
+        Err(trouble) => {
+            tracing::debug!(%name, ?trouble, "it is looked for more thoroughly");
+            return None;
+        }
+    };
+    let repository = repository.store().describe().to_owned();
+    Some(Fetched { repository, bytes, passed_over: Vec::new(), damaged: Vec::new() })
+}
+
 fn attempt(
     repositories: &[&Repository],
     system: SystemIdentifier,
@@ -155,6 +174,7 @@ fn damaged_by(
 }
 
 /// Why one repository did not give it.
+#[derive(Debug)]
 enum Trouble {
     Repo(RepoError),
     Conflict(Vec<StoredWal>),
@@ -174,10 +194,9 @@ fn out_of(
         1 => found.remove(0),
         _ => return Err(Trouble::Conflict(found)),
     };
-    let head = repository.read_wal_head(&stored).map_err(Trouble::Repo)?;
     let file = Temporary::create(dest)?;
     let failed = Mutex::new(None);
-    let read = repository.place_wal(&head, &|offset, bytes| {
+    let read = repository.place_wal(&stored, &|offset, bytes| {
         let written = file.file.write_all_at(bytes, offset);
         written.map_err(|error| {
             let kind = error.kind();
@@ -188,7 +207,7 @@ fn out_of(
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(Trouble::Write(file.path.clone(), error));
     }
-    read.map_err(Trouble::Repo)?;
+    let head = read.map_err(Trouble::Repo)?;
     fault::point("wal.fetch.before_rename").map_err(|e| Trouble::Write(dest.to_owned(), e))?;
     file.place(dest)?;
     Ok(Some(head.clear.size))

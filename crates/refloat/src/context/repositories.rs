@@ -152,6 +152,21 @@ impl Context {
         Ok(Opened { name: config.name.to_string(), repository, compression: compression(config) })
     }
 
+    /// Opens a configured repository as this host has seen it last, without asking its store; `None` where it has not.
+    ///
+    /// # Errors
+    /// A store that cannot be opened, or a state directory that cannot be read.
+    pub(crate) fn open_as_seen(
+        &self,
+        config: &RepositoryConfig,
+        access: Access,
+    ) -> Result<Option<Opened>, Failure> {
+        let store = self.store(config, access, Options { read_only: true, ..Options::default() })?;
+        let seen = Repository::open_as_seen(store, self.state(), config.fingerprint.as_deref())?;
+        let (name, compression) = (config.name.to_string(), compression(config));
+        Ok(seen.map(|repository| Opened { name, repository, compression }))
+    }
+
     /// Opens the repository of `-r URL`; read-only unless this host is to be enrolled in it.
     ///
     /// # Errors

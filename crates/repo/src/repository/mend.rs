@@ -85,6 +85,13 @@ pub(super) fn kept_marker(state: &StateDirectory, store: &str) -> Result<Option<
 }
 
 impl Repository {
+    /// Keeps the repository object alone. That leaves the other copies due.
+    pub(super) fn keep_marker(&self, bytes: &[u8]) -> Result<(), RepoError> {
+        self.state.replace(&self.kept_name(&layout::repository()), bytes)?;
+        let from = KeptFrom { store: self.store.describe().to_owned(), at: Timestamp::UNIX_EPOCH };
+        self.state.write(&self.state_name(KEPT_FROM), &from)
+    }
+
     fn kept_name(&self, key: &Key) -> String {
         self.state_name(&kept_file(key.as_str()))
     }

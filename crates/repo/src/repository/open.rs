@@ -114,6 +114,43 @@ impl Repository {
         Ok(repository)
     }
 
+    /// Opens a repository as this host has seen it last, and asks the store for nothing; `None` where it has not seen it, or
+    /// has not kept what it saw. Whatever is read through it is verified as ever. What is not found through it may be there
+    /// all the same, and it must not write: for that a repository is opened in full.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read, or what is kept there is not what this host trusts.
+    pub fn open_as_seen(
+        store: Arc<dyn Store>,
+        state: StateDirectory,
+        fingerprint: Option<&str>,
+    ) -> Result<Option<Self>, RepoError> {
+        let Some(bytes) = super::mend::kept_marker(&state, store.describe())? else { return Ok(None) };
+        let (marker, _) = opening_of(bytes)?;
+        let Some(local) = state.read::<Local>(&state_name(marker.id, LOCAL))? else { return Ok(None) };
+        if local.root != marker.root || fingerprint.is_some_and(|pin| pin != marker.root.fingerprint()) {
+            return Ok(None);
+        }
+        let kept = state.read::<Generation>(&state_name(marker.id, GENERATION))?;
+        let current = kept.unwrap_or_else(|| Generation::first(&marker));
+        Self::with(store, state, marker, local, current).map(Some)
+    }
+
+    /// Keeps the repository object for [`Repository::open_as_seen`], unless that was done.
+    ///
+    /// # Errors
+    /// When it cannot be read again or kept.
+    pub fn keep_as_seen(&self) -> Result<(), RepoError> {
+        if super::mend::kept_marker(&self.state, self.store.describe())?.is_some() {
+            return Ok(());
+        }
+        let bytes = read_whole(self.store.as_ref(), &layout::repository(), MAX_MARKER)?;
+        if opening_of(bytes.clone())?.0.root != self.marker.root {
+            return Err(forged("its root key is not the one this host trusts"));
+        }
+        self.keep_marker(&bytes)
+    }
+
     /// Tries `passphrase` on the repository's identity, whatever this host holds: the proof that it was kept.
     ///
     /// # Errors
@@ -186,14 +223,25 @@ impl Repository {
         local: Local,
         kept: Option<Generation>,
     ) -> Result<Self, RepoError> {
-        let signing = local.signing()?;
         let remembered = kept.as_ref().map_or(0, |kept| kept.number);
         let newest = generations::newest(store.as_ref(), &marker, kept)?;
+        Self::with(store, state, marker, local, newest.generation).map(|opened| Self { remembered, ..opened })
+    }
+
+    /// One that goes by generation `current`, which this host has remembered.
+    fn with(
+        store: Arc<dyn Store>,
+        state: StateDirectory,
+        marker: Marker,
+        local: Local,
+        current: Generation,
+    ) -> Result<Self, RepoError> {
+        let signing = local.signing()?;
         Ok(Self {
             store,
             marker,
-            current: newest.generation,
-            remembered,
+            remembered: current.number,
+            current,
             state,
             local,
             signing,

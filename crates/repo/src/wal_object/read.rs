@@ -6,7 +6,8 @@ mod frames;
 use refloat_store::{Key, Store};
 use refloat_types::ObjectId;
 
-pub use body::{place_body, read_body};
+pub use body::read_body;
+pub(crate) use body::{READ_AT_ONCE, place_body};
 
 use self::frames::Frames;
 use super::{MAX_CLEAR, WalClear, name_digest};
@@ -17,7 +18,7 @@ use crate::kind::Kind;
 use crate::layout;
 use crate::object::{HEADER_BYTES, Header, document};
 
-/// How much is read where only the facts are wanted.
+/// How much is read where only the head or the facts are wanted.
 const FACTS: u64 = 4096;
 
 /// The verified head of a stored WAL file.
@@ -45,9 +46,20 @@ pub fn read_head(
     size: u64,
     agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
 ) -> Result<WalHead, RepoError> {
+    read_start(store, key, size, FACTS, agent).map(|(head, _)| head)
+}
+
+/// As [`read_head`], by reading the first `ahead` bytes; those behind the head are answered too.
+pub(crate) fn read_start(
+    store: &dyn Store,
+    key: &Key,
+    size: u64,
+    ahead: u64,
+    agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
+) -> Result<(WalHead, Vec<u8>), RepoError> {
     let damaged = |what: &str| RepoError::damaged(key, what);
     let mut bytes = Vec::new();
-    store.read(key, 0..size.min(4096), &mut bytes)?;
+    store.read(key, 0..size.min(ahead), &mut bytes)?;
     let header = Header::decode(key.as_str(), &bytes, Kind::Wal)?;
     if header.clear > MAX_CLEAR {
         return Err(damaged("its header is too long"));
@@ -75,7 +87,9 @@ pub fn read_head(
     if !belongs {
         return Err(damaged("it lies under another file's name"));
     }
-    Ok(WalHead { key: key.clone(), header, clear, body: body as u64, size })
+    let head = WalHead { key: key.clone(), header, clear, body: body as u64, size };
+    bytes.drain(..body);
+    Ok((head, bytes))
 }
 
 /// Reads the sealed facts behind a head, and nothing else of it.
@@ -87,5 +101,5 @@ pub fn read_facts(
     head: &WalHead,
     key: Option<&DataKey>,
 ) -> Result<serde_json::Value, RepoError> {
-    Frames::behind(store, head, key, FACTS).opener()?.facts()
+    Frames::behind(store, head, key, Vec::new(), FACTS).opener()?.facts()
 }

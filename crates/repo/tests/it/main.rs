@@ -12,3 +12,4 @@ mod once;
 mod opening;
 mod rotation;
 mod sample;
+mod segment;

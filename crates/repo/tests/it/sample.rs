@@ -274,7 +274,7 @@ pub(crate) fn read_wal(repository: &Repository) -> Result<Vec<u8>, RepoError> {
     });
     // By two threads, each piece to its place: the same bytes, or the same refusal.
     let placed = Mutex::new(vec![0; head.clear.size as usize]);
-    let by_place = repository.place_wal(&head, &|offset, piece| {
+    let by_place = repository.place_wal(stored, &|offset, piece| {
         placed.lock().unwrap()[offset as usize..][..piece.len()].copy_from_slice(piece);
         Ok(())
     });

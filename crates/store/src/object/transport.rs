@@ -84,12 +84,49 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<HttpTransporter, String> 
     Ok(transporter)
 }
 
+/// Where systems keep all certificates that they believe in one file.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
 /// A client of its own that believes the system's certificates and those in `ca_file`.
 ///
 /// # Errors
 /// Why certificates cannot be read, in words.
 pub(crate) fn plain_client(ca_file: Option<&Path>) -> Result<reqwest::Client, String> {
-    let mut builder = reqwest::Client::builder()
+    let mut own = Vec::new();
+    if let Some(file) = ca_file {
+        let text = std::fs::read(file).map_err(|e| format!("could not read {}: {e}", file.display()))?;
+        own = reqwest::Certificate::from_pem_bundle(&text)
+            .map_err(|_| format!("{} holds no certificates in PEM", file.display()))?;
+        if own.is_empty() {
+            return Err(format!("{} holds no certificates in PEM", file.display()));
+        }
+    }
+    // The directory beside the bundle holds the same again, in a file for each: to read it too takes longer than anything
+    // else that a process does before its first request. It is read where there is no bundle, or none that can be used.
+    if let Some(bundle) = bundle()
+        && let Ok(client) = builder().tls_certs_only(own.iter().cloned().chain(bundle)).build()
+    {
+        return Ok(client);
+    }
+    let client = builder().tls_certs_merge(own).build();
+    client.map_err(|e| format!("could not set up TLS: {}", chain(&e)))
+}
+
+fn bundle() -> Option<Vec<reqwest::Certificate>> {
+    let read = |file: &&str| {
+        let text = std::fs::read(file).ok()?;
+        reqwest::Certificate::from_pem_bundle(&text).ok().filter(|all| !all.is_empty())
+    };
+    BUNDLES.iter().find_map(read)
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .no_proxy()
         // A redirect makes other requests than were meant (after 303, a GET of what was to be put), and none is signed.
         .redirect(reqwest::redirect::Policy::none())
@@ -98,17 +135,7 @@ pub(crate) fn plain_client(ca_file: Option<&Path>) -> Result<reqwest::Client, St
         .read_timeout(SILENCE)
         .pool_idle_timeout(IDLE)
         .tcp_nodelay(true)
-        .user_agent(concat!("refloat/", env!("CARGO_PKG_VERSION")));
-    if let Some(file) = ca_file {
-        let text = std::fs::read(file).map_err(|e| format!("could not read {}: {e}", file.display()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&text)
-            .map_err(|_| format!("{} holds no certificates in PEM", file.display()))?;
-        if certificates.is_empty() {
-            return Err(format!("{} holds no certificates in PEM", file.display()));
-        }
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|e| format!("could not set up TLS: {}", chain(&e)))
+        .user_agent(concat!("refloat/", env!("CARGO_PKG_VERSION")))
 }
 
 /// An error and its causes on one line.

@@ -117,6 +117,11 @@ impl<S: Store, G: Gate> Store for Around<S, G> {
         self.call(("read", key.as_str()), moves, || self.inner.read(key, range, into))
     }
 
+    /// So little is not paced, and how little is known only afterwards.
+    fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+        self.call(("read", key.as_str()), NOTHING, || self.inner.read_small(key, limit))
+    }
+
     fn settle(&self, key: &Key) -> Result<(), StoreError> {
         self.call(("sync", key.as_str()), NOTHING, || self.inner.settle(key))
     }

@@ -165,6 +165,11 @@ impl<S: Store + 'static> Store for Deadline<S> {
         Ok(())
     }
 
+    fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let owned = key.clone();
+        self.run(("read", key.as_str()), limit, move |s| s.read_small(&owned, limit))
+    }
+
     fn settle(&self, key: &Key) -> Result<(), StoreError> {
         let owned = key.clone();
         self.run(("sync", key.as_str()), 0, move |s| s.settle(&owned))

@@ -140,6 +140,10 @@ impl<S: Store> Store for Retry<S> {
         })
     }
 
+    fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
+        self.run(|_| self.inner.read_small(key, limit))
+    }
+
     fn settle(&self, key: &Key) -> Result<(), StoreError> {
         self.run(|_| self.inner.settle(key))
     }

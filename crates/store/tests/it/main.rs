@@ -18,5 +18,6 @@ mod power_cut;
 mod refused;
 mod resilience;
 mod sftp;
+mod small;
 mod webdav;
 mod wrappers;

@@ -2,13 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use refloat_store::{Store, StoreErrorKind};
+use refloat_store::{Store, StoreErrorKind, read_whole};
 
 use super::{Clause, assert_absent, bytes, head, key, listed, put};
 
 pub(super) const CLAUSES: &[Clause] = &[
     ("a range is exactly these bytes, appended", ranges_are_exact),
     ("an object that ends early is never a short read", no_short_reads),
+    ("a small object is read as a whole, up to its limit", small_objects),
     ("what is absent is known to be absent", absent_is_known),
     ("a prefix may end anywhere", prefixes),
     ("a list is complete and can be stopped", lists_are_complete),
@@ -47,6 +48,24 @@ fn no_short_reads(store: &dyn Store) {
         let kind = store.read(&key(name), range.clone(), &mut Vec::new()).map_err(|e| e.kind);
         assert_eq!(kind, Err(StoreErrorKind::Truncated), "{name} {range:?}");
     }
+}
+
+fn small_objects(store: &dyn Store) {
+    for (name, length) in [("s/none", 0), ("s/one", 1), ("s/more", 70_000)] {
+        let body = bytes(6, length);
+        put(store, name, &body);
+        let length = length as u64;
+        for limit in [length, 1 << 20] {
+            let got = store.read_small(&key(name), limit).unwrap_or_else(|e| panic!("{name} {limit}: {e}"));
+            assert!(got == body, "{name} {limit}: other bytes");
+        }
+        if let Some(less) = length.checked_sub(1) {
+            let kind = read_whole(store, &key(name), less).map_err(|e| e.kind);
+            assert_eq!(kind, Err(StoreErrorKind::Other), "{name} {less}");
+        }
+    }
+    let kind = store.read_small(&key("s/absent"), 1 << 20).map_err(|e| e.kind);
+    assert_eq!(kind, Err(StoreErrorKind::NotFound));
 }
 
 fn absent_is_known(store: &dyn Store) {

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use refloat_config::{RepositoryConfig, SourceConfig};
 use refloat_engine::locked::{Locked, Purpose};
+use refloat_engine::wal::fetch::Fetched;
 use refloat_engine::wal::push::Pushed;
-use refloat_engine::wal::{FetchOptions, PushError, PushOptions, fetch as fetch_file, push as push_file};
+use refloat_engine::wal::{
+    FetchOptions, PushError, PushOptions, fetch as fetch_file, fetch_if_there, push as push_file,
+};
 use refloat_pg::control::read_settled;
 use refloat_repo::Repository;
 use refloat_store::Key;
@@ -297,6 +300,11 @@ fn fetch_from_any(
     let unknown = if is_standby { 1 } else { 255 };
     let cannot_know = |failed: Failure| (failed, unknown);
     let until = Instant::now() + source.wal_fetch_timeout;
+    if let Some((opened, fetched)) = fetch_as_seen(command, context, asked) {
+        ends_with.store(0, Ordering::SeqCst);
+        tell_fetched(context, name, std::slice::from_ref(&opened), &fetched, operation);
+        return Ok(());
+    }
     let mut opened = open_sure(context, source).map_err(cannot_know)?;
     let mut soon = None;
     if let Some(first) = opened.first()
@@ -329,18 +337,14 @@ fn fetch_from_any(
         Ok(fetched) => {
             // The file is in its place: however long a store hangs that is mended now, this fetch is a good one.
             ends_with.store(0, Ordering::SeqCst);
-            operation.bytes = fetched.bytes;
-            for why in &fetched.passed_over {
-                complain(&format!("refloat: passed over: {why}\n"));
-            }
-            let answered = opened.iter().find(|one| one.repository.store().describe() == fetched.repository);
-            if let Some(answered) = answered {
-                context.note_answer(&answered.name, Ok(()));
-            }
+            tell_fetched(context, name, &opened, &fetched, operation);
             mend(context, source, &opened, &fetched.damaged);
-            context.out.document(&serde_json::json!({
-                "name": name.to_string(), "bytes": fetched.bytes, "repository": fetched.repository,
-            }));
+            // The next file is had with two questions less.
+            if let Some(first) = opened.first()
+                && let Err(error) = first.repository.keep_as_seen()
+            {
+                tracing::debug!(%error, "what was seen of {} could not be kept", first.name);
+            }
             Ok(())
         }
         Err(error) => {
@@ -352,6 +356,44 @@ fn fetch_from_any(
             }
         }
     }
+}
+
+/// What a fetch that ended well leaves behind.
+fn tell_fetched(
+    context: &Context,
+    name: WalFileName,
+    opened: &[Opened],
+    fetched: &Fetched,
+    operation: &mut Operation,
+) {
+    operation.bytes = fetched.bytes;
+    for why in &fetched.passed_over {
+        complain(&format!("refloat: passed over: {why}\n"));
+    }
+    let answered = opened.iter().find(|one| one.repository.store().describe() == fetched.repository);
+    if let Some(answered) = answered {
+        context.note_answer(&answered.name, Ok(()));
+    }
+    context.out.document(&serde_json::json!({
+        "name": name.to_string(), "bytes": fetched.bytes, "repository": fetched.repository,
+    }));
+}
+
+/// The usual case over a network: the only repository has it, and is what it was when this host has opened it last. Then
+/// the file is listed and read, and that is all. Whatever else is so is left to a repository that is opened in full.
+fn fetch_as_seen(command: &Fetch, context: &Context, asked: &Asked<'_>) -> Option<(Opened, Fetched)> {
+    let Asked { source, here, name, .. } = *asked;
+    // Of several it has to be seen that they agree.
+    let [config] = <[RepositoryConfig; 1]>::try_from(context.repositories(Some(source)).ok()?).ok()?;
+    // A directory is opened in no time.
+    if config.url.directory().is_some() || context.is_left_alone(config.name.as_str()) {
+        return None;
+    }
+    let (control, _) = read_settled(here.unwrap_or(&source.data_directory)).ok()?;
+    let access = Access::Within((source.wal_fetch_timeout / 4).min(SOON));
+    let opened = context.open_as_seen(&config, access).ok()??;
+    let fetched = fetch_if_there(&opened.repository, control.system_identifier, name, &command.dest)?;
+    Some((opened, fetched))
 }
 
 /// Replaces what was damaged in one repository and right in another: the next recovery may have only this one.

@@ -24,15 +24,18 @@ pub(super) struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// Those of the object that `head` was read of; at least `ahead` bytes are read at a time.
+    /// Those of the object that `head` was read of; `start` is what is known of them, and at least `ahead` bytes are read
+    /// at a time.
     pub(super) fn behind(
         store: &'a dyn Store,
         head: &'a WalHead,
         key: Option<&'a DataKey>,
+        start: Vec<u8>,
         ahead: u64,
     ) -> Self {
         let last = head.clear.size.div_ceil(FRAME as u64);
-        let input = Input { store, head, at: head.body, buffer: Vec::new(), used: 0, ahead, next: 0, last };
+        let at = head.body + start.len() as u64;
+        let input = Input { store, head, at, buffer: start, used: 0, ahead, next: 0, last };
         Self { head, seal: ObjectSeal::new(Kind::Wal, head.header.id, key), input: Mutex::new(input) }
     }
 

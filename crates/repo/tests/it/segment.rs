@@ -1,0 +1,96 @@
+//! What a recovery waits for: how often a store is asked for a segment.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use refloat_repo::crypt::identity::Identity;
+use refloat_repo::repository::{InitOptions, Protection};
+use refloat_repo::{RepoError, Repository, StateDirectory};
+use refloat_testkit::fault_plan::{FaultPlan, Faulty};
+use refloat_testkit::memory_store::Memory;
+
+use super::sample::{SYSTEM, now, put_wal, wal_name};
+
+/// Bytes that no codec makes smaller.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..length / 8).flat_map(|_| next()).collect()
+}
+
+fn repository(memory: &Memory, state: &Path, plan: &FaultPlan) -> Repository {
+    let identity = Identity::draw();
+    let protection =
+        Protection::Recipients { recipients: vec![identity.recipient()], identity: Some(identity) };
+    let store = Arc::new(Faulty::new(memory.clone(), plan));
+    let options = InitOptions { protection, now: now() };
+    Repository::init(store, StateDirectory::new(state), options).unwrap()
+}
+
+fn as_seen(
+    memory: &Memory,
+    state: &Path,
+    plan: &FaultPlan,
+    pin: Option<&str>,
+) -> Result<Option<Repository>, RepoError> {
+    let store = Arc::new(Faulty::new(memory.clone(), plan));
+    Repository::open_as_seen(store, StateDirectory::new(state), pin)
+}
+
+/// The one WAL file that is there, by `repository`.
+fn fetched(repository: &Repository) -> Result<Vec<u8>, RepoError> {
+    let found = repository.find_wal(SYSTEM, wal_name())?;
+    let [stored] = found.as_slice() else { panic!("{} objects", found.len()) };
+    let placed = Mutex::new(vec![0; 32 << 20]);
+    let head = repository.place_wal(stored, &|offset, piece| {
+        placed.lock().unwrap()[offset as usize..][..piece.len()].copy_from_slice(piece);
+        Ok(())
+    })?;
+    let mut bytes = placed.into_inner().unwrap();
+    bytes.truncate(head.clear.size as usize);
+    Ok(bytes)
+}
+
+#[test]
+fn a_segment_that_was_archived_here_is_had_by_two_calls() {
+    let (memory, plan, state) = (Memory::new(), FaultPlan::new(), tempfile::tempdir().unwrap());
+    let repository = repository(&memory, state.path(), &plan);
+    let segment = noise(16 << 20);
+    let stored = put_wal(&repository, &segment).unwrap();
+    assert!(stored.size > 16 << 20, "it is as large as they come");
+
+    let before = plan.calls();
+    assert!(fetched(&repository).unwrap() == segment);
+    assert_eq!(plan.calls() - before, 2, "one list, one read");
+
+    assert!(as_seen(&memory, state.path(), &plan, None).unwrap().is_none(), "nothing was kept");
+    repository.keep_as_seen().unwrap();
+    let before = plan.calls();
+    repository.keep_as_seen().unwrap();
+    let pin = repository.fingerprint();
+    let seen = as_seen(&memory, state.path(), &plan, Some(&pin)).unwrap().expect("it was kept");
+    assert_eq!(plan.calls() - before, 0, "nothing is asked for");
+    assert!(fetched(&seen).unwrap() == segment);
+    assert_eq!(plan.calls() - before, 2);
+
+    assert!(as_seen(&memory, state.path(), &plan, Some("another")).unwrap().is_none());
+    std::fs::remove_file(state.path().join(format!("repositories/{}/local.json", seen.marker().id))).unwrap();
+    assert!(as_seen(&memory, state.path(), &plan, None).unwrap().is_none(), "this host knows it no more");
+}
+
+#[test]
+fn what_another_repository_holds_in_the_place_of_a_known_one_is_not_believed() {
+    let (memory, plan, state) = (Memory::new(), FaultPlan::new(), tempfile::tempdir().unwrap());
+    repository(&memory, state.path(), &plan).keep_as_seen().unwrap();
+    // The same URL, the same cluster, the same file; somebody else's keys.
+    let (other, elsewhere) = (Memory::new(), tempfile::tempdir().unwrap());
+    put_wal(&repository(&other, elsewhere.path(), &plan), &noise(1 << 20)).unwrap();
+    let seen = as_seen(&other, state.path(), &plan, None).unwrap().expect("it was kept");
+    let error = fetched(&seen).unwrap_err();
+    assert!(matches!(error, RepoError::UnknownOrigin { .. }), "{error:?}");
+}
