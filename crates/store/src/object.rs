@@ -11,7 +11,7 @@ pub(crate) mod runtime;
 mod services;
 mod signed;
 pub(crate) mod transport;
-mod web_identity;
+pub(crate) mod web_identity;
 mod writer;
 
 use std::collections::HashMap;

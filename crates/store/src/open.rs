@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use refloat_types::{Advice, BadLocation, Explain, Location, Scheme};
 
+use crate::dropbox::DropboxStore;
+use crate::gdrive::GdriveStore;
 use crate::object::ObjectStore;
 use crate::posix::{Options, PosixStore};
 use crate::settings::StoreSettings;
@@ -80,7 +82,8 @@ pub fn open(
         }
         Scheme::Sftp => around(SftpStore::open(location, settings, options)?, settings),
         Scheme::Webdav | Scheme::Webdavs => around(WebdavStore::open(location, settings, options)?, settings),
-        scheme => Err(OpenError::NotBuilt { scheme }),
+        Scheme::Dropbox => around(DropboxStore::open(location, settings, options)?, settings),
+        Scheme::Gdrive => around(GdriveStore::open(location, settings, options)?, settings),
     }
 }
 

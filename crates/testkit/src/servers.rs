@@ -4,6 +4,9 @@
 //! `start()` answers `None` when the server is not installed: the test returns, and was skipped loudly (where `CI=true` it
 //! fails). `kill()` ends a server as a crash does, `restart()` starts it again on the same port with what it had on disk.
 //!
+//! [`DropboxDouble`] and [`GdriveDouble`] are no such servers: there is none to install. They run in the test's own process
+//! and answer as the documents of those services say.
+//!
 //! ```no_run
 //! use refloat_testkit::servers::S3sFs;
 //! let Some(server) = S3sFs::start() else { return };
@@ -13,7 +16,10 @@
 //! ```
 
 mod azurite;
+mod double;
+mod dropbox;
 mod gcs;
+mod gdrive;
 mod moto;
 mod process;
 mod s3s_fs;
@@ -25,7 +31,9 @@ mod webdav;
 use std::path::PathBuf;
 
 pub use azurite::Azurite;
+pub use dropbox::DropboxDouble;
 pub use gcs::GcsEmulator;
+pub use gdrive::GdriveDouble;
 pub use moto::Moto;
 pub use process::ServerProcess;
 pub use s3s_fs::S3sFs;

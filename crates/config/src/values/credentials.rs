@@ -16,7 +16,7 @@ use crate::values::plain::{AbsolutePath, Text};
 
 options! {
     /// Who this host is at a store. S3: the two halves of a key, a document of keys, or a role. Google Cloud Storage: a
-    /// service account. Azure: an account with its key or a token.
+    /// service account. Azure: an account with its key or a token. Dropbox, Google Drive: an app with its refresh token.
     pub(crate) struct CredentialsOptions {
         /// S3: the public half of a key.
         access_key_id: Text,
@@ -47,13 +47,22 @@ options! {
         user: Text,
         /// WebDAV: the user's password.
         password: SecretRef,
+        /// Dropbox: the app's key. Google Drive: the client's id.
+        client_id: Text,
+        /// Dropbox: the app's secret, unless it was authorised with PKCE. Google Drive: the client's secret.
+        client_secret: SecretRef,
+        /// Dropbox, Google Drive: what the account's owner has given the app; exchanged for access tokens, again and again.
+        refresh_token: SecretRef,
+        /// Dropbox, Google Drive: instead of the others, an access token. It ends after some hours, so it has to come from
+        /// something that renews it: `{ file = … }` or `{ command = […] }`.
+        access_token: SecretRef,
     }
 }
 
 /// Who this host is at a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
-    /// Names that are no secrets: `access_key_id`, `account_name`.
+    /// Names that are no secrets: `access_key_id`, `account_name`, `user`, `client_id`.
     pub plain: BTreeMap<&'static str, String>,
     /// Secrets by the names of their settings.
     pub secrets: BTreeMap<&'static str, SecretRef>,
@@ -83,7 +92,10 @@ impl Credentials {
             Scheme::Azblob => &["account_name", "account_key", "sas_token"],
             Scheme::Sftp => &["private_key"],
             Scheme::Webdav | Scheme::Webdavs => &["user", "password"],
-            _ => &[],
+            Scheme::Dropbox | Scheme::Gdrive => {
+                &["client_id", "client_secret", "refresh_token", "access_token"]
+            }
+            Scheme::File => &[],
         };
         let foreign = self.plain.keys().chain(self.secrets.keys()).find(|key| !fits.contains(key));
         if let Some(key) = foreign {
@@ -104,7 +116,12 @@ impl Credentials {
             Scheme::Azblob => has("account_name") && !(has("account_key") && has("sas_token")),
             Scheme::Sftp => has("private_key"),
             Scheme::Webdav | Scheme::Webdavs => has("user") && has("password"),
-            _ => true,
+            Scheme::Dropbox | Scheme::Gdrive => {
+                let app = ["client_id", "client_secret", "refresh_token"].into_iter().any(has);
+                let exchanges = has("client_id") && has("refresh_token");
+                if has("access_token") { !app } else { exchanges }
+            }
+            Scheme::File => true,
         };
         (!whole).then(|| "these are not whole, or are several at once".to_owned())
     }
@@ -118,6 +135,12 @@ impl Credentials {
             }
             Scheme::Sftp => "Write { private_key = { file = … } }.",
             Scheme::Webdav | Scheme::Webdavs => "Write { user = \"…\", password = { file = … } }.",
+            Scheme::Dropbox => {
+                "Write { client_id = \"…\", client_secret = { file = … }, refresh_token = { file = … } } or { access_token = { command = […] } }; the secret only where the app has one."
+            }
+            Scheme::Gdrive => {
+                "Write { client_id = \"…\", client_secret = { file = … }, refresh_token = { file = … } } or { access_token = { command = […] } }."
+            }
             _ => HINT,
         }
     }
@@ -144,8 +167,12 @@ impl Setting for Credentials {
             }
         };
         let mut read = Self { web_identity, ..Self::default() };
-        let plain: [(&str, Option<Set<Text>>); 3] =
-            [("access_key_id", raw.access_key_id), ("account_name", raw.account_name), ("user", raw.user)];
+        let plain: [(&str, Option<Set<Text>>); 4] = [
+            ("access_key_id", raw.access_key_id),
+            ("account_name", raw.account_name),
+            ("user", raw.user),
+            ("client_id", raw.client_id),
+        ];
         read.plain.extend(plain.into_iter().filter_map(|(key, set)| Some((key, set?.value.0))));
         let secrets = [
             ("secret_access_key", raw.secret_access_key),
@@ -156,6 +183,9 @@ impl Setting for Credentials {
             ("sas_token", raw.sas_token),
             ("private_key", raw.private_key),
             ("password", raw.password),
+            ("client_secret", raw.client_secret),
+            ("refresh_token", raw.refresh_token),
+            ("access_token", raw.access_token),
         ];
         read.secrets.extend(secrets.into_iter().filter_map(|(key, set)| Some((key, set?.value))));
         if problems.len() == before && read == Self::default() {

@@ -134,14 +134,37 @@ pub(super) fn of_environment(location: &Location, environment: Environment) -> S
                 settings.credentials = constant(keys);
             }
         }
-        _ => {}
+        Scheme::Dropbox => {
+            let names =
+                ["DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN", "DROPBOX_ACCESS_TOKEN"];
+            settings.credentials = account(names.map(|name| one(&[name])));
+        }
+        Scheme::Gdrive => {
+            let names =
+                ["GDRIVE_CLIENT_ID", "GDRIVE_CLIENT_SECRET", "GDRIVE_REFRESH_TOKEN", "GDRIVE_ACCESS_TOKEN"];
+            settings.credentials = account(names.map(|name| one(&[name])));
+        }
+        Scheme::File | Scheme::Sftp | Scheme::Webdav | Scheme::Webdavs => {}
     }
     settings
 }
 
+/// An app's key, its secret and its refresh token, or an access token, as far as they are there.
+fn account([client_id, client_secret, refresh_token, access_token]: [Option<String>; 4]) -> Credentials {
+    let keys: Vec<(&str, Option<String>)> = match (&client_id, &refresh_token) {
+        (Some(_), Some(_)) => {
+            vec![("client_id", client_id), ("client_secret", client_secret), ("refresh_token", refresh_token)]
+        }
+        _ => vec![("access_token", access_token)],
+    };
+    let keys = keys.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let keys = keys.fold(Keys::default(), |keys, (name, value)| keys.with(name, value));
+    if keys.is_empty() { Credentials::Machine } else { constant(keys) }
+}
+
 /// Names of credentials that are no secret, and of those that are.
-const PLAIN: [&str; 3] = ["access_key_id", "account_name", "user"];
-const SECRET: [&str; 7] = [
+const PLAIN: [&str; 4] = ["access_key_id", "account_name", "user", "client_id"];
+const SECRET: [&str; 10] = [
     "secret_access_key",
     "session_token",
     "service_account",
@@ -149,6 +172,9 @@ const SECRET: [&str; 7] = [
     "sas_token",
     "private_key",
     "password",
+    "client_secret",
+    "refresh_token",
+    "access_token",
 ];
 
 /// The settings as lines of a configuration. Each secret goes into a file of its own, which `keep` makes and names.
