@@ -59,7 +59,7 @@ impl Explain for OpenError {
                 Advice::usage("STO-020", safe).hint(format!("Write it like this: {}", bad.example()))
             }
             Self::NotBuilt { .. } => Advice::usage("STO-021", safe)
-                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs://, azblob://, sftp:// or webdavs://."),
+                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs://, azblob://, sftp://, webdavs://, dropbox:// or gdrive://."),
             Self::Settings { hint, .. } => Advice::usage("STO-023", safe).hint(hint.clone()),
             Self::Store(error) => error.advice(),
         }

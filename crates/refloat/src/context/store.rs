@@ -235,3 +235,31 @@ fn text(value: OsString) -> Option<String> {
 fn constant(keys: Keys) -> Credentials {
     Credentials::Keys(Arc::new(move || Ok(keys.clone())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_an_app_with_its_token_or_a_token_alone() {
+        let text = |text: &str| Some(text.to_owned());
+        let names = |credentials: Credentials| match credentials {
+            Credentials::Keys(fetch) => {
+                let keys = fetch().unwrap();
+                ["client_id", "client_secret", "refresh_token", "access_token"]
+                    .into_iter()
+                    .filter(|name| keys.get(name).is_some())
+                    .collect::<Vec<_>>()
+            }
+            _ => Vec::new(),
+        };
+        let all = [text("app"), text("secret"), text("refresh"), text("access")];
+        assert_eq!(names(account(all)), ["client_id", "client_secret", "refresh_token"]);
+        assert_eq!(
+            names(account([text("app"), None, text("refresh"), None])),
+            ["client_id", "refresh_token"]
+        );
+        assert_eq!(names(account([text("app"), text("secret"), None, text("access")])), ["access_token"]);
+        assert!(names(account([text("app"), text("secret"), None, None])).is_empty());
+    }
+}

@@ -125,6 +125,10 @@ fn fetch(url: &str, file: &KitFile) -> String {
         "sftp" => format!("    sftp sftp://{rest}/{key} ./{name}"),
         "webdav" => format!("    curl --fail --user USER --output {name} http://{rest}/{key}"),
         "webdavs" => format!("    curl --fail --user USER --output {name} https://{rest}/{key}"),
+        "dropbox" => format!("    with any client of Dropbox, from the folder {rest}: {key}"),
+        "gdrive" => {
+            format!("    with any client of Google Drive, from the folder {rest}: the file called {key}")
+        }
         _ => format!("    with any client of this store: {key}"),
     }
 }
@@ -154,6 +158,13 @@ fn needs(url: &str) -> &'static str {
              \x20   url = \"webdavs://host/path\"\n\
              \x20   encryption = { passphrase = { file = \"/root/passphrase\" } }\n\
              \x20   credentials = { user = \"USER\", password = { file = \"/root/password\" } }\n"
+        }
+        "dropbox" => {
+            "\nThe store: export DROPBOX_APP_KEY, DROPBOX_APP_SECRET and DROPBOX_REFRESH_TOKEN first, or DROPBOX_ACCESS_TOKEN alone.\n"
+        }
+        "gdrive" => {
+            "\nThe store: export GDRIVE_CLIENT_ID, GDRIVE_CLIENT_SECRET and GDRIVE_REFRESH_TOKEN first, or GDRIVE_ACCESS_TOKEN alone.\n\
+             Another client than the one that wrote here sees the files only with the scope https://www.googleapis.com/auth/drive.\n"
         }
         _ => "",
     }
@@ -210,7 +221,14 @@ mod tests {
         for (url, line) in [
             ("file:///backup/db%201", "cp '/backup/db 1'/rescue/0000000001/refloat ./refloat"),
             ("s3://bucket/pg/", "aws s3 cp s3://bucket/pg/rescue/0000000001/refloat ./refloat"),
-            ("dropbox://app/pg", "with any client of this store: rescue/0000000001/refloat"),
+            (
+                "dropbox://app/pg",
+                "with any client of Dropbox, from the folder app/pg: rescue/0000000001/refloat",
+            ),
+            (
+                "gdrive://pg",
+                "with any client of Google Drive, from the folder pg: the file called rescue/0000000001/refloat",
+            ),
         ] {
             assert_eq!(fetch(url, &file).trim(), line);
         }

@@ -66,7 +66,8 @@ impl Inner {
     pub(super) async fn lookup(&self, key: &Key) -> Result<Option<File>, Failed> {
         let id = self.known().id(key);
         if let Some(id) = id {
-            if let Some(file) = self.api.by_id(&id).await? {
+            // Somebody may have renamed it, or moved it into the trash.
+            if let Some(file) = self.api.by_id(&id).await?.filter(|file| file.name == key.as_str()) {
                 return Ok(Some(file));
             }
             self.known().forget(key);

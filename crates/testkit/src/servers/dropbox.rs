@@ -83,9 +83,9 @@ impl DropboxDouble {
     pub fn paths(&self) -> Vec<String> {
         self.shared.state().tree.paths()
     }
-    /// Makes all files so many seconds older.
-    pub fn age(&self, seconds: i64) {
-        self.shared.state().tree.age(seconds);
+    /// Makes all files whose path holds `part` so many seconds older.
+    pub fn age(&self, part: &str, seconds: i64) {
+        self.shared.state().tree.age(part, seconds);
     }
     /// Puts a file there as somebody else would.
     pub fn put(&self, path: &str, body: &[u8]) {

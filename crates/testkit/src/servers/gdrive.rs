@@ -116,9 +116,9 @@ impl GdriveDouble {
         let file = state.files.get_mut(id);
         file.unwrap_or_else(|| panic!("there is no {id}")).is_trashed = true;
     }
-    /// Makes all files so many seconds older.
-    pub fn age(&self, seconds: i64) {
-        self.shared.state().files.age(|_| true, seconds);
+    /// Makes all files whose name holds `part` so many seconds older.
+    pub fn age(&self, part: &str, seconds: i64) {
+        self.shared.state().files.age(|file| file.name.contains(part), seconds);
     }
     /// Makes one file so many seconds older.
     pub fn age_one(&self, id: &str, seconds: i64) {

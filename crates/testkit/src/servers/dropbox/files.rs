@@ -121,8 +121,8 @@ impl Tree {
         self.files.values().map(|file| file.path.clone()).collect()
     }
 
-    pub(super) fn age(&mut self, seconds: i64) {
-        for file in self.files.values_mut() {
+    pub(super) fn age(&mut self, part: &str, seconds: i64) {
+        for file in self.files.values_mut().filter(|file| file.path.contains(part)) {
             let older = file.modified.as_second() - seconds;
             file.modified = Timestamp::from_second(older).unwrap_or(file.modified);
         }
