@@ -17,7 +17,6 @@ mod folder;
 mod known;
 mod writer;
 
-use std::collections::{HashMap, HashSet};
 use std::hash::Hasher as _;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +27,7 @@ use serde_json::Value as Json;
 
 use self::api::{Api, FOLDER, File, quoted, within};
 use self::create::property;
-use self::known::Known;
+use self::known::{Known, Seen};
 use self::writer::Writer;
 use crate::open::OpenError;
 use crate::posix::Options;
@@ -231,11 +230,11 @@ impl Store for GdriveStore {
         prefix: &str,
         each: &mut dyn FnMut(ObjectInfo) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut seen = HashSet::new();
+        let mut seen = Seen::default();
         let mut is_enough = false;
         self.walk("list", prefix, &mut |key, file| {
             // The oldest of a name comes first.
-            if !seen.insert(key.clone()) {
+            if !seen.insert(&key) {
                 return ControlFlow::Continue(());
             }
             self.inner.known().learn(&key, &file.id);
@@ -290,32 +289,29 @@ impl Store for GdriveStore {
     }
 
     fn clear_abandoned(&self) -> Result<u64, StoreError> {
-        let mut objects: HashMap<Key, File> = HashMap::new();
-        let (mut others, mut newest) = (Vec::new(), Timestamp::UNIX_EPOCH);
+        let (mut seen, mut others, mut newest) = (Seen::default(), Vec::new(), Timestamp::UNIX_EPOCH);
         self.walk("clean", "", &mut |key, file| {
             newest = newest.max(file.created);
-            let other = match objects.get(&key) {
-                Some(object) if object.rank() < file.rank() => Some(file),
-                _ => objects.insert(key.clone(), file),
-            };
-            others.extend(other.map(|file| (key, file)));
+            if !seen.insert(&key) {
+                others.push((key, file));
+            }
             ControlFlow::Continue(())
         })?;
+        others.retain(|(_, file)| newest.duration_since(file.created).as_secs() >= ABANDONED_AFTER);
         let mut removed = 0;
         for (key, file) in others {
-            if newest.duration_since(file.created).as_secs() < ABANDONED_AFTER {
-                continue;
-            }
             let inner = Arc::clone(&self.inner);
-            self.inner.api.rest.call(("clean", key.as_str()), 0, {
-                let (key, id) = (key.clone(), file.id);
-                async move {
-                    inner.api.destroy(&id).await?;
-                    inner.known().destroyed(&key, &id);
-                    Ok(())
+            let owned = key.clone();
+            removed += self.inner.api.rest.call(("clean", key.as_str()), 0, async move {
+                let _alone = inner.creating(&owned).lock().await;
+                // Looked at once more: the object itself stays, whatever order a list has.
+                if inner.find(&owned).await?.first().is_none_or(|object| object.id == file.id) {
+                    return Ok(0);
                 }
+                inner.api.destroy(&file.id).await?;
+                inner.known().destroyed(&owned, &file.id);
+                Ok(1)
             })?;
-            removed += 1;
         }
         Ok(removed)
     }

@@ -1,7 +1,8 @@
 //! What this process knows of files better than Drive's search, which lags behind: what it has created and destroyed
 //! itself, ids, and creations whose answer did not come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use super::api::File;
@@ -111,5 +112,59 @@ impl Known {
 
     pub(super) fn keep_ids(&mut self, ids: Vec<String>) {
         self.spare.extend(ids);
+    }
+}
+
+/// Names that came by, 16 bytes for each whatever its length: a list may have half a million.
+#[derive(Default)]
+pub(super) struct Seen {
+    one: RandomState,
+    other: RandomState,
+    digests: HashSet<(u64, u64)>,
+}
+
+impl Seen {
+    fn digest(&self, key: &Key) -> (u64, u64) {
+        (self.one.hash_one(key), self.other.hash_one(key))
+    }
+    /// Whether this is the first time.
+    pub(super) fn insert(&mut self, key: &Key) -> bool {
+        self.digests.insert(self.digest(key))
+    }
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.digests.contains(&self.digest(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_here_ends_with_the_file() {
+        let (key, digest) = ("a".parse().unwrap(), "d");
+        let file = |id: &str| File {
+            id: id.to_owned(),
+            name: "a".to_owned(),
+            size: 1,
+            created: refloat_types::Timestamp::UNIX_EPOCH,
+            is_trashed: false,
+            sha256: None,
+        };
+        let mut known = Known::default();
+        known.attempt(&key, "1", digest);
+        assert_eq!(known.unanswered(&key, digest).as_deref(), Some("1"));
+        assert_eq!(known.unanswered(&key, "others"), None, "other bytes are another object");
+        known.created(&key, file("1"));
+        assert_eq!((known.id(&key).as_deref(), known.unanswered(&key, digest)), (Some("1"), None));
+        assert_eq!((known.own(&key), known.recent("")), (Some(file("1")), vec![key.clone()]));
+        assert!(known.recent("b").is_empty());
+        // One that lost leaves the object as it is.
+        known.destroyed(&key, "2");
+        assert_eq!(known.own(&key), Some(file("1")));
+        known.destroyed(&key, "1");
+        assert_eq!((known.own(&key), known.id(&key), known.is_gone("1")), (None, None, true));
+        let mut seen = Seen::default();
+        assert!(seen.insert(&key) && !seen.insert(&key) && seen.contains(&key));
     }
 }

@@ -53,7 +53,6 @@ const LARGEST: usize = 150 << 20;
 
 impl DropboxDouble {
     /// Starts it.
-    #[expect(clippy::new_without_default, reason = "it listens")]
     pub fn start() -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), faults: Faults::default() });
         let answering = Arc::clone(&shared);
@@ -190,8 +189,8 @@ impl State {
             if !is_download && content_type != Some("application/octet-stream") {
                 return Err(bad_type());
             }
-            if is_download && !request.body.is_empty() {
-                return Err(malformed(function, "request body: must be empty"));
+            if is_download && (!request.body.is_empty() || content_type.is_some()) {
+                return Err(malformed(function, "request body: must be empty, and without a type"));
             }
             if request.body.len() > LARGEST {
                 return Err(Reply::new(413, "text/plain", "payload too large"));

@@ -57,7 +57,6 @@ const PAGE: usize = 60;
 
 impl GdriveDouble {
     /// Starts it.
-    #[expect(clippy::new_without_default, reason = "it listens")]
     pub fn start() -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), faults: Faults::default() });
         let answering = Arc::clone(&shared);

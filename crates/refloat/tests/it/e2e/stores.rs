@@ -212,6 +212,33 @@ fn dropbox() {
 }
 
 #[test]
+fn check_says_what_an_account_cannot_promise() {
+    if skip_without(15) {
+        return;
+    }
+    let secrets = Owner::current().temp_dir();
+    let double = GdriveDouble::start();
+    double.limit_space(7 << 30);
+    let app = app(secrets.path(), double.client_id(), double.client_secret(), double.refresh_token());
+    let lines = format!("url = \"gdrive://backups\"\nendpoint = \"{}\"\n{app}", double.endpoint());
+    let mut site = Site::stored(TestCluster::builder().version(15).checksums(true), &lines, "");
+    site.backup();
+    let said = site.run(&["check"]);
+    for expected in [
+        "what was just stored is not listed at once",
+        "locks and policies of Google Drive are not looked at: as far as can be told, these credentials can destroy",
+    ] {
+        assert!(said.stdout.contains(expected), "{expected}\nis not in\n{}{}", said.stdout, said.stderr);
+    }
+    double.revoke();
+    let refused = site.run(&["list", "prod"]);
+    let told = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(told.contains("no token is given: invalid_grant"), "{told}");
+    assert!(!told.contains(double.refresh_token()) && !told.contains(double.client_secret()), "{told}");
+    site.cluster.stop(StopMode::Fast);
+}
+
+#[test]
 fn google_drive() {
     on(|secrets| {
         let double = Arc::new(GdriveDouble::start());
