@@ -81,6 +81,8 @@ pub struct StoreConfig {
     pub credentials: Option<Credentials>,
     /// Class of new objects.
     pub storage_class: Option<String>,
+    /// The program that asks for objects in a cold class, and its arguments.
+    pub thaw_command: Option<Vec<String>>,
     /// How the store encrypts.
     pub sse: Option<Sse>,
     /// Metadata of new objects.

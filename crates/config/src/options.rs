@@ -1,5 +1,6 @@
 //! The tables of the file: each setting once, with what it means. The reference and the schema are made of these.
 
+use crate::secret::Program;
 use crate::setting::{nothing_required, options, schema_of};
 use crate::values::compression::Compression;
 use crate::values::connection::Connection;
@@ -40,8 +41,12 @@ options! {
         style: Style,
         /// Who this host is at the store. Left out: the role of the machine (S3, Google Cloud Storage, Azure), or nobody (WebDAV).
         credentials: Credentials,
-        /// Class that an object store keeps new objects in, such as `"STANDARD_IA"`.
+        /// Class that an object store keeps new objects in, such as `"STANDARD_IA"`. One that has to be thawed before it can be read
+        /// (`"GLACIER"`, `"DEEP_ARCHIVE"`) is used for packs only, so that listing and expiring go on.
         storage_class: Text,
+        /// The program that asks for objects in a cold class: `["/path", "ARGUMENT"]`. It gets their names on its standard input, one a
+        /// line; `restore` and `verify` run it for what they need, and wait.
+        thaw_command: Program,
         /// How S3 encrypts what it keeps, beside what Refloat encrypts: `"AES256"` or `{ kms = "KEY" }`.
         sse: Sse,
         /// Metadata that each new object gets: `{ owner = "dba" }`. Whoever can list the bucket can read it.

@@ -105,7 +105,7 @@ pub(crate) struct VariableName(String);
 
 /// A program by its absolute path, and its arguments.
 #[derive(Debug, Clone)]
-pub(crate) struct Program(Vec<String>);
+pub(crate) struct Program(pub Vec<String>);
 
 /// Name of a credential: a plain file name.
 #[derive(Debug, Clone)]

@@ -22,6 +22,7 @@ mod several;
 mod sheet;
 mod site;
 mod terminal;
+mod thaw;
 mod times;
 mod words;
 
@@ -115,6 +116,11 @@ fn load(global: Global) -> Result<Context, Failure> {
 fn misused(error: &clap::Error, arguments: &[OsString]) -> CliError {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let wanted = |part: &&str| part.starts_with("Usage:") || part.starts_with("Commands:");
+        let hints = text.split("\n\n").map(str::trim).filter(wanted).map(str::to_owned).collect();
+        return CliError::Usage { message: "it is not said what to do".to_owned(), hints };
+    }
     let mut parts = text.split("\n\n");
     let message = parts.next().unwrap_or(text).lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let known = words::peer_option(arguments);

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use refloat_config::{Mode, RepositoryConfig, SourceConfig};
 use refloat_types::RepositoryName;
 
+use crate::commands::copy::background;
 use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
 
@@ -19,9 +20,9 @@ pub(crate) struct Several {
 }
 
 impl Several {
-    /// Whether any of them gets it only later.
-    pub(crate) fn has_later(&self) -> bool {
-        !self.failed.is_empty() || !self.later.is_empty()
+    /// Those that did not get it now.
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = String> {
+        self.failed.iter().map(|(name, _)| name).chain(&self.later).map(ToString::to_string)
     }
 }
 
@@ -107,15 +108,39 @@ pub(crate) fn open_at_once(
     })
 }
 
-/// Starts a process that brings what is missing to every repository of the source, and does not wait for it. One on this host
-/// is enough: a second one ends at once.
-pub(crate) fn catch_up_later(context: &Context, source: &SourceConfig) {
-    if context.global.repository.is_some() || context.config.is_none() {
+/// Notes which repositories were left out of something, and starts a process that brings what lacks to each that answers, without
+/// waiting for it. While one works, no other is started: it looks again before it ends.
+pub(crate) fn catch_up_later(context: &Context, source: &SourceConfig, left_out: &[String]) {
+    // What one names with -r is meant to be there alone.
+    if context.global.repository.is_some() || context.config.is_none() || source.repositories.len() < 2 {
         return;
     }
-    if let Err(error) = crate::commands::copy::ask(context) {
-        tracing::debug!(%error, "the wish to catch up could not be noted");
+    let behind = context.behind(&source.name);
+    for repository in left_out {
+        if let Err(error) = behind.add(repository) {
+            tracing::warn!(%repository, %error, "it could not be noted that a repository lacks something");
+        }
     }
+    let due = source.repositories.iter().any(|repository| behind.is_due(repository));
+    if due && !background::works(context, source) {
+        start(context, source);
+    }
+}
+
+/// Has every repository of a source looked at, where this host does not know what they lack: its state directory is new.
+pub(crate) fn know_what_lacks(context: &Context, source: &SourceConfig) {
+    let behind = context.behind(&source.name);
+    if context.global.repository.is_some() || source.repositories.len() < 2 || behind.is_known() {
+        return;
+    }
+    let all: Vec<String> = source.repositories.iter().map(ToString::to_string).collect();
+    catch_up_later(context, source, &all);
+    if let Err(error) = behind.known() {
+        tracing::debug!(%error, "that every repository is looked at could not be noted");
+    }
+}
+
+fn start(context: &Context, source: &SourceConfig) {
     let mut command = Command::new(&context.executable);
     command.arg("--config").arg(&context.config_file).args(["--quiet", "copy", "--background"]);
     command.arg(source.name.as_str()).env_clear().current_dir("/");

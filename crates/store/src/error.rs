@@ -25,6 +25,8 @@ pub enum StoreErrorKind {
     Unconfirmed,
     /// This process ran out of something (descriptors, memory, processes).
     Exhausted,
+    /// It is in a cold class and has to be thawed before it can be read.
+    Cold,
     /// Anything else.
     Other,
 }
@@ -124,6 +126,8 @@ impl Explain for StoreError {
                 .hint("Raise the limit that was reached (open files, memory or processes) and try again."),
             StoreErrorKind::Unconfirmed => Advice::failed("STO-010", "nothing was acknowledged; the data is still where it came from")
                 .hint("The store answered that it has stored what it has not; check the store itself, then try again."),
+            StoreErrorKind::Cold => Advice::failed("STO-011", safe)
+                .hint("It has to be thawed first: `restore` and `verify` run thaw_command of the repository for what they need, and wait."),
             StoreErrorKind::Other => Advice::failed("STO-009", safe).hint("See the cause above; `refloat check` repeats the test."),
         }
     }

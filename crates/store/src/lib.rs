@@ -8,6 +8,7 @@
 //! The trait is synchronous on purpose: the data plane runs on threads, and a process that archives one WAL segment
 //! should start no runtime. A network store drives its own runtime inside.
 
+pub mod cold;
 pub mod confirm;
 pub mod dropbox;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod store;
 pub mod webdav;
 pub mod wrap;
 
+pub use cold::{Readiness, is_cold_class};
 pub use confirm::{Assurance, Confirmed, confirm, put_confirmed};
 pub use dropbox::DropboxStore;
 pub use error::{StoreError, StoreErrorKind};
@@ -36,7 +38,7 @@ pub use posix::{Options, PosixStore};
 pub use probe::{Abilities, Conditional, probe};
 pub use protect::{BucketSettings, DefaultLock, Immutability, Known, LifecycleRule, LockMode, Version};
 pub use settings::{
-    Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StoreSettings, Style,
+    Credentials, FetchKeys, Keys, Patience, Secret, ServerSideEncryption, StorageClass, StoreSettings, Style,
 };
 pub use sftp::SftpStore;
 pub use store::{Features, ObjectInfo, ObjectWriter, Space, Store, read_whole};

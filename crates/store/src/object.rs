@@ -4,6 +4,7 @@
 //! ([`runtime`]). What a crash leaves are parts of an unfinished upload, which are visible to nobody: nothing
 //! here clears them yet, a lifecycle rule of the bucket does.
 
+mod cold;
 mod credentials;
 pub(crate) mod failure;
 mod guarded;
@@ -33,8 +34,8 @@ use crate::open::OpenError;
 use crate::posix::Options;
 use crate::settings::{ServerSideEncryption, StoreSettings};
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
-    StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 /// A store in a bucket.
@@ -48,7 +49,7 @@ pub(crate) struct Inner {
     location: Location,
     settings: StoreSettings,
     options: Options,
-    operator: RwLock<Operator>,
+    operators: RwLock<Operators>,
     /// Requests that opendal does not make; none where the store does not speak S3.
     signed: Option<Arc<signed::Signed>>,
     /// The store has asked for the algorithm of sums.
@@ -61,13 +62,41 @@ pub(crate) struct Inner {
     bucket_is_there: AtomicBool,
 }
 
+/// One operator stores in one class.
+struct Operators {
+    usual: Operator,
+    /// For objects whose key begins with this.
+    below: Option<(String, Operator)>,
+}
+
+impl Operators {
+    fn new(location: &Location, settings: &StoreSettings) -> Result<Self, OpenError> {
+        let build = |class: Option<&str>| services::operator(location, settings, class, true);
+        Ok(match &settings.storage_class {
+            None => Self { usual: build(None)?, below: None },
+            Some(class) if class.below.is_empty() => Self { usual: build(Some(&class.name))?, below: None },
+            Some(class) => {
+                let below = Some((class.below.clone(), build(Some(&class.name))?));
+                Self { usual: build(None)?, below }
+            }
+        })
+    }
+
+    fn of(&self, key: &str) -> &Operator {
+        match &self.below {
+            Some((below, operator)) if key.starts_with(below) => operator,
+            _ => &self.usual,
+        }
+    }
+}
+
 impl ObjectStore {
     /// Makes ready for calls; none is made.
     ///
     /// # Errors
     /// Settings that do not fit.
     pub fn open(location: &Location, settings: &StoreSettings, options: Options) -> Result<Self, OpenError> {
-        let operator = services::operator(location, settings, true)?;
+        let operators = Operators::new(location, settings)?;
         let signed = match location.scheme() {
             Scheme::S3 => Some(Arc::new(signed::Signed::new(location, settings)?)),
             _ => None,
@@ -78,7 +107,7 @@ impl ObjectStore {
                 location: location.clone(),
                 settings: settings.clone(),
                 options,
-                operator: RwLock::new(operator),
+                operators: RwLock::new(operators),
                 signed,
                 wants_algorithm: AtomicBool::new(false),
                 asks: settings.conditional != Some(false),
@@ -148,14 +177,14 @@ impl Inner {
         patience.call + Duration::from_secs(bytes.checked_div(patience.least_rate).unwrap_or(0))
     }
 
-    fn operator(&self) -> Operator {
-        self.operator.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn operator(&self, key: &str) -> Operator {
+        self.operators.read().unwrap_or_else(PoisonError::into_inner).of(key).clone()
     }
 
     /// Fetches credentials anew: the store has said that they have expired.
     fn renew(&self) {
-        match services::operator(&self.location, &self.settings, true) {
-            Ok(operator) => *self.operator.write().unwrap_or_else(PoisonError::into_inner) = operator,
+        match Operators::new(&self.location, &self.settings) {
+            Ok(operators) => *self.operators.write().unwrap_or_else(PoisonError::into_inner) = operators,
             Err(error) => tracing::debug!(%error, "credentials could not be renewed"),
         }
     }
@@ -173,11 +202,11 @@ impl Inner {
         Fut: Future<Output = opendal::Result<T>> + Send + 'static,
     {
         let limit = self.limit(bytes);
-        let first = self.attempt(about, limit, call(self.operator()));
+        let first = self.attempt(about, limit, call(self.operator(about.1)));
         match first {
             Err((_, true)) => {
                 self.renew();
-                self.attempt(about, limit, call(self.operator())).map_err(|(error, _)| error)
+                self.attempt(about, limit, call(self.operator(about.1))).map_err(|(error, _)| error)
             }
             other => other.map_err(|(error, _)| error),
         }
@@ -444,6 +473,18 @@ impl Store for ObjectStore {
         self.refuse_writing("destroy", key)?;
         guarded::destroy(self.signed("destroy", key)?, key, version)
     }
+
+    fn list_cold(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.inner.signed.as_ref().map_or(Ok(()), |signed| cold::list(signed, prefix, each))
+    }
+
+    fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+        self.inner.signed.as_ref().map_or(Ok(Readiness::Ready), |signed| cold::readiness(signed, key))
+    }
 }
 
 /// Objects handed over at once while listing: as many as a page of S3 holds.
@@ -462,8 +503,8 @@ impl Inner {
         if self.asks {
             add("if-none-match", "*");
         }
-        if let Some(class) = &self.settings.storage_class {
-            add("x-amz-storage-class", class);
+        if let Some(class) = self.settings.storage_class.as_ref().filter(|class| class.is_for(key)) {
+            add("x-amz-storage-class", &class.name);
         }
         match &self.settings.sse {
             None => {}

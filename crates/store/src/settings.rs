@@ -12,6 +12,8 @@ use std::time::Duration;
 use refloat_types::Timestamp;
 use zeroize::Zeroizing;
 
+use crate::Key;
+
 /// A secret. Prints `***`, and its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
@@ -137,6 +139,23 @@ pub enum ServerSideEncryption {
     Kms(String),
 }
 
+/// Class that new objects are stored in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageClass {
+    /// Its name at the store.
+    pub name: String,
+    /// Only objects whose key begins with this; "" for all of them. What has to be read all the time must not be in a class that
+    /// cannot be read.
+    pub below: String,
+}
+
+impl StorageClass {
+    /// Whether an object of this name is stored in it.
+    pub fn is_for(&self, key: &Key) -> bool {
+        key.as_str().starts_with(&self.below)
+    }
+}
+
 /// What stands between calls and a store that is overloaded, slow or gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -174,7 +193,7 @@ pub struct StoreSettings {
     /// How a bucket is addressed.
     pub style: Style,
     /// Class that new objects are stored in.
-    pub storage_class: Option<String>,
+    pub storage_class: Option<StorageClass>,
     /// How the store itself encrypts.
     pub sse: Option<ServerSideEncryption>,
     /// Metadata that each new object gets.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use refloat_types::Timestamp;
 
-use crate::{BucketSettings, Immutability, Key, StoreError, StoreErrorKind, Version};
+use crate::{BucketSettings, Immutability, Key, Readiness, StoreError, StoreErrorKind, Version};
 
 /// A flat object store.
 pub trait Store: Send + Sync {
@@ -142,6 +142,29 @@ pub trait Store: Send + Sync {
         let _ = version;
         Err(unlockable(self.describe(), key))
     }
+
+    /// Calls `each` for every object below `prefix` that may be in a class from which it has to be thawed before it can be read;
+    /// [`Store::readiness`] tells.
+    ///
+    /// # Errors
+    /// When the store cannot list all of them.
+    fn list_cold(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let _ = (prefix, each);
+        Ok(())
+    }
+
+    /// Whether `key` can be read now, or has to be thawed.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+        let _ = key;
+        Ok(Readiness::Ready)
+    }
 }
 
 fn unlockable(store: &str, key: &Key) -> StoreError {
@@ -210,6 +233,16 @@ macro_rules! forward_store {
             }
             fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
                 (**self).destroy(key, version)
+            }
+            fn list_cold(
+                &self,
+                prefix: &str,
+                each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+            ) -> Result<(), StoreError> {
+                (**self).list_cold(prefix, each)
+            }
+            fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+                (**self).readiness(key)
             }
         }
     };

@@ -14,7 +14,7 @@ use crate::values::store::Connections;
 fn fits(key: &str, scheme: Scheme) -> bool {
     use Scheme as S;
     match key {
-        "region" | "style" | "sse" => scheme == S::S3,
+        "region" | "style" | "sse" | "thaw_command" => scheme == S::S3,
         "storage_class" => matches!(scheme, S::S3 | S::Gs),
         "endpoint" => scheme.has_bucket() || matches!(scheme, S::Dropbox | S::Gdrive),
         "metadata" => scheme.has_bucket(),
@@ -27,12 +27,13 @@ fn fits(key: &str, scheme: Scheme) -> bool {
 impl Checker<'_> {
     /// Refuses what a store of this kind has not: a setting is never ignored without a word.
     pub(super) fn store_fits(&mut self, path: &str, scheme: Scheme, raw: &RepositoryOptions) {
-        let set: [(&str, Option<&Place>); 13] = [
+        let set: [(&str, Option<&Place>); 14] = [
             ("region", raw.region.as_ref().map(|set| &set.place)),
             ("endpoint", raw.endpoint.as_ref().map(|set| &set.place)),
             ("style", raw.style.as_ref().map(|set| &set.place)),
             ("credentials", raw.credentials.as_ref().map(|set| &set.place)),
             ("storage_class", raw.storage_class.as_ref().map(|set| &set.place)),
+            ("thaw_command", raw.thaw_command.as_ref().map(|set| &set.place)),
             ("sse", raw.sse.as_ref().map(|set| &set.place)),
             ("metadata", raw.metadata.as_ref().map(|set| &set.place)),
             ("ca_file", raw.ca_file.as_ref().map(|set| &set.place)),
@@ -118,6 +119,7 @@ impl Checker<'_> {
             style: shown.optional(path, "style", &raw.style),
             credentials: shown.optional(path, "credentials", &raw.credentials),
             storage_class: shown.optional(path, "storage_class", &raw.storage_class).map(|text| text.0),
+            thaw_command: shown.optional(path, "thaw_command", &raw.thaw_command).map(|words| words.0),
             sse: shown.optional(path, "sse", &raw.sse),
             metadata: shown.optional(path, "metadata", &raw.metadata).unwrap_or_default().0,
             known_hosts: shown.optional(path, "known_hosts", &raw.known_hosts).map(|file| file.0),

@@ -13,7 +13,7 @@ use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{ByteSize, ObjectId, Timestamp};
 
 use super::files::{FileToCopy, Listed, Listing};
-use super::parent::{self, Choice, Held, Parent, Trust, Uses};
+use super::parent::{Choice, Held, Parent, Trust, Uses};
 use super::places::PlaceReader;
 use super::run::{Copied, Prepared, page_key};
 use super::{BackupError, BackupReport, BackupRequest};
@@ -259,7 +259,7 @@ fn present(
 ) -> Result<(), BackupError> {
     let own: BTreeSet<ObjectId> = own.iter().flat_map(|summary| &summary.packs).map(|pack| pack.id).collect();
     let older: Vec<PackUse> = packs.iter().filter(|pack| !own.contains(&pack.id)).copied().collect();
-    match parent::lacking(repository, &older)? {
+    match crate::packs::lacking(repository, &older)? {
         None => Ok(()),
         Some(pack) if prepared.crashed.packs().any(|crashed| crashed.id == pack) => {
             Err(GuardError::Gone { object: layout::pack(pack).to_string(), count: 1 }.into())

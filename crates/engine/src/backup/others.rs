@@ -25,6 +25,8 @@ pub struct Other<'a> {
     pub name: String,
     /// It.
     pub repository: &'a Repository,
+    /// How long the backup shall stay there, where that is known.
+    pub keep: Option<Duration>,
 }
 
 /// What became of a backup in another repository.
@@ -96,6 +98,7 @@ pub(super) fn bring(
             source: &request.source,
             only: None,
             keeps: None,
+            keep: other.keep,
             self_contained: false,
             wal: false,
             compression: request.compression,

@@ -7,7 +7,6 @@
 mod choice;
 mod files;
 mod held;
-mod packs;
 mod reader;
 
 use std::collections::BTreeSet;
@@ -27,7 +26,6 @@ use crate::guard::Forbidden;
 pub(super) use choice::{Choice, choose};
 pub(super) use files::{Former, FormerFiles};
 pub(super) use held::{Held, hold};
-pub(super) use packs::lacking;
 pub(super) use reader::{ParentReader, Uses};
 
 /// What to make of a source that has backups already.

@@ -14,6 +14,7 @@ use refloat_repo::{Compression, RepoError, layout};
 use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{Clock, ObjectId, SourceId, SourceName, SystemIdentifier, WalFileName};
 
+use super::held;
 use super::packs::{self, Side};
 use super::rewrite::{Rewriter, Rewritten};
 use super::wal::WalCarrier;
@@ -27,6 +28,8 @@ pub(super) struct Carrier<'a> {
     pub(super) to: Named<'a>,
     /// Its guard in the repository it goes to.
     pub(super) guard: &'a Guard<'a>,
+    /// How long it shall stay there.
+    pub(super) keep: Option<Duration>,
     pub(super) self_contained: bool,
     pub(super) compression: Compression,
     pub(super) jobs: usize,
@@ -70,7 +73,8 @@ impl<'a> Carrier<'a> {
     /// `None`: somebody else has copied it meanwhile.
     pub(super) fn carry(&self, what: &CarryWhat<'_>) -> Result<Option<BackupCopied>, CopyError> {
         let record = what.record;
-        let plan = plan(self.to, self.self_contained, &self.guard.forbidden(), record)?;
+        let mut plan = plan(self.to, self.self_contained, &self.guard.forbidden(), record)?;
+        let short_locks = self.hold(&mut plan)?;
         let keys = Arc::new(self.keys(record, &plan)?);
         let bytes: u64 = plan.copy.iter().map(|pack| pack.size).sum();
         self.progress.phase("copy", bytes);
@@ -129,7 +133,21 @@ impl<'a> Carrier<'a> {
             bytes: bytes + stored_again,
             stored_again,
             present: plan.present.len() as u64,
+            short_locks,
         }))
+    }
+
+    /// Sees to it that what is there already stays locked for as long as the backup; what cannot be is stored again, where this host
+    /// can read it. Answers how many packs are locked too short all the same.
+    fn hold(&self, plan: &mut Plan) -> Result<u64, CopyError> {
+        let short = held::hold(self.to.repository, &plan.present, self.keep, self.clock.now())
+            .map_err(|error| self.failed_to(error))?;
+        if !self.from.repository.can_read() {
+            return Ok(short.len() as u64);
+        }
+        plan.present.retain(|pack| !short.contains(&pack.id));
+        plan.moving.extend(short);
+        Ok(0)
     }
 
     /// The numbers of the commits of this backup that are there.
@@ -316,6 +334,7 @@ pub(super) fn estimate(
         bytes: plan.copy.iter().map(|pack| pack.size).sum::<u64>() + stored_again,
         stored_again,
         present: plan.present.len() as u64,
+        short_locks: 0,
     })
 }
 
@@ -333,7 +352,7 @@ fn plan(
     };
     let (moving, stays): (Vec<PackUse>, Vec<PackUse>) = record.packs.iter().copied().partition(moves);
     let fail = |source| CopyError::Repository { repository: to.name.to_owned(), source };
-    let there = packs::present(to.repository, &stays).map_err(fail)?;
+    let there = crate::packs::whole(to.repository, &stays).map_err(fail)?;
     let (present, copy) = stays.into_iter().partition(|pack| there.contains(&pack.id));
     Ok(Plan { copy, present, moving: moving.into_iter().map(|pack| pack.id).collect() })
 }

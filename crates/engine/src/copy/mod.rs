@@ -7,11 +7,12 @@
 //! The order of backups is that of their numbers, and a number is given when a backup is committed. So a backup is copied only
 //! behind those that were made before it: one that is older than the newest that both repositories have is passed over.
 //!
-//! Lowest first: `error`; `select` says what lacks; `packs`, `rewrite` and `wal` carry the parts; `carry` carries one backup;
+//! Lowest first: `error`; `select` says what lacks; `held` sees to locks; `packs`, `rewrite` and `wal` carry the parts; `carry` carries one backup;
 //! `run` is a whole copy.
 
 mod carry;
 mod error;
+mod held;
 mod packs;
 mod rewrite;
 mod run;
@@ -54,6 +55,8 @@ pub struct CopyRequest<'a> {
     pub only: Option<BackupId>,
     /// What the other repository keeps: what it would delete at once is not copied.
     pub keeps: Option<&'a Policy>,
+    /// How long what is copied shall stay there, where that is known: as long as what it refers to has to be locked.
+    pub keep: Option<Duration>,
     /// Store everything again in packs of the backup's own.
     pub self_contained: bool,
     /// Copy WAL files too, beyond those that the backups need.
@@ -106,4 +109,6 @@ pub struct BackupCopied {
     pub stored_again: u64,
     /// Packs that were there already.
     pub present: u64,
+    /// Packs among them whose lock ends before the backup may go, and that could neither be locked for longer nor stored again.
+    pub short_locks: u64,
 }

@@ -3,18 +3,15 @@
 //! A pack is at most some 50 MiB, so each thread holds one in memory. A crash leaves packs that nothing names; the next copy
 //! finds them there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use refloat_repo::commit::PackUse;
-use refloat_repo::layout::{self, Named};
+use refloat_repo::layout;
 use refloat_repo::pack::FrameOpener;
 use refloat_repo::pack::reader::PackKeys;
 use refloat_repo::{RepoError, Repository};
 use refloat_store::{Assurance, put_confirmed, read_whole};
-use refloat_types::ObjectId;
 
 use crate::progress::Progress;
 
@@ -79,33 +76,4 @@ fn one(
     put_confirmed(store, &key, &bytes, Assurance::for_store(store))
         .map_err(|error| Side::To(error.into()))?;
     Ok(())
-}
-
-/// So many packs are asked for one by one; more are listed.
-const ASK_EACH: usize = 64;
-
-/// Those of these packs that are there, and whole.
-pub(super) fn present(repository: &Repository, packs: &[PackUse]) -> Result<BTreeSet<ObjectId>, RepoError> {
-    let store = repository.store();
-    let mut listed = BTreeMap::new();
-    if packs.len() > ASK_EACH {
-        store.list(layout::PACKS, &mut |info| {
-            if let Some(Named::Pack(id)) = Named::parse(&info.key) {
-                listed.insert(id, info.size);
-            }
-            ControlFlow::Continue(())
-        })?;
-    }
-    let mut there = BTreeSet::new();
-    for pack in packs {
-        let size = match listed.get(&pack.id) {
-            Some(size) => Some(*size),
-            // A list may lag behind; a name does not.
-            None => store.head(&layout::pack(pack.id))?.map(|found| found.size),
-        };
-        if size == Some(pack.size) {
-            there.insert(pack.id);
-        }
-    }
-    Ok(there)
 }

@@ -72,7 +72,7 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
     let enrolled = to.repository.ensure_enrolled(request.clock.now());
     enrolled.map_err(|error| failed(to, error))?;
     let asked = |uses| GuardRequest {
-        operation: "copy",
+        operation: guard::COPY,
         backup: None,
         uses,
         host: request.host,
@@ -93,6 +93,7 @@ fn run(request: &CopyRequest<'_>, fresh: Option<&Fresh<'_>>, dry: bool) -> Resul
         from: request.from,
         to,
         guard: &guard,
+        keep: request.keep,
         self_contained: request.self_contained,
         compression: request.compression,
         jobs: request.jobs,

@@ -18,7 +18,7 @@ use refloat_store::{Key, ObjectInfo};
 use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, Timestamp, WalFileName};
 
 use super::ExpireError;
-use crate::guard::Uptime;
+use crate::guard::{self, Uptime};
 use crate::wal::ArchivedFacts;
 
 /// A stored WAL file.
@@ -265,9 +265,10 @@ impl Facts {
         self.pins.iter().filter(|seen| seen.is_alive(self.store_now))
     }
 
-    /// Since when the oldest living backup runs, by the store's clock; `Some(None)` where one does not tell.
+    /// Since when the oldest living backup, or copy of backups, runs, by the store's clock; `Some(None)` where one does not tell.
     pub(super) fn oldest_backup(&self) -> Option<Option<Timestamp>> {
-        let running = self.living().filter(|seen| seen.pin.backup.is_some());
+        let writes = |seen: &&SeenPin| seen.pin.backup.is_some() || seen.pin.operation == guard::COPY;
+        let running = self.living().filter(writes);
         running.map(|seen| seen.began).reduce(|a, b| a.zip(b).map(|(a, b)| a.min(b)))
     }
     /// Whether a living backup may be using packs that no commit names: those of one that died, which its pin names, or

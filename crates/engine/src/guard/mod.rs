@@ -13,7 +13,6 @@ mod renew;
 mod uptime;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +26,8 @@ use refloat_types::{
     WalSegmentSize,
 };
 
+use crate::packs;
+
 pub use error::GuardError;
 pub use living::{Living, living};
 pub use uptime::{SinceBoot, Uptime};
@@ -38,8 +39,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A writer that last looked longer ago than this makes sure that its packs and its WAL are still there. Far below the shortest
 /// grace time: what was marked since then cannot have been deleted yet.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
-/// So many packs are asked for one by one; more are listed.
-const ASK_EACH: usize = 64;
+/// The operation of those who copy backups: what they have stored is named by no commit for as long as it takes, as a backup's.
+pub const COPY: &str = "copy";
 
 /// How a job begins.
 pub struct GuardRequest<'a> {
@@ -284,25 +285,9 @@ impl<'a> Guard<'a> {
         self.repository.put_tombstone(vec![key.clone()], BTreeMap::new(), marked, commit.finished).map(drop)
     }
 
-    fn all_there(&self, commit: &Commit, packs: &[PackUse]) -> Result<(), GuardError> {
-        let mut unseen: BTreeSet<ObjectId> = packs.iter().map(|pack| pack.id).collect();
-        let store = self.repository.store();
-        if unseen.len() > ASK_EACH {
-            let listed = store.list(layout::PACKS, &mut |info| {
-                if let Some(Named::Pack(id)) = Named::parse(&info.key) {
-                    unseen.remove(&id);
-                }
-                ControlFlow::Continue(())
-            });
-            listed.map_err(RepoError::from)?;
-        }
-        // A list may lag behind; a name does not.
-        let mut gone = Vec::new();
-        for id in unseen {
-            if store.head(&layout::pack(id)).map_err(RepoError::from)?.is_none() {
-                gone.push(layout::pack(id).to_string());
-            }
-        }
+    fn all_there(&self, commit: &Commit, named: &[PackUse]) -> Result<(), GuardError> {
+        let absent = packs::absent(self.repository, named)?;
+        let mut gone: Vec<String> = absent.into_iter().map(|id| layout::pack(id).to_string()).collect();
         for segment in span(commit) {
             let name = WalFileName::Segment(segment);
             if self.repository.find_wal(commit.cluster.system, name)?.is_empty() {

@@ -17,6 +17,7 @@ use refloat_repo::{RepoError, Repository};
 use refloat_types::{BackupId, ObjectId, SourceId, WalSegmentName};
 
 use super::VerifyError;
+use super::cold::is_cold;
 use super::data::PackReader;
 use super::ledger::Ledger;
 use super::plan::{Shared, Window};
@@ -135,6 +136,7 @@ impl Run<'_> {
     /// Reads manifests, and packs too where that was asked for.
     pub(super) fn check_manifests(&mut self) -> Result<(), VerifyError> {
         let mut backups = std::mem::take(&mut self.backups);
+        let cold = self.look_for_cold(&backups)?;
         let mut reading = self.request.read_data.then(|| Reading::new(self, &backups));
         if reading.is_some() {
             let bytes = self.census.packs.values().sum();
@@ -143,7 +145,7 @@ impl Run<'_> {
             self.request.progress.phase("manifests", 0);
         }
         for (at, backup) in backups.iter_mut().enumerate() {
-            let Some(keys) = backup.keys.clone() else { continue };
+            let Some(keys) = backup.keys.clone().filter(|_| !is_cold(backup, &cold)) else { continue };
             let mut walk = Walk {
                 repository: self.repository,
                 ledger: &mut self.ledger,
@@ -156,10 +158,10 @@ impl Run<'_> {
         }
         if let Some(mut reading) = reading {
             reading.flush(&mut self.ledger)?;
-            let unneeded = self.unneeded_keys(&mut reading.packs)?;
+            let unneeded = self.unneeded_keys(&mut reading.packs, &cold)?;
             let named = backups.iter().filter(|backup| backup.keys.is_some());
             let named = named.flat_map(|backup| backup.record.packs.iter().map(|pack| pack.id));
-            let rest: Vec<ObjectId> = named.chain(unneeded).collect();
+            let rest: Vec<ObjectId> = named.chain(unneeded).filter(|pack| !cold.contains(pack)).collect();
             reading.packs.read_rest(rest.into_iter(), &mut self.ledger)?;
         }
         self.backups = backups;
@@ -167,10 +169,14 @@ impl Run<'_> {
     }
 
     /// Packs that no backup names: their keys are the ones that they name themselves, if this host can open them.
-    fn unneeded_keys(&mut self, reader: &mut PackReader<'_>) -> Result<Vec<ObjectId>, VerifyError> {
+    fn unneeded_keys(
+        &mut self,
+        reader: &mut PackReader<'_>,
+        cold: &BTreeSet<ObjectId>,
+    ) -> Result<Vec<ObjectId>, VerifyError> {
         let mut keys = (*reader.keys).clone();
         let mut readable = Vec::new();
-        for pack in self.unneeded.clone() {
+        for pack in self.unneeded.clone().into_iter().filter(|pack| !cold.contains(pack)) {
             let object = layout::pack(pack);
             let claim = match self.repository.claim(&object) {
                 Ok(Some(claim)) => claim,

@@ -11,6 +11,7 @@
 mod backups;
 mod census;
 mod chain;
+mod cold;
 mod data;
 mod documents;
 mod error;

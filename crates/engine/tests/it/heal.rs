@@ -40,7 +40,7 @@ struct Twins {
 fn twins(cluster: &TestCluster, protection: fn() -> Protection) -> Twins {
     let (first, second) = (home(protection()), home(protection()));
     let mut request = request(cluster, &first);
-    request.others = vec![Other { name: "second".to_owned(), repository: &second.repository }];
+    request.others = vec![Other { name: "second".to_owned(), repository: &second.repository, keep: None }];
     let report = backup::run(&request).expect("a backup");
     assert!(report.others[0].failed.is_none());
     let wal = real_wal();

@@ -13,6 +13,7 @@ use refloat_types::{Clock, ManualClock, ObjectId, SystemClock};
 
 use crate::backup::{Home, home_in, record, request};
 use crate::incremental::{compare, quiet};
+use crate::several::copied;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -69,5 +70,45 @@ fn an_incremental_refers_only_to_what_is_locked_for_as_long_as_it_stays() {
             assert!(told, "{:?}", late.notes);
         }
         compare(&cluster, &home, &late);
+    }
+}
+
+/// What is copied is held as long in the other repository, which locks by itself.
+#[test]
+fn a_copied_incremental_refers_only_to_what_is_locked_for_as_long_as_it_stays() {
+    for may_extend in [true, false] {
+        let cluster = TestCluster::builder().setting("autovacuum", "off").build();
+        cluster.pgbench_init(2);
+        quiet(&cluster);
+        let clock = Arc::new(ManualClock::new(SystemClock.now()));
+        let locked = Memory::new().with_clock(Arc::clone(&clock) as Arc<dyn Clock>).with_locks(8 * DAY);
+        let seen: Arc<dyn Store> = Arc::new(if may_extend { locked.clone() } else { locked.add_only() });
+        let (first, second) = (crate::backup::home(crate::backup::encrypted()), home_in(seen));
+        let full = make(&cluster, &first, &clock, Wanted::Full);
+        let older = packs(&first, &full);
+        let copy = || copied(&first, &second.repository, clock.as_ref(), |asked| asked.keep = Some(5 * DAY));
+        assert_eq!(copy().backups.len(), 1);
+
+        clock.advance(6 * DAY);
+        cluster.psql("postgres", "update pgbench_accounts set abalance = 1 where aid % 1000 = 7");
+        quiet(&cluster);
+        let incr = make(&cluster, &first, &clock, Wanted::Incr);
+        assert_eq!(incr.parent, Some(full.backup));
+        assert!(packs(&first, &incr).intersection(&older).count() > 0);
+        let report = copy();
+        assert_eq!(report.backups[0].short_locks, 0);
+        let needed = packs(&second, &incr);
+        let end = |pack: &ObjectId| locked.lock_end(&layout::pack(*pack), None).unwrap().unwrap();
+        assert!(
+            needed.iter().all(|pack| end(pack) >= clock.now() + 5 * DAY),
+            "all of it is locked for long enough"
+        );
+        let again = report.backups[0].stored_again;
+        if may_extend {
+            assert!(needed.intersection(&older).count() > 0 && again == 0, "{report:?}");
+        } else {
+            assert!(needed.intersection(&older).count() == 0 && again > 0, "{report:?}");
+        }
+        compare(&cluster, &second, &incr);
     }
 }

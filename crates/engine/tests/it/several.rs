@@ -38,12 +38,14 @@ fn make(
     let mut request = request(cluster, first);
     request.wanted = Wanted::Suitable;
     request.clock = clock;
-    request.others =
-        others.iter().map(|(name, repository)| Other { name: (*name).to_owned(), repository }).collect();
+    request.others = others
+        .iter()
+        .map(|(name, repository)| Other { name: (*name).to_owned(), repository, keep: None })
+        .collect();
     backup::run(&request).expect("a backup")
 }
 
-fn copied(
+pub(crate) fn copied(
     from: &Home,
     to: &Repository,
     clock: &dyn Clock,
@@ -56,6 +58,7 @@ fn copied(
         source: &source,
         only: None,
         keeps: None,
+        keep: None,
         self_contained: false,
         wal: true,
         compression: Compression::default(),
@@ -239,6 +242,7 @@ fn a_copy_that_was_interrupted_goes_on() {
         source: &source,
         only: None,
         keeps: None,
+        keep: None,
         self_contained: false,
         wal: true,
         compression: Compression::default(),
@@ -277,6 +281,7 @@ fn a_damaged_pack_is_not_copied() {
         source: &source,
         only: None,
         keeps: None,
+        keep: None,
         self_contained: false,
         wal: false,
         compression: Compression::default(),

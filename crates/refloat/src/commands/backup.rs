@@ -205,14 +205,20 @@ impl Backup {
                 healing::keep_copies(context, one);
             }
         }
-        let failed_elsewhere = match &result {
-            Ok(Made::Backup(report, _)) => report.others.iter().any(|other| other.failed.is_some()),
+        match &result {
+            Ok(Made::Backup(report, _)) => {
+                let failed = report.others.iter().filter(|other| other.failed.is_some());
+                let mut left_out: Vec<String> = failed.map(|other| other.repository.clone()).collect();
+                left_out.extend(all.left_out());
+                several::catch_up_later(context, source, &left_out);
+                several::know_what_lacks(context, source);
+            }
             // It was made, and too few have it.
-            Err(failure) => failure.code == TOO_FEW,
-            Ok(Made::Left(..)) => false,
-        };
-        if failed_elsewhere || (matches!(result, Ok(Made::Backup(..))) && all.has_later()) {
-            several::catch_up_later(context, source);
+            Err(failure) if failure.code == TOO_FEW => {
+                let every: Vec<String> = source.repositories.iter().map(ToString::to_string).collect();
+                several::catch_up_later(context, source, &every);
+            }
+            _ => {}
         }
         result
     }
@@ -272,7 +278,11 @@ impl Backup {
             repository_name: opened.name.clone(),
             others: others
                 .iter()
-                .map(|other| Other { name: other.name.clone(), repository: &other.repository })
+                .map(|other| Other {
+                    name: other.name.clone(),
+                    repository: &other.repository,
+                    keep: policy_of(source, &other.name).and_then(|policy| longest(&policy, None)),
+                })
                 .collect(),
             source: source.name.clone(),
             data_directory: source.data_directory.clone(),

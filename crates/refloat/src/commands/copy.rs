@@ -1,9 +1,8 @@
 //! `copy`: backups with their WAL from repository to repository, without PostgreSQL.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::time::{Duration, Instant};
+pub(crate) mod background;
+
+use std::time::Duration;
 
 use clap::Args;
 use refloat_config::{RepositoryConfig, SourceConfig};
@@ -18,15 +17,10 @@ use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::text::count;
 use crate::render::time;
-use crate::retention::policy_of;
+use crate::retention::{longest, policy_of};
 
 /// How long one WAL file may take.
 const WAL_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long one that works in the background waits for more, so that one list serves several WAL segments.
-const GATHER: Duration = Duration::from_secs(3);
-/// When it ends whatever is left: the next WAL segment starts another one, with the configuration of then.
-const LONGEST: Duration = Duration::from_secs(3600);
-
 /// Copy backups with their WAL from one repository to another
 ///
 /// Without --from and --to it brings every repository of the source what another one has and it lacks. Whatever is there is not
@@ -74,9 +68,19 @@ impl Copy {
         let sources = context.sources(&named)?;
         context.assume(&sources, false)?;
         if self.background {
-            return self.in_background(&context, &sources);
+            return background::run(&self, &context, &sources);
         }
-        let (reports, failed) = self.pass(&context, &sources)?;
+        let (mut reports, mut failed) = (Vec::new(), None::<Failure>);
+        for source in &sources {
+            let pass = self.pass_noted(&context, source)?;
+            reports.extend(pass.reports);
+            for (_, failure) in pass.failed {
+                match &mut failed {
+                    None => failed = Some(failure),
+                    Some(first) => first.more.push(failure),
+                }
+            }
+        }
         context.out.document(&serde_json::json!({ "dry_run": self.dry_run, "copies": reports }));
         if let Some(failed) = failed {
             return Err(failed);
@@ -86,63 +90,47 @@ impl Copy {
         Ok(if passed { Outcome::Findings } else { Outcome::Done })
     }
 
-    /// Works until nobody has asked for more.
-    fn in_background(&self, context: &Context, sources: &[SourceConfig]) -> Result<Outcome, Failure> {
-        let Some(_lock) = lock(context)? else { return Ok(Outcome::Done) };
-        let began = Instant::now();
-        loop {
-            let asked = asked(context);
-            let (_, failed) = self.pass(context, sources)?;
-            if let Some(failed) = failed {
-                tracing::warn!(code = failed.code, message = failed.message, "a repository stays behind");
-            }
-            std::thread::sleep(GATHER);
-            if asked == self::asked(context) || began.elapsed() > LONGEST {
-                return Ok(Outcome::Done);
-            }
+    /// One source. What is noted as lacking is struck out where it is all brought now.
+    fn pass_noted(&self, context: &Context, source: &SourceConfig) -> Result<Pass, Failure> {
+        let whole = self.from.is_none() && self.to.is_none() && self.backup.is_none() && !self.dry_run;
+        // One that works in the background sees to its own notes.
+        let lock = if whole { background::lock(context, source)? } else { None };
+        match lock {
+            Some(_lock) => background::pass(self, context, source),
+            None => self.pass(context, source),
         }
     }
 
-    /// Every source, from every repository to every other.
-    fn pass(
-        &self,
-        context: &Context,
-        sources: &[SourceConfig],
-    ) -> Result<(Vec<CopyReport>, Option<Failure>), Failure> {
-        let mut reports = Vec::new();
-        let mut failed: Option<Failure> = None;
-        let mut fail = |failure: Failure| match &mut failed {
-            None => failed = Some(failure),
-            Some(first) => first.more.push(failure),
-        };
-        for source in sources {
-            let (from, to) = (self.side(context, source, &self.from)?, self.side(context, source, &self.to)?);
-            let mut opened: Vec<Opened> = Vec::new();
-            for config in from.iter().chain(&to) {
-                if opened.iter().any(|one| one.name == config.name.as_str()) {
-                    continue;
-                }
-                let result = context.open(config, Access::Bulk);
-                if let Err(failure) = &result {
-                    context.note_answer(config.name.as_str(), Err(failure));
-                }
-                match result {
-                    Ok(one) => opened.push(one),
-                    Err(failure) => fail(failure),
-                }
+    /// One source, from every repository to every other.
+    fn pass(&self, context: &Context, source: &SourceConfig) -> Result<Pass, Failure> {
+        let mut pass = Pass::default();
+        let (from, to) = (self.side(context, source, &self.from)?, self.side(context, source, &self.to)?);
+        let mut opened: Vec<Opened> = Vec::new();
+        for config in from.iter().chain(&to) {
+            let name = config.name.as_str();
+            if opened.iter().any(|one| one.name == name) || pass.unopened.iter().any(|one| one == name) {
+                continue;
             }
-            let find = |config: &RepositoryConfig| opened.iter().find(|one| one.name == config.name.as_str());
-            for to in to.iter().filter_map(find) {
-                for from in from.iter().filter_map(find).filter(|from| from.name != to.name) {
-                    match self.one(context, source, from, to) {
-                        Ok(Some(report)) => reports.push(report),
-                        Ok(None) => {}
-                        Err(failure) => fail(failure),
-                    }
+            match context.open(config, Access::Bulk) {
+                Ok(one) => opened.push(one),
+                Err(failure) => {
+                    context.note_answer(name, Err(&failure));
+                    pass.unopened.push(name.to_owned());
+                    pass.failed.push((name.to_owned(), failure));
                 }
             }
         }
-        Ok((reports, failed))
+        let find = |config: &RepositoryConfig| opened.iter().find(|one| one.name == config.name.as_str());
+        for to in to.iter().filter_map(find) {
+            for from in from.iter().filter_map(find).filter(|from| from.name != to.name) {
+                match self.one(context, source, from, to) {
+                    Ok(Some(report)) => pass.reports.push(report),
+                    Ok(None) => {}
+                    Err(failure) => pass.failed.push((to.name.clone(), failure)),
+                }
+            }
+        }
+        Ok(pass)
     }
 
     /// The repositories of one side.
@@ -188,6 +176,7 @@ impl Copy {
             source: &source.name,
             only,
             keeps: policy.as_ref(),
+            keep: policy.as_ref().and_then(|policy| longest(policy, None)),
             self_contained: self.self_contained,
             wal: true,
             compression: to.compression,
@@ -235,6 +224,16 @@ impl Copy {
     }
 }
 
+/// What came of one source.
+#[derive(Default)]
+struct Pass {
+    reports: Vec<CopyReport>,
+    /// Which repository lacks something still, and why.
+    failed: Vec<(String, Failure)>,
+    /// Repositories that could not be opened.
+    unopened: Vec<String>,
+}
+
 /// A repository that does not know the source has nothing to copy from.
 fn absent_is_nothing(
     result: Result<CopyReport, CopyError>,
@@ -275,6 +274,10 @@ fn text(report: &CopyReport, dry: bool) -> String {
             bytes => format!(", {} of it stored again", ByteSize(bytes)),
         };
         out.push_str(&format!("  {}  {}{again}\n", one.backup, ByteSize(one.bytes)));
+        if one.short_locks > 0 {
+            let packs = count(usize::try_from(one.short_locks).unwrap_or(usize::MAX), "older pack");
+            out.push_str(&format!("    note: the lock of {packs} ends before it may go, and this host can do nothing about that\n"));
+        }
     }
     for passed in &report.passed {
         out.push_str(&format!("  {} is not copied: {}\n", passed.backup, passed.why));
@@ -283,32 +286,4 @@ fn text(report: &CopyReport, dry: bool) -> String {
         out.push_str(&format!("  note: {note}\n"));
     }
     out
-}
-
-/// One on a host; `None` while another one works.
-fn lock(context: &Context) -> Result<Option<File>, Failure> {
-    let path = context.state().directory("copy")?.join("background.lock");
-    let fail = |action, source| CliError::file(action, &path, source);
-    let open = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
-    let file = open.map_err(|source| fail("open", source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(source)) => Err(fail("lock", source).into()),
-    }
-}
-
-/// Asks the one that works in the background to look again before it ends.
-///
-/// # Errors
-/// When the state directory cannot be written.
-pub(crate) fn ask(context: &Context) -> std::io::Result<()> {
-    let directory = context.state().directory("copy").map_err(std::io::Error::other)?;
-    let path = directory.join("background.asked");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(refloat_repo::crypt::random::object_id().to_string().as_bytes())
-}
-
-fn asked(context: &Context) -> Option<Vec<u8>> {
-    std::fs::read(context.state().directory("copy").ok()?.join("background.asked")).ok()
 }

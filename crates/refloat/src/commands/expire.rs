@@ -1,12 +1,14 @@
 //! `expire`.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use refloat_config::SourceConfig;
 use refloat_engine::expire::{Amount, ExpireReport, expire, explain};
-use refloat_types::ByteSize;
+use refloat_types::{BackupId, ByteSize, Timestamp};
 use serde_json::{Value, json};
 
-use super::list::source_name;
+use super::list::{commits_of, locks_of, source_name};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
@@ -102,11 +104,23 @@ impl Expire {
             result?
         };
         meter.finish();
-        context.out.text(&self.text(context, opened, &names, &report));
-        Ok(document(opened, &names, &report))
+        let mut records = Vec::new();
+        for source in known.iter().filter(|_| self.dry_run) {
+            records.extend(commits_of(context, opened, source)?);
+        }
+        // What goes and is locked stays until then.
+        let locks = locks_of(context, opened, records.iter());
+        context.out.text(&self.text(context, opened, &names, (&report, &locks)));
+        Ok(document(opened, &names, (&report, &locks)))
     }
 
-    fn text(&self, context: &Context, opened: &Opened, names: &[String], report: &ExpireReport) -> String {
+    fn text(
+        &self,
+        context: &Context,
+        opened: &Opened,
+        names: &[String],
+        (report, locks): Told<'_>,
+    ) -> String {
         let mut out = format!("repository {}\n", opened.name);
         for name in names {
             out.push_str(&format!("  {name}\n"));
@@ -114,7 +128,11 @@ impl Expire {
             let rows: Vec<Vec<String>> = of
                 .map(|verdict| {
                     let id = format!("    {}", verdict.backup);
-                    vec![id, verdict.kind.as_str().to_owned(), time::moment(verdict.ended), words(verdict)]
+                    let locked = locks.get(&verdict.backup).filter(|_| verdict.goes());
+                    let locked = locked
+                        .map_or_else(String::new, |end| format!("; locked until {}", time::moment(*end)));
+                    let words = format!("{}{locked}", words(verdict));
+                    vec![id, verdict.kind.as_str().to_owned(), time::moment(verdict.ended), words]
                 })
                 .collect();
             out.push_str(&table(&rows, &[]));
@@ -170,6 +188,9 @@ impl Expire {
     }
 }
 
+/// A report, and in a dry run until when the store lets nobody destroy each backup.
+type Told<'a> = (&'a ExpireReport, &'a BTreeMap<BackupId, Timestamp>);
+
 /// `2 backups, 6 packs, 40 WAL files (1.2 GB)`, `nothing`.
 fn amount(amount: &Amount) -> String {
     if amount.is_nothing() {
@@ -185,7 +206,7 @@ fn amount(amount: &Amount) -> String {
     )
 }
 
-fn document(opened: &Opened, names: &[String], report: &ExpireReport) -> Value {
+fn document(opened: &Opened, names: &[String], (report, locks): Told<'_>) -> Value {
     let number = |amount: &Amount| json!({ "backups": amount.backups, "packs": amount.packs, "wal_files": amount.wal, "bytes": amount.bytes });
     let backups: Vec<Value> = report
         .backups
@@ -197,7 +218,7 @@ fn document(opened: &Opened, names: &[String], report: &ExpireReport) -> Value {
                 "source": verdict.source_name, "backup": verdict.backup, "number": verdict.number,
                 "type": verdict.kind, "ended": verdict.ended, "kept": !verdict.goes(), "reasons": reasons,
                 "until": verdict.reasons.iter().filter_map(|reason| reason.until()).max(),
-                "goes_because": verdict.why, "marked": verdict.marked,
+                "locked_until": locks.get(&verdict.backup), "goes_because": verdict.why, "marked": verdict.marked,
             })
         })
         .collect();

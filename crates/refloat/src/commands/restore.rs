@@ -35,6 +35,7 @@ use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::can_ask;
 use crate::terminal;
+use crate::thaw::{self, Consent};
 
 /// Restore a cluster, to now or to any moment since its first backup
 ///
@@ -111,6 +112,9 @@ pub(crate) struct Restore {
     /// Threads that fetch and write [default: as many as processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
+    /// Ask for what lies in a cold class by thaw_command, and wait until it can be read
+    #[arg(long)]
+    thaw: bool,
     /// Print the plan, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -203,8 +207,19 @@ impl Restore {
             let others: Vec<&Opened> = all.iter().filter(|one| one.name != opened.name).collect();
             for attempt in 0..2 {
                 let mut begun = false;
-                let result = self.with(context, asked, place, (opened, &others), operation, &mut begun);
+                let last = number + 1 == all.len();
+                let of = (opened, others.as_slice());
+                let result = self.with(context, asked, place, of, operation, (last, &mut begun));
                 match result {
+                    // Each repository keeps its own past, and holds it warm or cold.
+                    Err(failure) if !begun && !last && is_elsewhere(&failure) => {
+                        context.out.warn(&format!(
+                            "repository {}: {}; the next one is asked",
+                            opened.name, failure.message
+                        ));
+                        first.get_or_insert((number, Err(failure)));
+                        break;
+                    }
                     Err(failure) if !begun && all.len() > 1 && healing::is_damage(&failure) => {
                         let mends = Healing {
                             of: opened,
@@ -262,7 +277,7 @@ impl Restore {
         place: &Place,
         (opened, others): From<'_>,
         operation: &mut Operation,
-        begun: &mut bool,
+        (last, begun): (bool, &mut bool),
     ) -> Result<Outcome, Failure> {
         let source = self.find(context, opened)?;
         self.mend_commits(context, (opened, others), &source)?;
@@ -271,6 +286,15 @@ impl Restore {
         operation.about = Some(format!("{restore_id} of backup {}", found.backup.commit.backup));
         let request = self.request(context, place, (&found, follow), &restore_id);
         let refuse = |error| refusal::of_plan(context, &self.source, error);
+        let consent = Consent { given: self.thaw, ask: last, dry_run: self.dry_run };
+        let needed = std::slice::from_ref(&found.backup);
+        let frozen = thaw::thaw(context, opened, needed, ("restore", consent))?;
+        if !frozen.is_empty() {
+            context.out.document(&serde_json::json!({
+                "dry_run": true, "backup": found.backup.commit.backup, "must_be_thawed": thaw::document(opened, &frozen),
+            }));
+            return Ok(Outcome::Done);
+        }
         let copies: Vec<&Repository> = others.iter().map(|other| &other.repository).collect();
         if self.dry_run {
             let plan = dry_run_beside(&opened.repository, &copies, request).map_err(refuse)?;
@@ -388,14 +412,14 @@ impl Restore {
             } else {
                 FollowTimeline::Number(found.timeline)
             },
-            restore_command: found.wal.is_some().then(|| place.restore_command(context, &self.source)),
+            restore_command: found.wal.is_some().then(|| place.restore_command(context, &self.source, false)),
             primary_conninfo: self.primary.clone(),
         };
         if becomes == Become::Standby {
             // All that comes, and what is archived next, though nothing may be now.
             recovery.target = EngineTarget::Latest;
             recovery.timeline = follow;
-            recovery.restore_command = Some(place.restore_command(context, &self.source));
+            recovery.restore_command = Some(place.restore_command(context, &self.source, true));
         } else if let Some(lsn) = found.stop_lsn {
             // The same state, without what the next transaction did.
             (recovery.target, recovery.inclusive) = (EngineTarget::Lsn(lsn), true);
@@ -502,6 +526,12 @@ impl Restore {
         run_restore(plan, &meter, Some(&fetch))
             .map_err(|error| refusal::of_plan(context, &self.source, error))
     }
+}
+
+/// Whether another repository may have what this one has not, or not at hand.
+fn is_elsewhere(failure: &Failure) -> bool {
+    let target = failure.code.starts_with("PIT-");
+    target || matches!(failure.code, "RST-022" | "THA-001")
 }
 
 /// Says what keeps the backup from being deleted while it is restored, where nothing does for long.

@@ -16,6 +16,7 @@ use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::text::count;
 use crate::render::time;
+use crate::thaw::{self, Consent};
 use crate::times::{self, Moment};
 
 /// Check what is stored: that everything is there and signed by this repository's agents
@@ -40,6 +41,9 @@ pub(crate) struct Verify {
     /// Read every byte
     #[arg(long)]
     read_data: bool,
+    /// With --read-data: ask for what lies in a cold class by thaw_command, and wait until it can be read
+    #[arg(long, requires = "read_data")]
+    thaw: bool,
     /// Threads that read [default: as many as processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: Option<u32>,
@@ -123,6 +127,9 @@ impl Verify {
                 Scope::Source(SourceRef::Name(name), self.which(context, opened)?)
             }
         };
+        if self.thaw {
+            self.thaw(context, opened, &scope)?;
+        }
         // Who is enrolled can pin what is looked at.
         refloat_engine::guard::enrol(&opened.repository, context.clock.now())?;
         let meter = Meter::new(context.out);
@@ -136,6 +143,24 @@ impl Verify {
             progress: &meter,
         };
         Ok(verify(&request)?)
+    }
+
+    /// Sees to it that what is to be read can be.
+    fn thaw(&self, context: &Context, opened: &Opened, scope: &Scope) -> Result<(), Failure> {
+        let mut records = Vec::new();
+        for source in sources_of(opened, self.source.as_deref())? {
+            records.extend(commits_of(context, opened, &source)?);
+        }
+        match scope {
+            Scope::Source(_, Which::Backup(id)) => records.retain(|record| record.commit.backup == *id),
+            Scope::Source(_, Which::Latest) => {
+                let newest = records.into_iter().max_by_key(|record| record.commit.number);
+                records = newest.into_iter().collect();
+            }
+            _ => {}
+        }
+        let consent = Consent { given: true, ask: false, dry_run: false };
+        thaw::thaw(context, opened, &records, ("verify", consent)).map(drop)
     }
 
     fn which(&self, context: &Context, opened: &Opened) -> Result<Which, Failure> {

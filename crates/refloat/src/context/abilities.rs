@@ -9,7 +9,8 @@ use refloat_repo::crypt::random;
 use refloat_store::{Abilities, Conditional, Options, Store, StoreErrorKind, probe};
 use serde::{Deserialize, Serialize};
 
-use super::{Access, Context, open_store};
+use super::opening::open_store;
+use super::{Access, Context};
 use crate::error::Failure;
 
 /// Name of the file in the state directory.

@@ -31,7 +31,7 @@ pub(crate) struct Down {
 }
 
 impl Down {
-    fn after(before: Option<Self>, why: String, now: Timestamp) -> Self {
+    pub(super) fn after(before: Option<Self>, why: String, now: Timestamp) -> Self {
         let failures = before.as_ref().map_or(0, |before| before.failures).saturating_add(1);
         let pause =
             FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LONGEST);
@@ -40,7 +40,7 @@ impl Down {
     }
 
     /// Whether it is left alone for now. A note of a clock that was ahead holds nobody off.
-    fn holds(&self, now: Timestamp) -> bool {
+    pub(super) fn holds(&self, now: Timestamp) -> bool {
         let far = now.checked_add(LONGEST).unwrap_or(now);
         now < self.again && self.again <= far
     }

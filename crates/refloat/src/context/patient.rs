@@ -32,7 +32,7 @@ pub(super) fn open_within(
         return Err(CliError::System { action: "start a thread".to_owned(), source }.into());
     }
     match receive.recv_timeout(limit) {
-        Ok(opened) => opened.map_err(|error| super::unopened(&url, error)),
+        Ok(opened) => opened.map_err(|error| super::opening::unopened(&url, error)),
         Err(_) => {
             let source = std::io::Error::new(
                 std::io::ErrorKind::TimedOut,

@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use refloat_config::{Credentials as Configured, SecretReader, Sse, StoreConfig, Style as ConfiguredStyle};
-use refloat_store::{Credentials, FetchKeys, Keys, Patience, ServerSideEncryption, StoreSettings, Style};
+use refloat_repo::layout::PACKS;
+use refloat_store::{
+    Credentials, FetchKeys, Keys, Patience, ServerSideEncryption, StorageClass, StoreSettings, Style,
+    is_cold_class,
+};
 use refloat_types::{Location, Scheme};
 
 use super::Environment;
@@ -29,7 +33,11 @@ pub(super) fn configured(
             Some(ConfiguredStyle::Path) => Style::Path,
             Some(ConfiguredStyle::Virtual) => Style::Virtual,
         },
-        storage_class: config.storage_class.clone(),
+        storage_class: config.storage_class.clone().map(|name| {
+            // What is listed and read all the time must not be where it cannot be read.
+            let below = if is_cold_class(&name) { PACKS.to_owned() } else { String::new() };
+            StorageClass { name, below }
+        }),
         sse: config.sse.as_ref().map(|sse| match sse {
             Sse::Aes256 => ServerSideEncryption::Aes256,
             Sse::Kms(key) => ServerSideEncryption::Kms(key.clone()),

@@ -101,7 +101,7 @@ fn conflict(code: &str, status: u16) -> Option<StoreErrorKind> {
         return Some(StoreErrorKind::Denied);
     }
     // Neither is an object of that name, nor gone when it is asked again.
-    if code == "BlobArchived" || code.starts_with("Lease") {
+    if code.starts_with("Lease") {
         return Some(StoreErrorKind::Other);
     }
     match (status, code) {
@@ -122,6 +122,7 @@ fn kind(error: &opendal::Error, answer: &Answer) -> StoreErrorKind {
     let code = field(error.message(), "code").or(field(error.message(), "Code")).unwrap_or_default();
     match code {
         "NoSuchBucket" | "ContainerNotFound" => return StoreErrorKind::Other,
+        "InvalidObjectState" | "BlobArchived" => return StoreErrorKind::Cold,
         "QuotaExceeded" | "InsufficientStorage" | "EntityTooLarge" => return StoreErrorKind::NoSpace,
         // The date of a request is looked at: a clock is wrong, and asking again does not mend it.
         "RequestTimeTooSkewed" => return StoreErrorKind::Other,

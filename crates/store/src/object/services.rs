@@ -9,10 +9,11 @@ use super::transport;
 use crate::open::OpenError;
 use crate::settings::{Credentials, Keys, ServerSideEncryption, StoreSettings, Style};
 
-/// An operator, made anew where credentials have changed that a service takes only when it is built.
+/// An operator that stores new objects in `class`, made anew where credentials have changed that a service takes only when it is built.
 pub(super) fn operator(
     location: &Location,
     settings: &StoreSettings,
+    class: Option<&str>,
     checksums: bool,
 ) -> Result<Operator, OpenError> {
     let fail = |why: String, hint: &str| OpenError::Settings {
@@ -24,8 +25,8 @@ pub(super) fn operator(
         fail(why, "Correct ca_file, or leave it out where the system knows the certificate.")
     })?;
     let built = match location.scheme() {
-        Scheme::S3 => s3(location, settings, checksums)?,
-        Scheme::Gs => gcs(location, settings)?,
+        Scheme::S3 => s3(location, settings, class, checksums)?,
+        Scheme::Gs => gcs(location, settings, class)?,
         Scheme::Azblob => azblob(location, settings)?,
         scheme => return Err(OpenError::NotBuilt { scheme }),
     };
@@ -58,7 +59,7 @@ pub(super) fn region(location: &Location, settings: &StoreSettings) -> Result<St
 
 type Built = Result<opendal::Result<Operator>, OpenError>;
 
-fn s3(location: &Location, settings: &StoreSettings, checksums: bool) -> Built {
+fn s3(location: &Location, settings: &StoreSettings, class: Option<&str>, checksums: bool) -> Built {
     let region = region(location, settings)?;
     let mut builder = S3::default()
         .bucket(location.host())
@@ -79,7 +80,7 @@ fn s3(location: &Location, settings: &StoreSettings, checksums: bool) -> Built {
     if in_host {
         builder = builder.enable_virtual_host_style();
     }
-    if let Some(class) = &settings.storage_class {
+    if let Some(class) = class {
         builder = builder.default_storage_class(class);
     }
     builder = match &settings.sse {
@@ -95,12 +96,12 @@ fn s3(location: &Location, settings: &StoreSettings, checksums: bool) -> Built {
     Ok(Operator::new(builder))
 }
 
-fn gcs(location: &Location, settings: &StoreSettings) -> Built {
+fn gcs(location: &Location, settings: &StoreSettings, class: Option<&str>) -> Built {
     let mut builder = Gcs::default().bucket(location.host()).root(&root(location)).disable_config_load();
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.endpoint(endpoint);
     }
-    if let Some(class) = &settings.storage_class {
+    if let Some(class) = class {
         builder = builder.default_storage_class(class);
     }
     builder = match &settings.credentials {

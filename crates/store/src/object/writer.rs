@@ -82,7 +82,7 @@ impl Writer {
                 Ok(None)
             }
             State::Small => {
-                let (context, service) = self.inner.operator().into_parts();
+                let (context, service) = self.inner.operator(self.key.as_str()).into_parts();
                 let refused = |error: opendal::Error| {
                     let (object, url) = (self.key.as_str(), &self.inner.url);
                     failure::sort("create", object, url, &error, &Default::default())
@@ -258,7 +258,7 @@ async fn put_whole(inner: &Inner, key: &Key, mark: &str, parts: Vec<Buffer>) -> 
     let limit = inner.limit(body.len() as u64);
     let mut number = 1;
     loop {
-        let operator = inner.operator();
+        let operator = inner.operator(key.as_str());
         let put = operator.write_options(key.as_str(), body.clone(), inner.write_options(Some(mark)));
         let Err(failed) = observed(limit, put).await else { return Ok(()) };
         let error = told(inner, key, failed, limit);
@@ -276,7 +276,7 @@ async fn put_whole(inner: &Inner, key: &Key, mark: &str, parts: Vec<Buffer>) -> 
 
 /// Whether `key` is what this upload has made.
 async fn is_ours(inner: &Inner, key: &Key, mark: &str, size: u64) -> bool {
-    let operator = inner.operator();
+    let operator = inner.operator(key.as_str());
     let stat = observed(inner.limit(0), operator.stat(key.as_str())).await;
     stat.is_ok_and(|metadata| {
         let marked = metadata.user_metadata().and_then(|all| all.get(MARK));

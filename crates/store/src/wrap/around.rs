@@ -6,7 +6,8 @@ use std::sync::Arc;
 use refloat_types::Timestamp;
 
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, Version,
 };
 
 /// What a call moves.
@@ -176,6 +177,19 @@ impl<S: Store, G: Gate> Store for Around<S, G> {
 
     fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
         self.call(("delete", key.as_str()), NOTHING, || self.inner.destroy(key, version))
+    }
+
+    /// As [`Around::list`].
+    fn list_cold(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.walk(prefix, || self.inner.list_cold(prefix, each))
+    }
+
+    fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+        self.call(("look up", key.as_str()), NOTHING, || self.inner.readiness(key))
     }
 }
 

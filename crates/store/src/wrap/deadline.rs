@@ -14,8 +14,8 @@ use refloat_types::Timestamp;
 
 use super::threads::{NoAnswer, Threads, wait};
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
-    StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 /// How long calls may take.
@@ -229,6 +229,19 @@ impl<S: Store + 'static> Store for Deadline<S> {
     fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
         let (owned, version) = (key.clone(), version.to_owned());
         self.run(("destroy", key.as_str()), 0, move |s| s.destroy(&owned, &version))
+    }
+
+    fn list_cold(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.stream(prefix, each, |inner, prefix, each| inner.list_cold(prefix, each))
+    }
+
+    fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+        let owned = key.clone();
+        self.run(("look at the class of", key.as_str()), 0, move |s| s.readiness(&owned))
     }
 }
 

@@ -8,8 +8,8 @@ use refloat_types::Timestamp;
 
 use crate::confirm::same_content;
 use crate::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
-    StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 /// How long and how often a call is made again.
@@ -207,5 +207,18 @@ impl<S: Store> Store for Retry<S> {
 
     fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
         self.run(|_| self.inner.destroy(key, version))
+    }
+
+    /// As [`Retry::list`]: repeated only while nothing was delivered.
+    fn list_cold(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.run_list(each, |each| self.inner.list_cold(prefix, each))
+    }
+
+    fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+        self.run(|_| self.inner.readiness(key))
     }
 }

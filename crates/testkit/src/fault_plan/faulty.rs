@@ -5,8 +5,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use refloat_store::{
-    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError,
-    StoreErrorKind, Version,
+    BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
+    StoreError, StoreErrorKind, Version,
 };
 use refloat_types::Timestamp;
 
@@ -222,5 +222,17 @@ impl<S: Store + 'static> Store for Faulty<S> {
 
     fn destroy(&self, key: &Key, version: &str) -> Result<(), StoreError> {
         self.inner.destroy(key, version)
+    }
+
+    fn list_cold(
+        &self,
+        prefix: &str,
+        each: &mut dyn FnMut(Key) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.inner.list_cold(prefix, each)
+    }
+
+    fn readiness(&self, key: &Key) -> Result<Readiness, StoreError> {
+        self.inner.readiness(key)
     }
 }

@@ -14,6 +14,11 @@ pub struct Moto {
 is_a_server!(Moto);
 
 impl Moto {
+    /// What stands in the header `Authorization` of a request of one's own: somebody unknown may not change what is there, and a
+    /// signature is not looked at.
+    pub const SIGNED: &'static str = "AWS4-HMAC-SHA256 Credential=refloat-test/20260101/us-east-1/s3/aws4_request, \
+        SignedHeaders=host, Signature=00";
+
     /// Starts it; `None` when it is not installed.
     pub fn start() -> Option<Self> {
         Self::run(&["-m", "moto.server"])
@@ -82,7 +87,7 @@ impl Moto {
     /// When the answer is no success.
     #[track_caller]
     pub fn must(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
-        let headers: Vec<_> = headers.iter().copied().chain([("Authorization", SIGNED)]).collect();
+        let headers: Vec<_> = headers.iter().copied().chain([("Authorization", Self::SIGNED)]).collect();
         let answer =
             http::request(self.port(), method, target, &headers, body.as_bytes()).expect("moto answers");
         assert!(answer.status < 300, "{method} {target}: {} {}", answer.status, answer.text());
@@ -95,6 +100,3 @@ const UNSIGNED: &str = "import moto.iam.access_control as access\n\
     from moto.server import main\n\
     main()";
 const XMLNS: &str = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
-/// Somebody unknown may not change what is there; a signature is not looked at.
-pub(super) const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=refloat-test/20260101/us-east-1/s3/aws4_request, \
-    SignedHeaders=host, Signature=00";

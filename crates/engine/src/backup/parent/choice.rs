@@ -10,8 +10,9 @@ use refloat_repo::pack::FrameOpener;
 use refloat_repo::{RepoError, Repository, layout};
 use refloat_types::{ObjectId, Timestamp};
 
-use super::{Parent, Situation, Trust, Wanted, kind_of, lacking, may_pass};
+use super::{Parent, Situation, Trust, Wanted, kind_of, may_pass};
 use crate::backup::{BackupError, BackupRequest, others};
+use crate::{packs, thaw};
 
 /// How long backups may go on without one that reads every file: a disk that lies is found then.
 const UNREAD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -51,7 +52,7 @@ pub(in crate::backup) fn choose(
     let asked = request.wanted != Wanted::Suitable;
     let mut passed_over = None;
     for record in in_order(request, &commits, situation.began) {
-        let why = match plain_before(request, record).or_else(|| situation.refuses(record)) {
+        let why = match refuses(request, situation, record)? {
             Some(why) => why,
             None => match open(request, situation, record) {
                 Ok(parent) => {
@@ -102,7 +103,7 @@ fn open(
     record: &CommitRecord,
 ) -> Result<Parent, RepoError> {
     let repository: &Repository = request.repository;
-    if let Some(pack) = lacking(repository, &record.packs)? {
+    if let Some(pack) = packs::lacking(repository, &record.packs)? {
         return Err(RepoError::Missing { object: layout::pack(pack).to_string() });
     }
     let keys = Arc::new(repository.map_keys(record)?);
@@ -118,6 +119,22 @@ fn open(
     };
     let bad = bad.unwrap_or_default();
     Ok(Parent { record: record.clone(), keys, root, bad, avoided: BTreeSet::new(), trust })
+}
+
+/// Why a backup is no parent without looking into it.
+fn refuses(
+    request: &BackupRequest<'_>,
+    situation: &Situation<'_>,
+    record: &CommitRecord,
+) -> Result<Option<String>, RepoError> {
+    if let Some(why) = plain_before(request, record).or_else(|| situation.refuses(record)) {
+        return Ok(Some(why));
+    }
+    // Its page hashes lie in its packs.
+    let frozen = thaw::frozen(request.repository, [record])?;
+    Ok(frozen
+        .first()
+        .map(|one| format!("what it holds is in {} and cannot be read unless it is thawed", one.class)))
 }
 
 /// What was stored before encryption was turned on is not carried on: it would stay readable as long as backups are made.

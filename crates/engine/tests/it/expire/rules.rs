@@ -332,6 +332,44 @@ fn a_dry_run_writes_nothing() {
     assert!(world.clock.now() == world.now());
 }
 
+/// A copy may take longer than packs are waited for that no backup names: they were stored since it began.
+#[test]
+fn packs_stay_while_they_are_copied() {
+    let mut world = World::new(Duration::ZERO);
+    world.policy = fulls(Keep::Count(2));
+    daily(&mut world, 1);
+    let repository = std::sync::Arc::clone(&world.hosts[1].repository);
+    let request = |now| GuardRequest {
+        operation: refloat_engine::guard::COPY,
+        backup: None,
+        uses: Uses::Source(world.source),
+        host: "other",
+        now,
+        uptime: std::sync::Arc::new(refloat_engine::guard::SinceBoot),
+        renew: false,
+    };
+    let request = request(world.now());
+    let held = Guard::begin(&repository, &request).unwrap();
+    world.pass(Duration::from_secs(60));
+    let copied = layout::pack(refloat_types::ObjectId([9; 16]));
+    world.store.put_new(&copied, b"frames").unwrap();
+    for _ in 0..8 {
+        for _ in 0..72 {
+            world.pass(DAY / 72);
+            held.renew().unwrap();
+        }
+        world.backup(0, Full).unwrap();
+    }
+    let marks = |world: &World| {
+        world.expire(0).unwrap();
+        let all = world.hosts[0].repository.list_tombstones().unwrap();
+        all.iter().any(|stored| stored.names.contains(&copied))
+    };
+    assert!(!marks(&world));
+    drop(held);
+    assert!(marks(&world), "it never came to a commit");
+}
+
 /// Packs that no backup names go when they are old, but not while a backup may be using those of one that died.
 #[test]
 fn packs_of_a_backup_that_died_stay_while_another_one_uses_them() {

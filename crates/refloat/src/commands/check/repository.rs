@@ -62,6 +62,8 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
                 began.elapsed().as_millis()
             );
             lines.ok(about, what);
+            // Others need not be careful with it any more.
+            lines.context().note_answer(config.name.as_str(), Ok(()));
             for said in shortcomings(&abilities) {
                 lines.warn(about, said, "");
             }

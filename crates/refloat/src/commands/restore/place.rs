@@ -20,7 +20,7 @@ use crate::commands::list::ad_hoc_path;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::identity::{Wanted, is_root};
-use crate::render::text::shell_path;
+use crate::render::text::{shell, shell_path};
 
 /// Where to, and with which configuration.
 pub(super) struct Place {
@@ -200,13 +200,16 @@ impl Place {
         context.open_url_with(&state).ok().filter(|opened| opened.repository.store().features().create_new)
     }
 
-    /// What PostgreSQL runs to fetch a WAL file.
-    pub(super) fn restore_command(&self, context: &Context, source: &str) -> String {
+    /// What PostgreSQL runs to fetch a WAL file: out of the repository that was named with -r, because others may be gone; a
+    /// standby, which goes on for ever, out of all of them.
+    pub(super) fn restore_command(&self, context: &Context, source: &str, for_ever: bool) -> String {
         let config =
             self.own.as_ref().map_or_else(|| context.config_file.clone(), |own| own.join("refloat.toml"));
         let program = format!("{} --config {}", shell_path(&context.executable), shell_path(&config))
             .replace('%', "%%");
-        format!("{program} wal fetch --source {source} %f \"%p\"")
+        let named = context.global.repository.as_ref().filter(|_| self.own.is_none() && !for_ever);
+        let named = named.map_or_else(String::new, |name| format!(" -r {}", shell(name).replace('%', "%%")));
+        format!("{program}{named} wal fetch --source {source} %f \"%p\"")
     }
 
     /// Records in every repository that this server is the source from now on.

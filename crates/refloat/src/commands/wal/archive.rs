@@ -213,9 +213,7 @@ fn push_to_all(
                     "already_there": stored.repositories.iter().all(|one| one.already_there),
                 }));
                 tracing::info!("{stored}");
-                if !behind.is_empty() {
-                    several::catch_up_later(context, source);
-                }
+                several::catch_up_later(context, source, &behind);
                 return Ok(());
             }
         }

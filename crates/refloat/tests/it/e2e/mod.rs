@@ -2,6 +2,7 @@
 
 mod buckets;
 mod chain;
+mod cold;
 mod completions;
 mod crashed;
 mod debian;

@@ -131,15 +131,41 @@ fn one_that_is_down_delays_nothing_and_catches_up() {
         let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
         behind(&status) == [0, 0] && listed(&site, "second").len() == 2
     };
-    if !wait_until(Duration::from_secs(20), caught_up) {
-        // Nobody had a reason to look: the segment went to both at once.
-        site.run(&["copy", "prod"]).ends(0);
-    }
-    assert!(caught_up());
+    let another = || {
+        site.cluster.psql("postgres", "insert into t values (0)");
+        site.archive_all();
+        caught_up()
+    };
+    // What did not answer is asked again after a pause, by the next segment; who has mended it need not wait.
+    site.run(&["check"]);
+    assert!(wait_until(Duration::from_secs(120), another), "it never caught up");
     let sum = (1..=1000).sum::<u64>() + (1..=500).sum::<u64>() + 15;
     assert_eq!(restored(&site, "second", "from-second"), sum.to_string());
     let run = site.run(&["backup", "prod"]).ends(0);
     assert!(run.stdout.contains("also in second\n"), "{}", run.stdout);
+}
+
+/// What lacks is remembered in the state directory, which may be lost.
+#[test]
+fn what_is_not_remembered_is_found_by_the_next_backup() {
+    let site = site(&[("second", "")], "");
+    site.cluster.psql("postgres", "create table t(n int)");
+    site.run(&["backup", "prod"]).ends(0);
+    let away = Away::take(&site, "second");
+    site.cluster.psql("postgres", "insert into t values (1)");
+    site.archive_all();
+    let notes = site.path("refloat-state").join("behind");
+    assert!(notes.join("prod/second").exists() || notes.join("prod/second.taken.json").exists());
+    fs::remove_dir_all(notes).expect("removes");
+    away.back();
+    site.run(&["check"]);
+    site.run(&["backup", "prod"]).ends(0);
+    let nothing_lacks = || {
+        let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+        let repositories = status["sources"][0]["repositories"].as_array().expect("repositories").clone();
+        repositories.iter().all(|one| one["timelines"][0]["behind_segments"] == 0)
+    };
+    assert!(wait_until(Duration::from_secs(60), nothing_lacks), "it never came");
 }
 
 #[test]

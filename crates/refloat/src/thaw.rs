@@ -1,0 +1,196 @@
+//! Backups in a cold class: says what has to be thawed, has it asked for by the configured program, and waits.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use refloat_engine::progress::Progress as _;
+use refloat_engine::thaw::{self, Frozen};
+use refloat_repo::commit::CommitRecord;
+use refloat_types::{Advice, Clock as _, Explain, Location};
+
+use crate::context::{Context, Opened};
+use crate::error::Failure;
+use crate::progress::Meter;
+use crate::render::can_ask;
+use crate::terminal;
+
+/// How long is waited at most: longer than any class takes.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Time between two looks at first, and at most.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Why what is cold cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ThawError {
+    /// Nobody has said that it may be asked for.
+    #[error("{what} must be thawed before it can be read")]
+    NotAsked {
+        /// How much, in which class.
+        what: String,
+        /// The repository.
+        repository: String,
+        /// Whether a program is configured that asks for it.
+        can: bool,
+    },
+    /// The program failed.
+    #[error("thaw_command of {repository} failed: {program}: {why}")]
+    Command {
+        /// The repository.
+        repository: String,
+        /// What was started.
+        program: String,
+        /// What it ended with.
+        why: String,
+    },
+    /// It was asked for, and did not come.
+    #[error("{key} was not readable {} hours after it was asked for", .hours)]
+    Late {
+        /// The first that is not.
+        key: String,
+        /// How long was waited.
+        hours: u64,
+    },
+}
+
+impl Explain for ThawError {
+    fn advice(&self) -> Advice {
+        match self {
+            Self::NotAsked { can: true, .. } => Advice::failed("THA-001", "nothing was written, and nothing was asked for")
+                .hint("Run it again with --thaw: thaw_command asks for it, which the store may charge, and it is waited for.")
+                .hint("--dry-run --json lists the objects."),
+            Self::NotAsked { repository, .. } => Advice::failed("THA-001", "nothing was written, and nothing was asked for")
+                .hint(format!("Write thaw_command = [\"/path\"] into [repository.{repository}], and run it again with --thaw; docs/src/cold.md has such a program."))
+                .hint("Or ask for the objects yourself and run the same command again: --dry-run --json lists them."),
+            Self::Command { .. } => Advice::failed("THA-002", "nothing was written; what was asked for already stays asked for")
+                .hint("Correct the program, and run the same command again."),
+            Self::Late { .. } => Advice::failed("THA-003", "nothing was written")
+                .hint("Look at the object in the store; then run the same command again: it goes on to wait."),
+        }
+    }
+}
+
+/// What may be done about what is cold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Consent {
+    /// `--thaw`.
+    pub given: bool,
+    /// A person may be asked, where there is a terminal: nothing else can help.
+    pub ask: bool,
+    /// `--dry-run`: only say it.
+    pub dry_run: bool,
+}
+
+/// Sees to it that these backups can be read. Answers what cannot be, which is nothing unless it is a dry run.
+///
+/// # Errors
+/// Nobody agreed, the program failed, or it takes too long. Nothing was written.
+pub(crate) fn thaw(
+    context: &Context,
+    opened: &Opened,
+    records: &[CommitRecord],
+    (operation, consent): (&str, Consent),
+) -> Result<Vec<Frozen>, Failure> {
+    let frozen = thaw::frozen(&opened.repository, records)?;
+    if frozen.is_empty() {
+        return Ok(frozen);
+    }
+    let what = thaw::describe(&frozen);
+    let asks = command(context, opened);
+    let cold: Vec<&Frozen> = frozen.iter().filter(|one| !one.is_thawing).collect();
+    context.out.say(&format!("repository {}: {what} must be thawed before it can be read", opened.name));
+    if consent.dry_run {
+        return Ok(frozen);
+    }
+    let now = context.clock.now();
+    let _held = thaw::hold(&opened.repository, records, operation, &context.host, now)?;
+    if !cold.is_empty() {
+        let refused = |can| ThawError::NotAsked { what: what.clone(), repository: opened.name.clone(), can };
+        let Some(words) = asks else { return Err(refused(false).into()) };
+        let ask = "Ask for it now, which the store may charge, and wait?";
+        if !consent.given && !(consent.ask && can_ask() && terminal::yes(ask)?) {
+            return Err(refused(true).into());
+        }
+        run(opened, &words, &cold)?;
+    }
+    wait(context, opened, &frozen)?;
+    Ok(Vec::new())
+}
+
+/// The program that asks, where one is configured.
+fn command(context: &Context, opened: &Opened) -> Option<Vec<String>> {
+    let config = context.config.as_ref()?;
+    let repository = config.repositories.values().find(|one| one.name.as_str() == opened.name)?;
+    repository.store.thaw_command.clone()
+}
+
+/// Starts the program and gives it the names, as they are in the bucket.
+fn run(opened: &Opened, words: &[String], cold: &[&Frozen]) -> Result<(), Failure> {
+    let program = words.first().cloned().unwrap_or_default();
+    let fail =
+        |why: String| ThawError::Command { repository: opened.name.clone(), program: program.clone(), why };
+    let (bucket, prefix) = place(opened);
+    let mut command = Command::new(&program);
+    command.args(words.get(1..).unwrap_or_default()).env_clear().current_dir("/");
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("REFLOAT_BUCKET", bucket).env("REFLOAT_REPOSITORY", &opened.name);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    let mut child = command.spawn().map_err(|error| fail(error.to_string()))?;
+    let mut names = String::new();
+    for one in cold {
+        names.push_str(&format!("{prefix}{}\n", one.key));
+    }
+    if let Some(mut input) = child.stdin.take()
+        && let Err(error) = input.write_all(names.as_bytes())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        tracing::warn!(%error, "thaw_command did not take all names");
+    }
+    let status = child.wait().map_err(|error| fail(error.to_string()))?;
+    if status.success() { Ok(()) } else { Err(fail(status.to_string()).into()) }
+}
+
+/// The bucket, and what stands before the names of objects in it.
+fn place(opened: &Opened) -> (String, String) {
+    let location: Option<Location> = opened.repository.store().describe().parse().ok();
+    let Some(location) = location else { return (String::new(), String::new()) };
+    let path = location.path().to_string_lossy();
+    let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+    (location.host().to_owned(), prefix)
+}
+
+/// Waits until all of them can be read. Only one is asked for at a time: all have to come.
+fn wait(context: &Context, opened: &Opened, frozen: &[Frozen]) -> Result<(), Failure> {
+    context
+        .out
+        .say("waiting until it is thawed; this can be interrupted, and the same command goes on to wait");
+    let meter = Meter::new(context.out);
+    meter.phase("thawing", frozen.iter().map(|one| one.size).sum());
+    let began = Instant::now();
+    let mut pause = LOOKS.0;
+    for one in frozen {
+        while !opened.repository.store().readiness(&one.key).map_err(Failure::from)?.is_ready() {
+            if began.elapsed() > LONGEST {
+                meter.finish();
+                let hours = LONGEST.as_secs() / 3600;
+                return Err(ThawError::Late { key: one.key.to_string(), hours }.into());
+            }
+            std::thread::sleep(pause);
+            pause = pause.saturating_mul(2).min(LOOKS.1);
+        }
+        meter.advance(one.size);
+    }
+    meter.finish();
+    Ok(())
+}
+
+/// As JSON.
+pub(crate) fn document(opened: &Opened, frozen: &[Frozen]) -> serde_json::Value {
+    let (_, prefix) = place(opened);
+    let one = |one: &Frozen| {
+        serde_json::json!({
+            "object": format!("{prefix}{}", one.key), "bytes": one.size, "class": one.class, "thawing": one.is_thawing,
+        })
+    };
+    serde_json::json!({ "repository": opened.name, "objects": frozen.iter().map(one).collect::<Vec<_>>() })
+}
