@@ -215,7 +215,11 @@ impl Store for DropboxStore {
                 }
             }
             let Some(cursor) = page.next else { return Ok(()) };
-            page = self.page(prefix, "files/list_folder/continue", json!({ "cursor": cursor }))?;
+            // Asked again here: whoever lists would have to begin anew, with what was delivered already.
+            page =
+                self.inner.api.rest.persist(|_| {
+                    self.page(prefix, "files/list_folder/continue", json!({ "cursor": cursor }))
+                })?;
         }
     }
 

@@ -137,11 +137,19 @@ impl GdriveStore {
         }
         let (search, mut next) = (Self::search(&folders, prefix), None::<String>);
         loop {
-            let (inner, search, token) = (Arc::clone(&self.inner), search.clone(), next.take());
-            let (files, following) =
-                self.inner.api.rest.call((action, prefix), 0, async move {
-                    inner.api.page(&search, token.as_deref()).await
-                })?;
+            let token = next.take();
+            let page = || {
+                let (inner, search, token) = (Arc::clone(&self.inner), search.clone(), token.clone());
+                self.inner
+                    .api
+                    .rest
+                    .call((action, prefix), 0, async move { inner.api.page(&search, token.as_deref()).await })
+            };
+            // Asked again here: whoever lists would have to begin anew, with what was delivered already.
+            let (files, following) = match &token {
+                None => page()?,
+                Some(_) => self.inner.api.rest.persist(|_| page())?,
+            };
             for file in files {
                 // Whatever is no key is not ours.
                 let Ok(key) = file.name.parse::<Key>() else { continue };

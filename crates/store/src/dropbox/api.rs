@@ -41,7 +41,8 @@ impl File {
             size: said.get("size").and_then(Json::as_u64).ok_or_else(|| Failed::strange("size"))?,
             created: created.parse().map_err(|_| Failed::strange("server_modified"))?,
             revision: need("rev")?,
-            hash: need("content_hash")?,
+            // Files of other apps need not have one.
+            hash: text("content_hash").unwrap_or_default().to_owned(),
         })
     }
 }
@@ -149,7 +150,9 @@ pub(super) fn judge(answered: &Answered) -> Failed {
         408 | 425 | 429 | 500..=599 => K::Unreachable,
         _ => K::Other,
     };
-    let text = if summary.is_empty() { answered.text() } else { String::new() };
+    // Which right the app lacks.
+    let scope = said.pointer("/error/required_scope").and_then(Json::as_str).unwrap_or_default();
+    let text = if summary.is_empty() { answered.text() } else { scope.to_owned() };
     let number = |at: &str| said.pointer(at).and_then(Json::as_u64);
     let correct_offset =
         number("/error/correct_offset").or_else(|| number("/error/lookup_failed/correct_offset"));
@@ -191,6 +194,10 @@ mod tests {
             assert_eq!(judged(status, summary).0, kind, "{status} {summary}");
         }
         assert_eq!(judged(401, "missing_scope/..").1, "the service answered 401: missing_scope");
+        let body = b"{\"error_summary\":\"missing_scope/..\",\"error\":{\"required_scope\":\"files.content.write\"}}";
+        let lacking = Answered { status: 401, retry_after: None, body: body.to_vec() };
+        let said = judge(&lacking).into_error("read", "k", "x").source.to_string();
+        assert_eq!(said, "the service answered 401: missing_scope: files.content.write");
         let page = Answered { status: 502, retry_after: None, body: b"<html>hunter2</html>".to_vec() };
         let said = judge(&page).into_error("read", "k", "x").source.to_string();
         assert_eq!(said, "the service answered 502");

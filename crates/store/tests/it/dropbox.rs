@@ -249,6 +249,7 @@ fn a_broken_connection_leaves_nothing_half() {
     let proxy = Proxy::before(double.port());
     let mut settings = settings(proxy.endpoint(), &app(&double));
     settings.patience.call = std::time::Duration::from_millis(700);
+    settings.patience.least_rate = 64 << 20;
     let store = store_at("dropbox://backup", &settings);
     store.put_new(&key("before"), b"before").unwrap();
     let body = body(3 << 20);
@@ -268,4 +269,26 @@ fn a_broken_connection_leaves_nothing_half() {
         store.read(&key("before"), 0..6, &mut Vec::new()).unwrap_err().kind,
         StoreErrorKind::Unreachable
     );
+}
+
+#[test]
+fn a_list_of_many_pages_survives_a_page_that_is_refused_or_lost() {
+    let double = DropboxDouble::start();
+    for number in 0..170 {
+        double.put(&format!("/backup/db1/m/{number:03}"), b"x");
+    }
+    let mut seen = 0;
+    resilient(&double)
+        .list("m/", &mut |_| {
+            match seen {
+                0 => double.slow_down("list_folder/continue", 1),
+                60 => double.lose_answer("list_folder/continue"),
+                _ => {}
+            }
+            seen += 1;
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, 170);
+    assert!(!double.has_faults_left());
 }

@@ -330,3 +330,26 @@ fn it_works_through_another_address_and_a_broken_connection_leaves_nothing_half(
     proxy.set(Mode::Pass);
     assert!(read_whole(&store, &key("large"), 1 << 30).unwrap() == body);
 }
+
+#[test]
+fn a_list_of_many_pages_survives_a_page_that_is_refused_or_lost() {
+    let double = GdriveDouble::start();
+    let store = resilient(&double);
+    for number in 0..170 {
+        store.put_new(&key(&format!("m/{number:03}")), b"x").unwrap();
+    }
+    let mut seen = 0;
+    resilient(&double)
+        .list("m/", &mut |_| {
+            match seen {
+                0 => double.limit_rate("GET /drive/v3/files"),
+                70 => double.lose_answer("GET /drive/v3/files"),
+                _ => {}
+            }
+            seen += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, 170);
+    assert!(!double.has_faults_left());
+}
