@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Inner;
 use super::api::{FIELDS, File, judge, quoted, within};
+use super::folder::{folder_is_gone, without_folder};
 use crate::rest::{Answered, Ask, Failed};
 use crate::{Key, StoreErrorKind};
 
@@ -125,7 +126,7 @@ impl Inner {
             Err(failed) if failed.is(StoreErrorKind::Unreachable) => return Err(failed),
             Err(failed) => {
                 self.known().answered(key);
-                return Err(self.without_folder(failed));
+                return Err(without_folder(failed));
             }
         };
         self.settle_race(key, file, body.len() as u64, &digest).await
@@ -161,6 +162,11 @@ impl Inner {
             let text = format!("the service keeps {} of {size} bytes, or others", file.size);
             return Err(Failed::new(StoreErrorKind::Unconfirmed, text));
         }
+        if file.is_trashed {
+            // Drive puts files into a folder in the trash as well.
+            self.withdraw(key, &file).await;
+            return Err(folder_is_gone());
+        }
         let found = self.find(key).await?;
         if found.iter().any(|other| other.rank() < file.rank()) {
             self.withdraw(key, &file).await;
@@ -193,7 +199,7 @@ impl Inner {
             .json(&Self::metadata(key, id, folder));
         let response = self.api.rest.send(&ask).await?;
         if response.status() != http::StatusCode::OK {
-            return Err(self.without_folder(judge(&Answered::read(response).await?)));
+            return Err(without_folder(judge(&Answered::read(response).await?)));
         }
         let place = response.headers().get(http::header::LOCATION).and_then(|place| place.to_str().ok());
         let place: Option<http::Uri> = place.and_then(|place| place.parse().ok());

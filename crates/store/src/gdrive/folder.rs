@@ -31,11 +31,6 @@ impl Inner {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// It is looked for anew by the next call.
-    pub(super) fn forget_folders(&self) {
-        *self.folders.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
     async fn walk(&self, make: bool) -> Result<Vec<String>, Failed> {
         if let Some(known) = self.known_folders() {
             return Ok(known);
@@ -63,13 +58,14 @@ impl Inner {
         let search = format!("{} and name = {} and mimeType = '{FOLDER}'", within(above), quoted(name));
         self.api.search(&search).await
     }
+}
 
-    /// A folder that is gone is looked for again, and made again.
-    pub(super) fn without_folder(&self, failed: Failed) -> Failed {
-        if !failed.is(StoreErrorKind::NotFound) {
-            return failed;
-        }
-        self.forget_folders();
-        Failed::new(StoreErrorKind::Unreachable, "the folder of the store was there and is not any more")
-    }
+/// A folder that was there and is gone is not made again: what was stored went with it.
+pub(super) fn without_folder(failed: Failed) -> Failed {
+    if failed.is(StoreErrorKind::NotFound) { folder_is_gone() } else { failed }
+}
+
+pub(super) fn folder_is_gone() -> Failed {
+    let text = "the folder of the store was there, and is deleted or in the trash";
+    Failed::new(StoreErrorKind::Unreachable, text)
 }

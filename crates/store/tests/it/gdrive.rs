@@ -353,3 +353,20 @@ fn a_list_of_many_pages_survives_a_page_that_is_refused_or_lost() {
     assert_eq!(seen, 170);
     assert!(!double.has_faults_left());
 }
+
+#[test]
+fn a_folder_that_is_gone_below_us_is_no_empty_store() {
+    let double = GdriveDouble::start();
+    let store = store(&double);
+    store.put_new(&key("a"), b"a").unwrap();
+    double.trash(&double.ids_of("db1")[0]);
+    // Drive would take the file, and throw it away with the folder.
+    let large = body(6 << 20);
+    for error in [store.put_new(&key("b"), b"b").unwrap_err(), stream(&store, "c", &large).unwrap_err()] {
+        assert_eq!(error.kind, StoreErrorKind::Unreachable);
+        let text = "the folder of the store was there, and is deleted or in the trash";
+        assert_eq!(error.source.to_string(), text);
+    }
+    assert_eq!(store.head(&key("a")).unwrap(), None);
+    assert_eq!(double.count(), 1, "nothing of it stays");
+}

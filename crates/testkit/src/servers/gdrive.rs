@@ -222,8 +222,7 @@ impl State {
         let later = rest.split_off(size.min(PAGE).min(rest.len()));
         let fields = request.query("fields").unwrap_or("files(kind,id,name,mimeType)");
         // What was destroyed meanwhile is not told any more.
-        let files: Vec<Json> =
-            rest.iter().filter_map(|id| Some(self.files.listed(id)?.describe(fields))).collect();
+        let files: Vec<Json> = rest.iter().filter_map(|id| self.files.listed(id, fields)).collect();
         let mut said = json!({ "files": files });
         if fields.contains("incompleteSearch") {
             said["incompleteSearch"] = json!(false);
@@ -240,7 +239,7 @@ impl State {
         let file = self.files.get(id).ok_or_else(|| not_found(id))?;
         if request.query("alt") != Some("media") {
             let fields = request.query("fields").unwrap_or("kind,id,name,mimeType");
-            return Ok(Reply::json(200, &file.describe(fields)));
+            return Ok(Reply::json(200, &self.files.describe(id, fields).unwrap_or_default()));
         }
         if file.is_folder() {
             let told = "Only files with binary content can be downloaded.";
@@ -323,7 +322,7 @@ impl State {
         let lag = self.lag;
         self.files.add(File::new(id.clone(), what, body), lag);
         let fields = request.query("fields").unwrap_or("kind,id,name,mimeType");
-        let said = self.files.get(&id).map(|file| file.describe(fields));
+        let said = self.files.describe(&id, fields);
         Ok(Reply::json(200, &said.unwrap_or_default()))
     }
 }

@@ -50,11 +50,11 @@ impl File {
     }
 
     /// What was asked for of it.
-    pub(super) fn describe(&self, fields: &str) -> Json {
+    fn describe(&self, fields: &str, is_trashed: bool) -> Json {
         let asked: BTreeSet<&str> = fields.split(|c: char| !c.is_ascii_alphanumeric()).collect();
         let mut all = json!({
             "kind": "drive#file", "id": self.id, "name": self.name, "mimeType": self.mime,
-            "parents": self.parents, "createdTime": time(self.created, 3), "trashed": self.is_trashed,
+            "parents": self.parents, "createdTime": time(self.created, 3), "trashed": is_trashed,
             "properties": self.properties,
         });
         if !self.is_folder() {
@@ -122,8 +122,15 @@ impl Files {
     }
 
     /// A file as a search tells it.
-    pub(super) fn listed(&self, id: &str) -> Option<&File> {
-        self.files.get(id).or_else(|| self.ghosts.get(id).map(|(file, _)| file))
+    pub(super) fn listed(&self, id: &str, fields: &str) -> Option<Json> {
+        let file = self.files.get(id).or_else(|| self.ghosts.get(id).map(|(file, _)| file))?;
+        Some(file.describe(fields, self.is_trashed(file)))
+    }
+
+    /// What was asked for of a file.
+    pub(super) fn describe(&self, id: &str, fields: &str) -> Option<Json> {
+        let file = self.files.get(id)?;
+        Some(file.describe(fields, self.is_trashed(file)))
     }
 
     /// Whether a file is in the trash, itself or by a folder above it.

@@ -90,7 +90,7 @@ impl State {
     fn part(&mut self, upload: &mut Upload, request: &Request) -> Result<Reply, Reply> {
         let fields = request.query("fields").unwrap_or("kind,id,name,mimeType");
         if upload.is_done {
-            let said = self.files.get(&upload.id).map(|file| file.describe(fields));
+            let said = self.files.describe(&upload.id, fields);
             return Ok(Reply::json(200, &said.unwrap_or_default()));
         }
         let range = request.header("content-range").and_then(|range| range.strip_prefix("bytes "));
