@@ -35,7 +35,7 @@ options! {
         mode: Mode,
         /// Region of an S3 bucket. Has to be said where no endpoint is.
         region: Text,
-        /// Address of an object store that is not the provider's own: `"https://host:port"`.
+        /// Address of an object store, of Dropbox or of Google Drive that is not the provider's own: `"https://host:port"`.
         endpoint: Text,
         /// How an S3 bucket is addressed. Default: in the path where an endpoint is named, else in the host name.
         style: Style,

@@ -16,7 +16,7 @@ mod services;
 mod signed;
 mod small;
 pub(crate) mod transport;
-mod web_identity;
+pub(crate) mod web_identity;
 mod writer;
 
 use std::collections::HashMap;

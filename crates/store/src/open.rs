@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use refloat_types::{Advice, BadLocation, Explain, Location, Scheme};
 
+use crate::dropbox::DropboxStore;
+use crate::gdrive::GdriveStore;
 use crate::object::ObjectStore;
 use crate::posix::{Options, PosixStore};
 use crate::settings::StoreSettings;
@@ -57,7 +59,7 @@ impl Explain for OpenError {
                 Advice::usage("STO-020", safe).hint(format!("Write it like this: {}", bad.example()))
             }
             Self::NotBuilt { .. } => Advice::usage("STO-021", safe)
-                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs://, azblob://, sftp:// or webdavs://."),
+                .hint("Use a local or mounted directory (file:///absolute/path), s3://, gs://, azblob://, sftp://, webdavs://, dropbox:// or gdrive://."),
             Self::Settings { hint, .. } => Advice::usage("STO-023", safe).hint(hint.clone()),
             Self::Store(error) => error.advice(),
         }
@@ -80,7 +82,8 @@ pub fn open(
         }
         Scheme::Sftp => around(SftpStore::open(location, settings, options)?, settings),
         Scheme::Webdav | Scheme::Webdavs => around(WebdavStore::open(location, settings, options)?, settings),
-        scheme => Err(OpenError::NotBuilt { scheme }),
+        Scheme::Dropbox => around(DropboxStore::open(location, settings, options)?, settings),
+        Scheme::Gdrive => around(GdriveStore::open(location, settings, options)?, settings),
     }
 }
 

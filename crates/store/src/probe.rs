@@ -44,7 +44,9 @@ pub fn probe(store: &dyn Store, key: &Key) -> Result<Abilities, StoreError> {
         Err(error) if error.kind == StoreErrorKind::Denied => false,
         Err(error) => return tried.and(Err(error)),
     };
-    let (conditional, lists_at_once) = tried?;
+    let (conditional, is_listed) = tried?;
+    // Seen from here: a store may know its own objects sooner than another host's.
+    let lists_at_once = is_listed && store.features().consistent_list;
     Ok(Abilities { conditional, lists_at_once, deletes })
 }
 

@@ -4,6 +4,9 @@
 //! `start()` answers `None` when the server is not installed: the test returns, and was skipped loudly (where `CI=true` it
 //! fails). `kill()` ends a server as a crash does, `restart()` starts it again on the same port with what it had on disk.
 //!
+//! [`DropboxDouble`] and [`GdriveDouble`] are no such servers: there is none to install. They run in the test's own process
+//! and answer as the documents of those services say.
+//!
 //! ```no_run
 //! use refloat_testkit::servers::S3sFs;
 //! let Some(server) = S3sFs::start() else { return };
@@ -13,8 +16,11 @@
 //! ```
 
 mod azurite;
+mod double;
+mod dropbox;
 mod garage;
 mod gcs;
+mod gdrive;
 mod moto;
 mod process;
 mod s3s_fs;
@@ -26,8 +32,10 @@ mod webdav;
 use std::path::PathBuf;
 
 pub use azurite::Azurite;
+pub use dropbox::DropboxDouble;
 pub use garage::Garage;
 pub use gcs::GcsEmulator;
+pub use gdrive::GdriveDouble;
 pub use moto::Moto;
 pub use process::ServerProcess;
 pub use s3s_fs::S3sFs;

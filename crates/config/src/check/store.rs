@@ -16,7 +16,8 @@ fn fits(key: &str, scheme: Scheme) -> bool {
     match key {
         "region" | "style" | "sse" | "thaw_command" => scheme == S::S3,
         "storage_class" => matches!(scheme, S::S3 | S::Gs),
-        "endpoint" | "metadata" => scheme.has_bucket(),
+        "endpoint" => scheme.has_bucket() || matches!(scheme, S::Dropbox | S::Gdrive),
+        "metadata" => scheme.has_bucket(),
         "known_hosts" => scheme == S::Sftp,
         "ca_file" => !matches!(scheme, S::File | S::Sftp),
         _ => scheme != S::File,
@@ -70,6 +71,12 @@ impl Checker<'_> {
         }
         if scheme == Scheme::Sftp {
             self.sftp_is_whole(path, raw);
+        }
+        if matches!(scheme, Scheme::Dropbox | Scheme::Gdrive)
+            && let Some(url) = raw.url.as_ref().filter(|_| raw.credentials.is_none())
+        {
+            let (why, hint) = ("it has to be said who this host is there", Credentials::hint(scheme));
+            self.problems.push(Problem::bad_hint(&url.place, format!("{path}.credentials"), why, hint));
         }
         let Some(url) = raw.url.as_ref().filter(|_| raw.endpoint.is_none()) else { return };
         if scheme == Scheme::S3 && raw.region.is_none() {

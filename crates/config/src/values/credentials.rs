@@ -16,7 +16,7 @@ use crate::values::plain::{AbsolutePath, Text};
 
 options! {
     /// Who this host is at a store. S3: the two halves of a key, a document of keys, or a role. Google Cloud Storage: a
-    /// service account or a token. Azure: an account with its key or a token.
+    /// service account or a token. Azure: an account with its key or a token. Dropbox, Google Drive: an app with its refresh token.
     pub(crate) struct CredentialsOptions {
         /// S3: the public half of a key.
         access_key_id: Text,
@@ -35,7 +35,8 @@ options! {
         sts_endpoint: Text,
         /// Google Cloud Storage: the key file of a service account, as JSON.
         service_account: SecretRef,
-        /// Google Cloud Storage: an access token instead, read again every quarter of an hour and when the store refuses it:
+        /// Google Cloud Storage, Dropbox, Google Drive: instead of the others, an access token. It ends after some hours, so it has to
+        /// come from something that renews it, and is read again every quarter of an hour and when the store refuses it:
         /// `{ command = ["gcloud", "auth", "print-access-token"] }`.
         access_token: SecretRef,
         /// Azure: the storage account.
@@ -50,13 +51,19 @@ options! {
         user: Text,
         /// WebDAV: the user's password.
         password: SecretRef,
+        /// Dropbox: the app's key. Google Drive: the client's id.
+        client_id: Text,
+        /// Dropbox: the app's secret, unless it was authorised with PKCE. Google Drive: the client's secret.
+        client_secret: SecretRef,
+        /// Dropbox, Google Drive: what the account's owner has given the app; exchanged for access tokens, again and again.
+        refresh_token: SecretRef,
     }
 }
 
 /// Who this host is at a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
-    /// Names that are no secrets: `access_key_id`, `account_name`.
+    /// Names that are no secrets: `access_key_id`, `account_name`, `user`, `client_id`.
     pub plain: BTreeMap<&'static str, String>,
     /// Secrets by the names of their settings.
     pub secrets: BTreeMap<&'static str, SecretRef>,
@@ -86,7 +93,10 @@ impl Credentials {
             Scheme::Azblob => &["account_name", "account_key", "sas_token"],
             Scheme::Sftp => &["private_key"],
             Scheme::Webdav | Scheme::Webdavs => &["user", "password"],
-            _ => &[],
+            Scheme::Dropbox | Scheme::Gdrive => {
+                &["client_id", "client_secret", "refresh_token", "access_token"]
+            }
+            Scheme::File => &[],
         };
         let foreign = self.plain.keys().chain(self.secrets.keys()).find(|key| !fits.contains(key));
         if let Some(key) = foreign {
@@ -107,7 +117,12 @@ impl Credentials {
             Scheme::Azblob => has("account_name") && !(has("account_key") && has("sas_token")),
             Scheme::Sftp => has("private_key"),
             Scheme::Webdav | Scheme::Webdavs => has("user") && has("password"),
-            _ => true,
+            Scheme::Dropbox | Scheme::Gdrive => {
+                let app = ["client_id", "client_secret", "refresh_token"].into_iter().any(has);
+                let exchanges = has("client_id") && has("refresh_token");
+                if has("access_token") { !app } else { exchanges }
+            }
+            Scheme::File => true,
         };
         (!whole).then(|| "these are not whole, or are several at once".to_owned())
     }
@@ -123,6 +138,12 @@ impl Credentials {
             }
             Scheme::Sftp => "Write { private_key = { file = … } }.",
             Scheme::Webdav | Scheme::Webdavs => "Write { user = \"…\", password = { file = … } }.",
+            Scheme::Dropbox => {
+                "Write { client_id = \"…\", client_secret = { file = … }, refresh_token = { file = … } } or { access_token = { command = […] } }; the secret only where the app has one."
+            }
+            Scheme::Gdrive => {
+                "Write { client_id = \"…\", client_secret = { file = … }, refresh_token = { file = … } } or { access_token = { command = […] } }."
+            }
             _ => HINT,
         }
     }
@@ -149,19 +170,25 @@ impl Setting for Credentials {
             }
         };
         let mut read = Self { web_identity, ..Self::default() };
-        let plain: [(&str, Option<Set<Text>>); 3] =
-            [("access_key_id", raw.access_key_id), ("account_name", raw.account_name), ("user", raw.user)];
+        let plain: [(&str, Option<Set<Text>>); 4] = [
+            ("access_key_id", raw.access_key_id),
+            ("account_name", raw.account_name),
+            ("user", raw.user),
+            ("client_id", raw.client_id),
+        ];
         read.plain.extend(plain.into_iter().filter_map(|(key, set)| Some((key, set?.value.0))));
         let secrets = [
             ("secret_access_key", raw.secret_access_key),
             ("session_token", raw.session_token),
             ("from", raw.from),
             ("service_account", raw.service_account),
-            ("access_token", raw.access_token),
             ("account_key", raw.account_key),
             ("sas_token", raw.sas_token),
             ("private_key", raw.private_key),
             ("password", raw.password),
+            ("client_secret", raw.client_secret),
+            ("refresh_token", raw.refresh_token),
+            ("access_token", raw.access_token),
         ];
         read.secrets.extend(secrets.into_iter().filter_map(|(key, set)| Some((key, set?.value))));
         if problems.len() == before && read == Self::default() {

@@ -1,9 +1,12 @@
-//! Repositories on hosts: SFTP and WebDAV. What is not whole is said, with what to write.
+//! Repositories on hosts and in accounts: SFTP, WebDAV, Dropbox, Google Drive. What is not whole is said, with what to write.
 
 use crate::{parse, wrong_in_repository};
 
 const SFTP: &str = "url = \"sftp://backup@box:2222/srv/db1\"\nencryption = \"none\"\n";
 const KEY: &str = "credentials = { private_key = { file = \"/k\" } }\n";
+const DROPBOX: &str = "url = \"dropbox://backup/db1\"\nencryption = \"none\"\n";
+const DRIVE: &str = "url = \"gdrive://backup/db1\"\nencryption = \"none\"\n";
+const APP: &str = "credentials = { client_id = \"app\", refresh_token = { file = \"/t\" } }\n";
 const WEBDAV: &str = "url = \"webdavs://cloud/dav/db1\"\nencryption = \"none\"\n";
 
 #[track_caller]
@@ -20,6 +23,9 @@ fn what_is_whole_is_accepted_and_shown() {
         (format!("{SFTP}{KEY}known_hosts = \"/etc/refloat/known_hosts\""), "known_hosts"),
         (format!("{WEBDAV}credentials = {{ user = \"backup\", password = {{ file = \"/p\" }} }}"), "backup"),
         (format!("{WEBDAV}ca_file = \"/ca.pem\""), "/ca.pem"),
+        (format!("{DROPBOX}{APP}"), "app"),
+        (format!("{DRIVE}{APP}endpoint = \"http://127.0.0.1:9\""), "127.0.0.1"),
+        (format!("{DRIVE}credentials = {{ access_token = {{ command = [\"/bin/issue\"] }} }}"), "/bin/issue"),
     ] {
         let config =
             parse(&format!("[repository.offsite]\n{lines}\n")).unwrap_or_else(|e| panic!("{lines}: {e}"));
@@ -63,5 +69,33 @@ fn credentials_have_to_be_whole_and_of_the_right_kind() {
     says(
         &format!("{WEBDAV}known_hosts = \"/h\""),
         &["offsite.known_hosts: WebDAV (webdavs://) has no such thing"],
+    );
+}
+
+#[test]
+fn an_account_has_to_be_said_in_one_way() {
+    says(DROPBOX, &["offsite.credentials: it has to be said who this host is there", "Write { client_id = "]);
+    says(DRIVE, &["CFG-007", "offsite.credentials: it has to be said who this host is there"]);
+    let file = "{ file = \"/t\" }";
+    for half in [
+        "client_id = \"app\"".to_owned(),
+        format!("refresh_token = {file}"),
+        format!("client_id = \"app\", client_secret = {file}"),
+        format!("client_id = \"app\", refresh_token = {file}, access_token = {file}"),
+    ] {
+        says(&format!("{DRIVE}credentials = {{ {half} }}"), &["offsite.credentials: these are not whole"]);
+    }
+    says(
+        &format!("{DROPBOX}credentials = {{ client_id = \"app\", refresh_token = \"hunter2\" }}"),
+        &["CFG-013", "refresh_token is a secret; it cannot stand in the configuration itself"],
+    );
+    says(
+        &format!("{DROPBOX}credentials = {{ user = \"a\", password = {file} }}"),
+        &["offsite.credentials: Dropbox has no \""],
+    );
+    says(&format!("{WEBDAV}{APP}"), &["offsite.credentials: WebDAV has no \"client_id\""]);
+    says(
+        &format!("{DRIVE}{APP}region = \"eu\""),
+        &["offsite.region: Google Drive (gdrive://) has no such thing"],
     );
 }

@@ -146,22 +146,47 @@ pub(super) fn of_environment(location: &Location, environment: Environment) -> S
                 settings.credentials = constant(keys);
             }
         }
-        _ => {}
+        Scheme::Dropbox => {
+            let names =
+                ["DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN", "DROPBOX_ACCESS_TOKEN"];
+            settings.credentials = account(names.map(|name| one(&[name])));
+        }
+        Scheme::Gdrive => {
+            let names =
+                ["GDRIVE_CLIENT_ID", "GDRIVE_CLIENT_SECRET", "GDRIVE_REFRESH_TOKEN", "GDRIVE_ACCESS_TOKEN"];
+            settings.credentials = account(names.map(|name| one(&[name])));
+        }
+        Scheme::File | Scheme::Sftp | Scheme::Webdav | Scheme::Webdavs => {}
     }
     settings
 }
 
+/// An app's key, its secret and its refresh token, or an access token, as far as they are there.
+fn account([client_id, client_secret, refresh_token, access_token]: [Option<String>; 4]) -> Credentials {
+    let keys: Vec<(&str, Option<String>)> = match (&client_id, &refresh_token) {
+        (Some(_), Some(_)) => {
+            vec![("client_id", client_id), ("client_secret", client_secret), ("refresh_token", refresh_token)]
+        }
+        _ => vec![("access_token", access_token)],
+    };
+    let keys = keys.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let keys = keys.fold(Keys::default(), |keys, (name, value)| keys.with(name, value));
+    if keys.is_empty() { Credentials::Machine } else { constant(keys) }
+}
+
 /// Names of credentials that are no secret, and of those that are.
-const PLAIN: [&str; 3] = ["access_key_id", "account_name", "user"];
-const SECRET: [&str; 8] = [
+const PLAIN: [&str; 4] = ["access_key_id", "account_name", "user", "client_id"];
+const SECRET: [&str; 10] = [
     "secret_access_key",
     "session_token",
     "service_account",
-    "access_token",
     "account_key",
     "sas_token",
     "private_key",
     "password",
+    "client_secret",
+    "refresh_token",
+    "access_token",
 ];
 
 /// The settings as lines of a configuration. Each secret goes into a file of its own, which `keep` makes and names.
@@ -221,4 +246,32 @@ fn text(value: OsString) -> Option<String> {
 
 fn constant(keys: Keys) -> Credentials {
     Credentials::Keys(Arc::new(move || Ok(keys.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_an_app_with_its_token_or_a_token_alone() {
+        let text = |text: &str| Some(text.to_owned());
+        let names = |credentials: Credentials| match credentials {
+            Credentials::Keys(fetch) => {
+                let keys = fetch().unwrap();
+                ["client_id", "client_secret", "refresh_token", "access_token"]
+                    .into_iter()
+                    .filter(|name| keys.get(name).is_some())
+                    .collect::<Vec<_>>()
+            }
+            _ => Vec::new(),
+        };
+        let all = [text("app"), text("secret"), text("refresh"), text("access")];
+        assert_eq!(names(account(all)), ["client_id", "client_secret", "refresh_token"]);
+        assert_eq!(
+            names(account([text("app"), None, text("refresh"), None])),
+            ["client_id", "refresh_token"]
+        );
+        assert_eq!(names(account([text("app"), text("secret"), None, text("access")])), ["access_token"]);
+        assert!(names(account([text("app"), text("secret"), None, None])).is_empty());
+    }
 }

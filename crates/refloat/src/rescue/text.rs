@@ -131,6 +131,10 @@ fn fetch(url: &str, file: &KitFile) -> String {
         "sftp" => format!("    sftp {}/{key} ./{name}", with_user(url)),
         "webdav" => format!("    curl --fail --user USER --output {name} http://{rest}/{key}"),
         "webdavs" => format!("    curl --fail --user USER --output {name} https://{rest}/{key}"),
+        "dropbox" => format!("    with any client of Dropbox, from the folder {rest}: {key}"),
+        "gdrive" => {
+            format!("    with any client of Google Drive, from the folder {rest}: the file called {key}")
+        }
         _ => format!("    with any client of this store: {key}"),
     }
 }
@@ -167,6 +171,14 @@ fn needs(url: &str) -> String {
         "webdav" | "webdavs" => by_file(url.trim_end_matches('/'),
             "credentials = { user = \"USER\", password = { file = \"/root/password\" } }",
             "USER is the name that logs in there"),
+        "dropbox" => {
+            "export DROPBOX_APP_KEY, DROPBOX_APP_SECRET and DROPBOX_REFRESH_TOKEN, or DROPBOX_ACCESS_TOKEN alone.\n".to_owned()
+        }
+        "gdrive" => {
+            "export GDRIVE_CLIENT_ID, GDRIVE_CLIENT_SECRET and GDRIVE_REFRESH_TOKEN, or GDRIVE_ACCESS_TOKEN alone. Another client\n\
+             than the one that wrote here sees the files only with the scope https://www.googleapis.com/auth/drive.\n"
+                .to_owned()
+        }
         _ => return String::new(),
     };
     format!("\nTHE STORE\n\n{said}")
@@ -244,7 +256,14 @@ mod tests {
                 "az storage blob download --container-name box --name pg/rescue/0000000001/refloat --file refloat",
             ),
             ("sftp://host:22/pg", "sftp sftp://USER@host:22/pg/rescue/0000000001/refloat ./refloat"),
-            ("dropbox://app/pg", "with any client of this store: rescue/0000000001/refloat"),
+            (
+                "dropbox://app/pg",
+                "with any client of Dropbox, from the folder app/pg: rescue/0000000001/refloat",
+            ),
+            (
+                "gdrive://pg",
+                "with any client of Google Drive, from the folder pg: the file called rescue/0000000001/refloat",
+            ),
         ] {
             assert_eq!(fetch(url, &file).trim(), line);
         }

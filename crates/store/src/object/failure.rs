@@ -44,7 +44,7 @@ impl std::error::Error for Told {}
 const LONGEST: usize = 300;
 
 /// One line of at most [`LONGEST`] characters.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= LONGEST {
         return line;

@@ -89,7 +89,7 @@ fn element(xml: &str, name: &str) -> Option<String> {
 }
 
 /// A form as HTML sends it.
-fn form(fields: &[(&str, &str)]) -> String {
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for (name, value) in fields {
         if !out.is_empty() {

@@ -47,6 +47,28 @@ impl Backoff {
         let share = (hasher.finish() % 1024) as f64 / 1024.0;
         mean.mul_f64(0.5 + share)
     }
+
+    /// Calls `attempt` with its number, from 1, until it answers or all is used up. The last error is the one returned.
+    pub(crate) fn run<T>(
+        &self,
+        mut attempt: impl FnMut(u32) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let start = Instant::now();
+        let mut number = 1;
+        loop {
+            let error = match attempt(number) {
+                Err(error) if error.is_retryable() => error,
+                other => return other,
+            };
+            let pause = self.pause(number).max(error.retry_after().unwrap_or_default());
+            if number >= self.attempts || start.elapsed() + pause > self.budget {
+                return Err(error);
+            }
+            tracing::debug!(%error, cause = %error.source, attempt = number, "asking again");
+            std::thread::sleep(pause);
+            number += 1;
+        }
+    }
 }
 
 /// Makes calls to `S` again that failed in a way that may pass ([`StoreError::is_retryable`]).
@@ -62,23 +84,8 @@ impl<S: Store> Retry<S> {
         Self { inner, backoff }
     }
 
-    /// Calls `attempt` with its number, from 1, until it answers or all is used up. The last error is the one returned.
-    fn run<T>(&self, mut attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let start = Instant::now();
-        let mut number = 1;
-        loop {
-            let error = match attempt(number) {
-                Err(error) if error.is_retryable() => error,
-                other => return other,
-            };
-            let pause = self.backoff.pause(number).max(error.retry_after().unwrap_or_default());
-            if number >= self.backoff.attempts || start.elapsed() + pause > self.backoff.budget {
-                return Err(error);
-            }
-            tracing::debug!(%error, cause = %error.source, attempt = number, "asking again");
-            std::thread::sleep(pause);
-            number += 1;
-        }
+    fn run<T>(&self, attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.backoff.run(attempt)
     }
 }
 

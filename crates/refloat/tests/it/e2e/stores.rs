@@ -2,10 +2,13 @@
 //! compare, read everything again, expire.
 
 use std::any::Any;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use refloat_testkit::cluster::{Owner, StopMode, TestCluster, skip_without};
-use refloat_testkit::servers::{Azurite, Garage, GcsEmulator, Moto, S3sFs, Sshd, WebDav};
+use refloat_testkit::servers::{
+    Azurite, DropboxDouble, Garage, GcsEmulator, GdriveDouble, Moto, S3sFs, Sshd, WebDav,
+};
 use refloat_types::{Clock as _, SystemClock};
 
 use super::pitr::assert_same;
@@ -15,8 +18,8 @@ use super::site::{Site, prove, start_restored};
 struct Place {
     /// What stands in `[repository.local]`.
     lines: String,
-    /// Where its server keeps objects as files, whose age is that of the objects.
-    files: Option<PathBuf>,
+    /// Makes its tombstones some days older, where its server can be brought to that.
+    age: Option<Box<dyn Fn()>>,
     /// The server, and what belongs to it.
     _server: Box<dyn Any>,
 }
@@ -37,10 +40,13 @@ pub(super) fn s3(endpoint: &str, bucket: &str, access: &str, secret: &str) -> St
     )
 }
 
-/// Makes everything below a directory three days older.
+/// How much older things are made.
+const DAYS: i64 = 3 * 86_400;
+
+/// Makes everything older below a directory of a server that keeps objects as files.
 pub(super) fn age(directory: &Path) {
     let old = std::time::SystemTime::UNIX_EPOCH
-        + std::time::Duration::from_secs(SystemClock.now().as_second() as u64 - 3 * 86_400);
+        + std::time::Duration::from_secs((SystemClock.now().as_second() - DAYS) as u64);
     for entry in std::fs::read_dir(directory).expect("a directory of the server") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
@@ -86,15 +92,15 @@ fn main_job(place: &Place) {
     let marked = site.run(&["expire", "--json"]).ends(0).json();
     // The incremental one may still be in the window.
     assert!(marked["repositories"][0]["marked"]["backups"].as_u64() >= Some(1), "{marked}");
-    if let Some(files) = &place.files {
-        age(files);
+    if let Some(age) = &place.age {
+        age();
         let expired = site.run(&["expire", "--json"]).ends(0).json();
         assert!(expired["repositories"][0]["deleted"]["backups"].as_u64() >= Some(1), "{expired}");
     }
     let listed = site.run(&["list", "prod", "--json"]).ends(0).json();
     let listed: Vec<_> =
         listed["backups"].as_array().expect("a list").iter().map(|one| &one["backup"]).collect();
-    assert_eq!(listed.iter().any(|id| **id == first.as_str()), place.files.is_none(), "{listed:?}");
+    assert_eq!(listed.iter().any(|id| **id == first.as_str()), place.age.is_none(), "{listed:?}");
     assert!(listed.iter().any(|id| **id == last.as_str()), "{listed:?}");
     site.run(&["verify"]).ends(0);
     site.cluster.stop(StopMode::Fast);
@@ -117,9 +123,10 @@ fn s3_on_a_directory() {
         let server = S3sFs::start()?;
         let key = secret(secrets, "key", server.secret_key());
         let bucket = server.bucket("backups");
+        let tombstones = server.root().join(&bucket).join("db1/tombstones");
         Some(Place {
             lines: s3(&server.endpoint(), &bucket, server.access_key(), &key),
-            files: Some(server.root().join(bucket).join("db1/tombstones")),
+            age: Some(Box::new(move || age(&tombstones))),
             _server: Box::new(server),
         })
     });
@@ -132,7 +139,7 @@ fn s3_with_versions() {
         let key = secret(secrets, "key", server.secret_key());
         let bucket = server.versioned_bucket("backups");
         let lines = s3(&server.endpoint(), &bucket, server.access_key(), &key);
-        Some(Place { lines, files: None, _server: Box::new(server) })
+        Some(Place { lines, age: None, _server: Box::new(server) })
     });
 }
 
@@ -144,7 +151,7 @@ fn s3_that_ignores_conditions() {
         let bucket = server.bucket("backups");
         let lines = s3(&server.endpoint(), &bucket, server.access_key(), &key);
         let lines = format!("{lines}\nregion = \"{}\"", server.region());
-        Some(Place { lines, files: None, _server: Box::new(server) })
+        Some(Place { lines, age: None, _server: Box::new(server) })
     });
 }
 
@@ -159,7 +166,7 @@ fn google() {
             server.bucket("backups"),
             server.endpoint()
         );
-        Some(Place { lines, files: None, _server: Box::new(server) })
+        Some(Place { lines, age: None, _server: Box::new(server) })
     });
 }
 
@@ -174,7 +181,7 @@ fn azure() {
             server.endpoint(),
             server.account()
         );
-        Some(Place { lines, files: None, _server: Box::new(server) })
+        Some(Place { lines, age: None, _server: Box::new(server) })
     });
 }
 
@@ -191,7 +198,8 @@ fn sftp() {
             server.known_hosts().display(),
             server.private_key().display()
         );
-        Some(Place { lines, files: Some(directory.join("tombstones")), _server: Box::new(server) })
+        let tombstones = directory.join("tombstones");
+        Some(Place { lines, age: Some(Box::new(move || age(&tombstones))), _server: Box::new(server) })
     });
 }
 
@@ -206,10 +214,67 @@ fn webdav() {
             server.directory("backups"),
             server.user()
         );
-        Some(Place {
-            lines,
-            files: Some(server.root().join("backups/tombstones")),
-            _server: Box::new(server),
-        })
+        let tombstones = server.root().join("backups/tombstones");
+        Some(Place { lines, age: Some(Box::new(move || age(&tombstones))), _server: Box::new(server) })
+    });
+}
+
+/// An app's credentials, each secret in a file of its own.
+fn app(secrets: &Path, client_id: &str, client_secret: &str, refresh_token: &str) -> String {
+    format!(
+        "credentials = {{ client_id = \"{client_id}\", client_secret = {}, refresh_token = {} }}",
+        secret(secrets, "client", client_secret),
+        secret(secrets, "refresh", refresh_token)
+    )
+}
+
+#[test]
+fn dropbox() {
+    on(|secrets| {
+        let double = Arc::new(DropboxDouble::start());
+        let app = app(secrets, double.client_id(), double.client_secret(), double.refresh_token());
+        let lines = format!("url = \"dropbox://backups/db1\"\nendpoint = \"{}\"\n{app}", double.endpoint());
+        let aged = Arc::clone(&double);
+        let age = move || aged.age("/tombstones/", DAYS);
+        Some(Place { lines, age: Some(Box::new(age)), _server: Box::new(double) })
+    });
+}
+
+#[test]
+fn check_says_what_an_account_cannot_promise() {
+    if skip_without(15) {
+        return;
+    }
+    let secrets = Owner::current().temp_dir();
+    let double = GdriveDouble::start();
+    double.limit_space(7 << 30);
+    let app = app(secrets.path(), double.client_id(), double.client_secret(), double.refresh_token());
+    let lines = format!("url = \"gdrive://backups\"\nendpoint = \"{}\"\n{app}", double.endpoint());
+    let mut site = Site::stored(TestCluster::builder().version(15).checksums(true), &lines, "");
+    site.backup();
+    let said = site.run(&["check"]);
+    for expected in [
+        "what was just stored is not listed at once",
+        "locks and policies of Google Drive are not looked at: as far as can be told, these credentials can destroy",
+    ] {
+        assert!(said.stdout.contains(expected), "{expected}\nis not in\n{}{}", said.stdout, said.stderr);
+    }
+    double.revoke();
+    let refused = site.run(&["list", "prod"]);
+    let told = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(told.contains("no token is given: invalid_grant"), "{told}");
+    assert!(!told.contains(double.refresh_token()) && !told.contains(double.client_secret()), "{told}");
+    site.cluster.stop(StopMode::Fast);
+}
+
+#[test]
+fn google_drive() {
+    on(|secrets| {
+        let double = Arc::new(GdriveDouble::start());
+        let app = app(secrets, double.client_id(), double.client_secret(), double.refresh_token());
+        let lines = format!("url = \"gdrive://backups/db1\"\nendpoint = \"{}\"\n{app}", double.endpoint());
+        let aged = Arc::clone(&double);
+        let age = move || aged.age("tombstones/", DAYS);
+        Some(Place { lines, age: Some(Box::new(age)), _server: Box::new(double) })
     });
 }
