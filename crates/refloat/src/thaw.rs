@@ -108,7 +108,8 @@ pub(crate) fn thaw(
         let refused = |can| ThawError::NotAsked { what: what.clone(), repository: opened.name.clone(), can };
         let Some(words) = asks else { return Err(refused(false).into()) };
         let ask = "Ask for it now, which the store may charge, and wait?";
-        if !consent.given && !(consent.ask && can_ask() && terminal::yes(ask)?) {
+        let agreed = consent.given || (consent.ask && can_ask() && terminal::yes(ask)?);
+        if !agreed {
             return Err(refused(true).into());
         }
         run(opened, &words, &cold)?;

@@ -28,7 +28,7 @@ fn moto_has_versions_and_locks() {
     let Some(server) = Moto::start() else { return };
     let bucket = server.bucket("plain");
     server.must("PUT", &format!("/{bucket}/k"), &[], "x");
-    let headers = [("Authorization", super::Moto::SIGNED), ("If-None-Match", "*")];
+    let headers = [("Authorization", Moto::SIGNED), ("If-None-Match", "*")];
     let refused = http::request(server.port(), "PUT", "/plain/k", &headers, b"y").unwrap();
     assert_eq!(refused.status, 412, "conditional put");
     let versioned = server.versioned_bucket("versioned");
