@@ -325,12 +325,18 @@ impl Restore {
     }
 
     fn find(&self, context: &Context, opened: &Opened) -> Result<SourceInfo, Failure> {
-        let sources = super::list::usable_sources(context, opened)?;
+        let mut strange = None;
+        let sources = opened.repository.usable_sources(&mut |key, error| {
+            context.out.warn(&format!("repository {}: source {key} is not used: {error}", opened.name));
+            strange.get_or_insert(error);
+        })?;
         let known: Vec<String> = sources.iter().map(source_name).collect();
         let found = sources.into_iter().find(|source| source_name(source) == self.source);
-        match found {
-            Some(found) => Ok(found),
-            None => {
+        match (found, strange) {
+            (Some(found), _) => Ok(found),
+            // It may be hidden by that: whoever has described it may be one of us whose own record is damaged.
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => {
                 refuse_unknown(context, Some(&self.source), &known)?;
                 Err(refusal::RestoreRefusal::NothingStored {
                     source_name: self.source.clone(),

@@ -67,5 +67,6 @@ pub(super) fn without_folder(failed: Failed) -> Failed {
 
 pub(super) fn folder_is_gone() -> Failed {
     let text = "the folder of the store was there, and is deleted or in the trash";
-    Failed::new(StoreErrorKind::Unreachable, text)
+    // Nothing that is done again brings it back.
+    Failed::new(StoreErrorKind::Other, text)
 }

@@ -240,7 +240,7 @@ mod tests {
             ("OperationAborted", K::Unreachable),
             ("BlobImmutableDueToPolicy", K::Denied),
             ("BlobImmutableDueToLegalHold", K::Denied),
-            ("BlobArchived", K::Other),
+            ("BlobArchived", K::Cold),
             ("LeaseAlreadyPresent", K::Other),
             ("InvalidBucketState", K::Other),
         ] {

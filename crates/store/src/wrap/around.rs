@@ -117,9 +117,11 @@ impl<S: Store, G: Gate> Store for Around<S, G> {
         self.call(("read", key.as_str()), moves, || self.inner.read(key, range, into))
     }
 
-    /// So little is not paced, and how little is known only afterwards.
+    /// How much it was is known only afterwards: it is paid for then.
     fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
-        self.call(("read", key.as_str()), NOTHING, || self.inner.read_small(key, limit))
+        let about = ("read", key.as_str());
+        let body = self.call(about, NOTHING, || self.inner.read_small(key, limit))?;
+        self.call(about, Moves { sent: 0, received: body.len() as u64 }, || Ok(body))
     }
 
     fn settle(&self, key: &Key) -> Result<(), StoreError> {

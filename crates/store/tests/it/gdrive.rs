@@ -363,7 +363,7 @@ fn a_folder_that_is_gone_below_us_is_no_empty_store() {
     // Drive would take the file, and throw it away with the folder.
     let large = body(6 << 20);
     for error in [store.put_new(&key("b"), b"b").unwrap_err(), stream(&store, "c", &large).unwrap_err()] {
-        assert_eq!(error.kind, StoreErrorKind::Unreachable);
+        assert_eq!(error.kind, StoreErrorKind::Other);
         let text = "the folder of the store was there, and is deleted or in the trash";
         assert_eq!(error.source.to_string(), text);
     }
