@@ -83,6 +83,44 @@ pub(crate) fn frozen_of(
     Ok(all)
 }
 
+/// Objects of a repository that may be cold, listed once for many questions.
+pub(crate) struct Doubtful(BTreeSet<Key>);
+
+impl Doubtful {
+    /// Lists them.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub(crate) fn of(repository: &Repository) -> Result<Self, RepoError> {
+        let mut all = BTreeSet::new();
+        repository.store().list_cold(layout::PACKS, &mut |key| {
+            all.insert(key);
+            ControlFlow::Continue(())
+        })?;
+        Ok(Self(all))
+    }
+
+    /// The first pack of a backup that cannot be read now.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub(crate) fn first_of(
+        &self,
+        repository: &Repository,
+        record: &CommitRecord,
+    ) -> Result<Option<Frozen>, RepoError> {
+        for pack in record.packs.iter() {
+            let key = layout::pack(pack.id);
+            if self.0.contains(&key)
+                && let Some(frozen) = Frozen::of(&key, pack.size, repository.store().readiness(&key)?)
+            {
+                return Ok(Some(frozen));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// As text: how many, how large, in which class, and how many of them somebody has asked for.
 pub fn describe<'f>(frozen: impl IntoIterator<Item = &'f Frozen>) -> String {
     let (mut count, mut bytes, mut asked, mut classes) = (0, 0, 0, BTreeSet::new());

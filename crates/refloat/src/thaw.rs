@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use refloat_engine::progress::Progress as _;
 use refloat_engine::thaw::{self, Frozen};
 use refloat_repo::commit::CommitRecord;
+use refloat_store::Key;
 use refloat_types::{Advice, Clock as _, Explain, Location};
 
 use crate::context::{Context, Opened};
@@ -102,16 +103,20 @@ pub(crate) fn thaw(
     if consent.dry_run {
         return Ok(frozen);
     }
-    let now = context.clock.now();
-    let _held = thaw::hold(&opened.repository, records, operation, &context.host, now)?;
     if !cold.is_empty() {
         let refused = |can| ThawError::NotAsked { what: what.clone(), repository: opened.name.clone(), can };
-        let Some(words) = asks else { return Err(refused(false).into()) };
+        if asks.is_none() {
+            return Err(refused(false).into());
+        }
         let ask = "Ask for it now, which the store may charge, and wait?";
         let agreed = consent.given || (consent.ask && can_ask() && terminal::yes(ask)?);
         if !agreed {
             return Err(refused(true).into());
         }
+    }
+    let now = context.clock.now();
+    let _held = thaw::hold(&opened.repository, records, operation, &context.host, now)?;
+    if let Some(words) = asks.filter(|_| !cold.is_empty()) {
         run(opened, &words, &cold)?;
     }
     wait(context, opened, &frozen)?;
@@ -170,7 +175,7 @@ fn wait(context: &Context, opened: &Opened, frozen: &[Frozen]) -> Result<(), Fai
     let began = Instant::now();
     let mut pause = LOOKS.0;
     for one in frozen {
-        while !opened.repository.store().readiness(&one.key).map_err(Failure::from)?.is_ready() {
+        while !is_ready(opened, &one.key)? {
             if began.elapsed() > LONGEST {
                 meter.finish();
                 let hours = LONGEST.as_secs() / 3600;
@@ -183,6 +188,18 @@ fn wait(context: &Context, opened: &Opened, frozen: &[Frozen]) -> Result<(), Fai
     }
     meter.finish();
     Ok(())
+}
+
+/// Whether an object can be read now. A store that does not answer for a while does not end a wait of days.
+fn is_ready(opened: &Opened, key: &Key) -> Result<bool, Failure> {
+    match opened.repository.store().readiness(key) {
+        Ok(readiness) => Ok(readiness.is_ready()),
+        Err(error) if error.is_retryable() => {
+            tracing::warn!(%error, cause = %error.source, "it is asked again later");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// As JSON.

@@ -92,7 +92,8 @@ impl Copy {
 
     /// One source. What is noted as lacking is struck out where it is all brought now.
     fn pass_noted(&self, context: &Context, source: &SourceConfig) -> Result<Pass, Failure> {
-        let whole = self.from.is_none() && self.to.is_none() && self.backup.is_none() && !self.dry_run;
+        let all = context.global.repository.is_none() && self.from.is_none() && self.to.is_none();
+        let whole = all && self.backup.is_none() && !self.dry_run;
         // One that works in the background sees to its own notes.
         let lock = if whole { background::lock(context, source)? } else { None };
         match lock {

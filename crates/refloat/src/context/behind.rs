@@ -16,9 +16,6 @@ use super::Context;
 use super::down::Down;
 use crate::error::Failure;
 
-/// What lies in the state directory when everything that a repository may lack is known to be wished for.
-const KNOWN: &str = "behind/known.json";
-
 /// The wishes of one source.
 pub(crate) struct Behind<'c> {
     context: &'c Context,
@@ -54,14 +51,19 @@ impl Behind<'_> {
         made.map_err(|source| RepoError::State { action: "write", path: path.display().to_string(), source })
     }
 
+    /// What lies there when everything that a repository of this source may lack is wished for.
+    fn known_file(&self) -> String {
+        format!("behind/{}/known.json", self.source)
+    }
+
     /// Whether what any repository may lack would be known here: not behind the loss of the state directory.
     pub(crate) fn is_known(&self) -> bool {
-        self.context.state().path().join(KNOWN).exists()
+        self.context.state().path().join(self.known_file()).exists()
     }
 
     /// Everything that a repository may lack is wished for from now on.
     pub(crate) fn known(&self) -> Result<(), RepoError> {
-        self.context.state().write(KNOWN, &())
+        self.context.state().write(&self.known_file(), &())
     }
 
     /// Whether it is time to look what a repository lacks: something does, it answers, and the last vain attempt is a while ago.

@@ -50,9 +50,9 @@ pub(in crate::backup) fn choose(
         commits.retain(|record| record.commit.kind == BackupType::Full);
     }
     let asked = request.wanted != Wanted::Suitable;
-    let mut passed_over = None;
+    let (mut passed_over, mut doubtful) = (None, None);
     for record in in_order(request, &commits, situation.began) {
-        let why = match refuses(request, situation, record)? {
+        let why = match refuses(request, situation, record, &mut doubtful)? {
             Some(why) => why,
             None => match open(request, situation, record) {
                 Ok(parent) => {
@@ -126,15 +126,18 @@ fn refuses(
     request: &BackupRequest<'_>,
     situation: &Situation<'_>,
     record: &CommitRecord,
+    doubtful: &mut Option<thaw::Doubtful>,
 ) -> Result<Option<String>, RepoError> {
     if let Some(why) = plain_before(request, record).or_else(|| situation.refuses(record)) {
         return Ok(Some(why));
     }
     // Its page hashes lie in its packs.
-    let frozen = thaw::frozen(request.repository, [record])?;
-    Ok(frozen
-        .first()
-        .map(|one| format!("what it holds is in {} and cannot be read unless it is thawed", one.class)))
+    let doubtful = match doubtful {
+        Some(doubtful) => doubtful,
+        none => none.insert(thaw::Doubtful::of(request.repository)?),
+    };
+    let frozen = doubtful.first_of(request.repository, record)?;
+    Ok(frozen.map(|one| format!("what it holds is in {} and cannot be read unless it is thawed", one.class)))
 }
 
 /// What was stored before encryption was turned on is not carried on: it would stay readable as long as backups are made.
