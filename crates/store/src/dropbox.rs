@@ -243,7 +243,7 @@ impl Store for DropboxStore {
     }
 
     fn features(&self) -> Features {
-        Features { create_new: self.inner.refuses, durable: true, consistent_list: true }
+        Features { create_new: self.inner.refuses, durable: true, consistent_list: true, remote: true }
     }
 
     fn space(&self) -> Result<Option<Space>, StoreError> {

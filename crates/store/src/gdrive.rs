@@ -277,7 +277,7 @@ impl Store for GdriveStore {
     }
 
     fn features(&self) -> Features {
-        Features { create_new: self.inner.refuses, durable: true, consistent_list: false }
+        Features { create_new: self.inner.refuses, durable: true, consistent_list: false, remote: true }
     }
 
     fn space(&self) -> Result<Option<Space>, StoreError> {

@@ -252,7 +252,7 @@ impl Store for PosixStore {
     }
 
     fn features(&self) -> Features {
-        Features { create_new: true, durable: true, consistent_list: true }
+        Features { create_new: true, durable: true, consistent_list: true, remote: false }
     }
 
     fn space(&self) -> Result<Option<Space>, StoreError> {

@@ -387,6 +387,7 @@ impl Store for SftpStore {
             create_new: conditional != Some(false) && refuses,
             durable: was_connected && !self.inner.not_durable.load(Ordering::Relaxed),
             consistent_list: true,
+            remote: true,
         }
     }
 

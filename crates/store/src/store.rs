@@ -297,6 +297,8 @@ pub struct Features {
     pub durable: bool,
     /// A list shows every object whose creation was answered before the list began.
     pub consistent_list: bool,
+    /// Each question goes over a network and back: several at once are answered in the time of one.
+    pub remote: bool,
 }
 
 /// Space of a store.

@@ -454,6 +454,7 @@ impl Store for WebdavStore {
             create_new: self.inner.obeys.get().copied().unwrap_or(false),
             durable: false,
             consistent_list: true,
+            remote: true,
         }
     }
 

@@ -30,7 +30,7 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        let features = Features { create_new: true, durable: true, consistent_list: true };
+        let features = Features { create_new: true, durable: true, consistent_list: true, remote: false };
         Self {
             objects: Arc::default(),
             versions: None,

@@ -11,6 +11,7 @@ mod compare;
 pub(crate) mod crc;
 pub(crate) mod frames;
 mod plan;
+mod turns;
 mod work;
 
 use std::collections::BTreeMap;
@@ -324,7 +325,8 @@ impl Backup {
         Ok(bytes)
     }
 
-    /// Reads the files of the backup into `sink` with `jobs` threads. `each` is asked about every entry; files it
+    /// Reads the files of the backup into `sink`, on `jobs` threads at once; some more wait for a store that is far away.
+    /// `each` is asked about every entry; files it
     /// answers `false` for are left out.
     ///
     /// # Errors

@@ -19,9 +19,12 @@ use super::{Backup, FileSlot, OnEntry, ReadError, Window};
 
 /// Frames at most this far apart are read together: seeking costs more than the bytes between.
 const GAP: u64 = 128 << 10;
-/// Stored bytes of one read, and bytes of files that come out of it.
+/// Stored bytes of one read.
 const UNIT_STORED: u64 = 4 << 20;
-const UNIT_PLAIN: u64 = 16 << 20;
+/// Bytes of files that come out of one read: few reads, and enough of them that all threads end together.
+const UNIT_PLAIN: std::ops::RangeInclusive<u64> = 16 << 20..=64 << 20;
+/// Reads of a window in which much is compressed.
+const UNITS: u64 = 64;
 /// Ranges that are compared together: some 40 kB of memory each, and ten times that in the worst case, when every block of
 /// it is in another frame.
 const TOGETHER: usize = 128;
@@ -254,12 +257,12 @@ impl Gathering {
             let next = packs.len() as u32;
             (*packs.entry(frame.pack).or_insert(next), frame.offset)
         });
-        let units = units(&taken.frames);
+        let units = units(&taken.frames, (done.bytes / UNITS).clamp(*UNIT_PLAIN.start(), *UNIT_PLAIN.end()));
         Planned { files: done.files, ranges: done.ranges, taken, units }
     }
 }
 
-fn units(frames: &[FrameRef]) -> Vec<Unit> {
+fn units(frames: &[FrameRef], most_plain: u64) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
     let mut plain = 0;
     for (at, frame) in frames.iter().enumerate() {
@@ -267,7 +270,7 @@ fn units(frames: &[FrameRef]) -> Vec<Unit> {
         let joins = |unit: &Unit| {
             let same = frames[unit.frames.start as usize].pack == frame.pack;
             let near = frame.offset >= unit.end && frame.offset - unit.end <= GAP;
-            same && near && frame.end() - unit.start <= UNIT_STORED && plain < UNIT_PLAIN
+            same && near && frame.end() - unit.start <= UNIT_STORED && plain < most_plain
         };
         match units.last_mut() {
             Some(unit) if joins(unit) => {

@@ -1,4 +1,7 @@
 //! The threads that read a window: take a unit, read it, open its frames, hand out their pieces.
+//!
+//! Where each read goes over a network, more of them are on their way than threads open frames: otherwise every thread would
+//! stand still for the time of an answer, once for each unit.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -10,11 +13,14 @@ use refloat_repo::{RepoError, layout};
 
 use super::crc;
 use super::plan::{Part, Piece, Planned, Unit};
+use super::turns::Turns;
 use super::{Backup, Damage, DamageCause, FileRange, ReadError, Sink};
 use crate::progress::Progress;
 
 /// Files that one thread finishes at a time.
 const BATCH: usize = 64;
+/// Reads on their way at least, beyond the threads that work, where the store is remote. Each holds a unit: 4 MiB.
+const AHEAD: usize = 6;
 
 /// What the threads of a window share.
 struct Shared<'a, S> {
@@ -22,13 +28,14 @@ struct Shared<'a, S> {
     window: &'a Planned,
     sink: &'a S,
     progress: &'a dyn Progress,
+    turns: Turns,
     next_unit: AtomicUsize,
     next_batch: AtomicUsize,
     stop: AtomicBool,
     failed: Mutex<Option<ReadError>>,
 }
 
-/// Reads a window with `jobs` threads.
+/// Reads a window; `jobs` threads work at once.
 pub(super) fn run<S: Sink>(
     backup: &Backup,
     window: &Planned,
@@ -41,12 +48,14 @@ pub(super) fn run<S: Sink>(
         window,
         sink,
         progress,
+        turns: Turns::new(jobs),
         next_unit: AtomicUsize::new(0),
         next_batch: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         failed: Mutex::new(None),
     };
-    shared.on_threads(jobs.min(window.units.len()), Shared::read);
+    let ahead = if backup.store.features().remote { jobs.max(AHEAD) } else { 0 };
+    shared.on_threads((jobs + ahead).min(window.units.len()), Shared::read);
     // Only now every range is complete.
     shared.on_threads(jobs.min(window.files.len().div_ceil(BATCH)), Shared::finish);
     match shared.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -101,6 +110,7 @@ impl<S: Sink> Shared<'_, S> {
         stored.clear();
         let store = self.backup.store.as_ref();
         let together = store.read(&layout::pack(pack), unit.start..unit.end, stored).is_ok();
+        let _turn = self.turns.take();
         for at in frames {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());

@@ -121,7 +121,7 @@ impl Store for View {
         self.inner.delete(key)
     }
     fn features(&self) -> Features {
-        Features { create_new: false, durable: true, consistent_list: self.lag.is_zero() }
+        Features { create_new: false, durable: true, consistent_list: self.lag.is_zero(), remote: false }
     }
     fn space(&self) -> Result<Option<Space>, StoreError> {
         Ok(None)
