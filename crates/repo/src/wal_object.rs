@@ -12,7 +12,7 @@ mod write;
 
 pub use digest::WalDigest;
 pub use frames::WalFrames;
-pub(crate) use read::{READ_AT_ONCE, place_body, read_start};
+pub(crate) use read::place_all;
 pub use read::{WalHead, read_body, read_facts, read_head};
 pub use write::{WalWriter, write};
 

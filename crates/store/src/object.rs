@@ -15,6 +15,7 @@ pub(crate) mod runtime;
 mod services;
 mod signed;
 mod small;
+mod stream;
 pub(crate) mod transport;
 pub(crate) mod web_identity;
 mod writer;
@@ -37,6 +38,7 @@ use self::transport::{ANSWER, Answer};
 use crate::open::OpenError;
 use crate::posix::Options;
 use crate::settings::{ServerSideEncryption, StoreSettings};
+use crate::store;
 use crate::{
     BucketSettings, Features, Immutability, Key, ObjectInfo, ObjectWriter, Readiness, Space, Store,
     StoreError, StoreErrorKind, Version,
@@ -287,6 +289,9 @@ fn can_begin_a_key(prefix: &str) -> bool {
     prefix.is_empty() || whole.parse::<Key>().is_ok()
 }
 
+/// Offsets that no object has make some stores ignore the range and send the whole object.
+const FARTHEST: u64 = 1 << 52;
+
 impl Store for ObjectStore {
     fn describe(&self) -> &str {
         &self.inner.url
@@ -323,8 +328,7 @@ impl Store for ObjectStore {
             StoreError::new(kind, "read", key.as_str(), &self.inner.url, Told::error(text, None))
         };
         let length = range.end.saturating_sub(range.start);
-        // Offsets that no object has make some stores ignore the range and send the whole object.
-        if length == 0 || range.end > 1 << 52 {
+        if length == 0 || range.end > FARTHEST {
             return match self.stat("read", key)? {
                 None => Err(fail(StoreErrorKind::NotFound, "no such object".to_owned())),
                 Some(info) if info.size < range.end => {
@@ -373,6 +377,32 @@ impl Store for ObjectStore {
             into.extend_from_slice(&piece);
         }
         Ok(())
+    }
+
+    fn stream(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let is_usual = range.start < range.end && range.end <= FARTHEST;
+        let mut was_given = false;
+        let streamed = is_usual.then(|| {
+            stream::stream(&self.inner, key, range.clone(), &mut |piece| {
+                was_given = true;
+                each(piece)
+            })
+        });
+        match streamed {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error))
+                if was_given || !matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Truncated) =>
+            {
+                Err(error)
+            }
+            // What is wrong with an object, or with what is asked of it, is found out by a read.
+            _ => store::whole(self, key, range, each),
+        }
     }
 
     fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {

@@ -36,6 +36,20 @@ pub trait Store: Send + Sync {
     /// the bytes after an error.
     fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError>;
 
+    /// Gives the bytes `range` of `key` to `each` in order, piece by piece as they come, for whoever can use the first before
+    /// the last is there; no piece is empty. Up to the whole range waits in memory. Ends, `Ok`, when `each` breaks.
+    ///
+    /// # Errors
+    /// As for [`Store::read`]; `each` may have had some of the bytes.
+    fn stream(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        whole(self, key, range, each)
+    }
+
     /// All bytes of `key`, an object of at most `limit` bytes, itself at most [`MOST_SMALL`]: a document. Where a question
     /// costs a way there and back, one does.
     ///
@@ -196,6 +210,14 @@ macro_rules! forward_store {
             fn read(&self, key: &Key, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), StoreError> {
                 (**self).read(key, range, into)
             }
+            fn stream(
+                &self,
+                key: &Key,
+                range: Range<u64>,
+                each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+            ) -> Result<(), StoreError> {
+                (**self).stream(key, range, each)
+            }
             fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
                 (**self).read_small(key, limit)
             }
@@ -312,6 +334,21 @@ pub struct Space {
 
 /// Longest object that [`Store::read_small`] is asked for.
 pub const MOST_SMALL: u64 = 1 << 20;
+
+/// Gives the bytes `range` of `key` to `each` in one piece, if there are any.
+pub(crate) fn whole(
+    store: &(impl Store + ?Sized),
+    key: &Key,
+    range: Range<u64>,
+    each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let mut bytes = Vec::new();
+    store.read(key, range, &mut bytes)?;
+    if !bytes.is_empty() {
+        let _ = each(bytes);
+    }
+    Ok(())
+}
 
 /// Reads a whole object of at most `limit` bytes.
 ///

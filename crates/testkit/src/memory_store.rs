@@ -58,6 +58,12 @@ impl Memory {
         self.features.durable = false;
         self
     }
+    /// Says that it is asked over a network.
+    #[must_use]
+    pub const fn remote(mut self) -> Self {
+        self.features.remote = true;
+        self
+    }
     /// Keeps versions, each locked for so long from its creation.
     #[must_use]
     pub fn with_locks(mut self, period: Duration) -> Self {

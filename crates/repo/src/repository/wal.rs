@@ -161,11 +161,11 @@ impl Repository {
             true => Ok(own),
             false => self.agent_key(id, stored.key.as_str()),
         };
-        let ahead = wal_object::READ_AT_ONCE;
-        let (head, start) = wal_object::read_start(store, &stored.key, stored.size, ahead, &agent)?;
-        self.check_wal_seal(&head)?;
-        let key = self.wal_key(&head)?;
-        wal_object::place_body(store, &head, start, key.as_deref(), self.naming_key(), place)?;
-        Ok(head)
+        let open = |head: &WalHead| {
+            self.check_wal_seal(head)?;
+            self.wal_key(head)
+        };
+        let object = (&stored.key, stored.size);
+        wal_object::place_all(store, object, &agent, &open, self.naming_key(), place)
     }
 }

@@ -2,14 +2,18 @@
 
 mod body;
 mod frames;
+mod input;
+
+use std::io;
+use std::sync::Arc;
 
 use refloat_store::{Key, Store};
 use refloat_types::ObjectId;
 
 pub use body::read_body;
-pub(crate) use body::{READ_AT_ONCE, place_body};
 
 use self::frames::Frames;
+use self::input::Input;
 use super::{MAX_CLEAR, WalClear, name_digest};
 use crate::crypt::seal::DataKey;
 use crate::crypt::sign::{PublicKey, SIGNATURE_BYTES};
@@ -46,32 +50,59 @@ pub fn read_head(
     size: u64,
     agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
 ) -> Result<WalHead, RepoError> {
-    read_start(store, key, size, FACTS, agent).map(|(head, _)| head)
+    let mut input = Input::asked(store, key, 0, size, FACTS);
+    head_of(&mut input, key, size, agent).map(|(head, _)| head)
 }
 
-/// As [`read_head`], by reading the first `ahead` bytes; those behind the head are answered too.
-pub(crate) fn read_start(
+/// Reads every byte of the object at `key` of `size` bytes, for whoever waits for it: gives each piece of the file, with its
+/// offset, to `place`, in no order and on several threads. `agent` finds the public key of the agent that signed it, `open`
+/// the key to what is behind the head.
+///
+/// # Errors
+/// `Damaged` when anything is not what was written, and as [`read_head`]. `place` may have got some bytes by then: nothing may
+/// be used before this is `Ok`.
+pub(crate) fn place_all(
     store: &dyn Store,
+    (key, size): (&Key, u64),
+    agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
+    open: &dyn Fn(&WalHead) -> Result<Option<Arc<DataKey>>, RepoError>,
+    naming_key: &[u8; 32],
+    place: &(dyn Fn(u64, &[u8]) -> io::Result<()> + Sync),
+) -> Result<WalHead, RepoError> {
+    std::thread::scope(|scope| {
+        // Whoever brings the bytes ends when `input` is gone.
+        let mut input = Input::soon(scope, store, key, size);
+        let (head, start) = head_of(&mut input, key, size, agent)?;
+        let opened = open(&head)?;
+        let frames = Frames::behind(&head, opened.as_deref(), start, input);
+        body::place_body(&frames, &head, naming_key, place)?;
+        drop(frames);
+        Ok(head)
+    })
+}
+
+/// Reads the head of an object from its beginning; what came behind it is answered too.
+fn head_of(
+    input: &mut Input<'_>,
     key: &Key,
     size: u64,
-    ahead: u64,
     agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
 ) -> Result<(WalHead, Vec<u8>), RepoError> {
     let damaged = |what: &str| RepoError::damaged(key, what);
     let mut bytes = Vec::new();
-    store.read(key, 0..size.min(ahead), &mut bytes)?;
+    input.more(size.min(HEADER_BYTES as u64), &mut bytes)?;
     let header = Header::decode(key.as_str(), &bytes, Kind::Wal)?;
     if header.clear > MAX_CLEAR {
         return Err(damaged("its header is too long"));
     }
     let clear_end = HEADER_BYTES + header.clear as usize;
     let body = clear_end + SIGNATURE_BYTES;
+    if size < body as u64 {
+        return Err(damaged("it ends within its header"));
+    }
     if bytes.len() < body {
-        if size < body as u64 {
-            return Err(damaged("it ends within its header"));
-        }
-        bytes.clear();
-        store.read(key, 0..body as u64, &mut bytes)?;
+        let missing = (body - bytes.len()) as u64;
+        input.more(missing, &mut bytes)?;
     }
     if !agent(header.agent)?.verifies(&[&bytes[..clear_end]], &bytes[clear_end..body]) {
         let why = "its signature does not hold".to_owned();
@@ -101,5 +132,6 @@ pub fn read_facts(
     head: &WalHead,
     key: Option<&DataKey>,
 ) -> Result<serde_json::Value, RepoError> {
-    Frames::behind(store, head, key, Vec::new(), FACTS).opener()?.facts()
+    let input = Input::asked(store, &head.key, head.body, head.size, FACTS);
+    Frames::behind(head, key, Vec::new(), input).opener()?.facts()
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use refloat_repo::crypt::identity::Identity;
 use refloat_repo::repository::{InitOptions, Protection};
 use refloat_repo::{RepoError, Repository, StateDirectory};
-use refloat_testkit::fault_plan::{FaultPlan, Faulty};
+use refloat_store::{Store as _, StoreErrorKind};
+use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
 use refloat_testkit::memory_store::Memory;
 
 use super::sample::{SYSTEM, now, put_wal, wal_name};
@@ -93,4 +94,39 @@ fn what_another_repository_holds_in_the_place_of_a_known_one_is_not_believed() {
     let seen = as_seen(&other, state.path(), &plan, None).unwrap().expect("it was kept");
     let error = fetched(&seen).unwrap_err();
     assert!(matches!(error, RepoError::UnknownOrigin { .. }), "{error:?}");
+}
+
+#[test]
+fn over_a_network_a_segment_is_used_while_it_comes() {
+    let (memory, plan, state) = (Memory::new().remote(), FaultPlan::new(), tempfile::tempdir().unwrap());
+    let repository = repository(&memory, state.path(), &plan);
+    // In one half, in two, and in more than one request after another.
+    for length in [0, 1 << 10, 300 << 10, 16 << 20, 20 << 20] {
+        let bytes = noise(length);
+        let stored = put_wal(&repository, &bytes).unwrap();
+        let before = plan.calls();
+        assert!(fetched(&repository).unwrap() == bytes, "{length} bytes");
+        let requests = 1 + if stored.size > 1 << 20 { 2 } else { 1 };
+        assert_eq!(plan.calls() - before, requests, "{length} bytes");
+
+        // Not to be had is not damaged, whichever request it is.
+        for nth in 1..requests {
+            plan.add(Rule::new(On::Read, Effect::LoseAnswer).nth(nth));
+            let error = fetched(&repository).unwrap_err();
+            let is_away =
+                matches!(&error, RepoError::Store(error) if error.kind == StoreErrorKind::Unreachable);
+            assert!(is_away, "{length} bytes, request {nth}: {error:?}");
+            plan.clear();
+        }
+        // A bit anywhere is found.
+        for at in [0, stored.size / 3, stored.size / 2, stored.size - 1] {
+            memory.damage(&stored.key, |bytes| bytes[at as usize] ^= 1);
+            assert!(fetched(&repository).is_err(), "{length} bytes, damaged at {at}");
+            memory.damage(&stored.key, |bytes| bytes[at as usize] ^= 1);
+        }
+        // An end that came early, too.
+        memory.damage(&stored.key, |bytes| drop(bytes.pop()));
+        assert!(fetched(&repository).is_err(), "{length} bytes, cut short");
+        memory.delete(&stored.key).unwrap();
+    }
 }

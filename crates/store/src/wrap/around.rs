@@ -117,6 +117,16 @@ impl<S: Store, G: Gate> Store for Around<S, G> {
         self.call(("read", key.as_str()), moves, || self.inner.read(key, range, into))
     }
 
+    fn stream(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let moves = Moves { sent: 0, received: range.end.saturating_sub(range.start) };
+        self.call(("read", key.as_str()), moves, || self.inner.stream(key, range, each))
+    }
+
     /// How much it was is known only afterwards: it is paid for then.
     fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
         let about = ("read", key.as_str());

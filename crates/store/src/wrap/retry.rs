@@ -147,6 +147,29 @@ impl<S: Store> Store for Retry<S> {
         })
     }
 
+    /// What was given stays given: the next attempt asks for the rest.
+    fn stream(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut rest = range;
+        self.run(|_| {
+            let mut given = 0;
+            let result = self.inner.stream(key, rest.clone(), &mut |piece| {
+                given += piece.len() as u64;
+                each(piece)
+            });
+            rest.start += given;
+            match result {
+                // The last byte came, and the end was not said.
+                Err(_) if given > 0 && rest.is_empty() => Ok(()),
+                other => other,
+            }
+        })
+    }
+
     fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
         self.run(|_| self.inner.read_small(key, limit))
     }

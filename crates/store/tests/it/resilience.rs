@@ -1,5 +1,6 @@
 //! Limits, the breaker and what a store says of itself, around stores that misbehave; and real servers that die.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use refloat_store::{
 };
 use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
 use refloat_testkit::memory_store::Memory;
-use refloat_testkit::proxy::Proxy;
+use refloat_testkit::proxy::{Mode, Proxy};
 use refloat_testkit::servers::{GcsEmulator, Moto, S3sFs};
 use refloat_testkit::store_contract::run;
 
@@ -151,6 +152,28 @@ fn a_server_that_is_killed_in_the_middle_of_an_object_costs_only_time() {
     let error = gone.head(&key("large")).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Unreachable);
     assert!(error.source.to_string().contains("onnection refused"), "{}", error.source);
+}
+
+#[test]
+fn what_came_before_a_connection_broke_is_not_asked_for_again() {
+    let Some(server) = S3sFs::start() else { return };
+    server.bucket("resilience");
+    let body: Vec<u8> = (0..8_u32 << 20).map(|n| (n % 251) as u8).collect();
+    on_s3s(&server, &server.endpoint()).put_new(&key("large"), &body).unwrap();
+    let proxy = Proxy::before(server.port());
+    let store = on_s3s(&server, &proxy.endpoint());
+    // No connection lives long enough for all of it.
+    proxy.set(Mode::CutAnswers(3 << 20));
+    let mut got = Vec::new();
+    let streamed = store.stream(&key("large"), 0..body.len() as u64, &mut |piece| {
+        got.extend_from_slice(&piece);
+        ControlFlow::Continue(())
+    });
+    streamed.unwrap();
+    assert!(got == body);
+    let (_, received) = proxy.bytes();
+    assert!(received < 12 << 20, "{received} bytes for 8 MiB");
+    assert!(proxy.connections() >= 3);
 }
 
 #[test]

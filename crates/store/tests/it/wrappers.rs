@@ -158,3 +158,29 @@ fn a_list_is_never_delivered_twice() {
     let (answer, seen) = list(&store);
     assert_eq!((answer, seen), (Err(StoreErrorKind::Unreachable), vec!["a".to_owned(), "b".to_owned()]));
 }
+
+#[test]
+fn a_stream_that_breaks_goes_on_where_it_was() {
+    let (store, memory, plan) = retrying();
+    let body: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+    memory.put_new(&key("long"), &body).unwrap();
+    plan.add(Rule::new(On::Read, Effect::LoseAnswer).first(3));
+    let mut got = Vec::new();
+    let mut take = |piece: Vec<u8>| {
+        got.extend_from_slice(&piece);
+        ControlFlow::Continue(())
+    };
+    store.stream(&key("long"), 10..100_000, &mut take).unwrap();
+    assert!(got == body[10..], "{} bytes", got.len());
+    // Whoever has enough is not given more, whatever happens then.
+    let (mut pieces, before) = (0, plan.calls());
+    let stopped = store.stream(&key("long"), 0..100_000, &mut |_| {
+        pieces += 1;
+        ControlFlow::Break(())
+    });
+    assert!(stopped.is_ok());
+    assert_eq!((pieces, plan.calls() - before), (1, 1));
+    plan.add(Rule::new(On::Read, Effect::LoseAnswer));
+    let error = store.stream(&key("long"), 0..100_000, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unreachable);
+}

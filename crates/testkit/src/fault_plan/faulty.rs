@@ -76,6 +76,9 @@ impl<S: Store + 'static> Faulty<S> {
     }
 }
 
+/// Bytes of one piece of what is streamed: less than a frame, and no part of its size.
+const PIECE: usize = 5000;
+
 /// Flips a bit of the byte at `place`, modulo the length.
 fn flip(bytes: &mut [u8], place: u64) {
     let length = (bytes.len() as u64).max(1);
@@ -130,6 +133,26 @@ impl<S: Store + 'static> Store for Faulty<S> {
             flip(&mut into[before..], place);
         }
         self.end(effect, "read", key.as_str(), ())
+    }
+
+    /// Where the answer is lost, half of it came.
+    fn stream(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut bytes = Vec::new();
+        let result = self.read(key, range, &mut bytes);
+        if result.is_err() {
+            bytes.truncate(bytes.len() / 2);
+        }
+        for piece in bytes.chunks(PIECE) {
+            if each(piece.to_vec()).is_break() {
+                return Ok(());
+            }
+        }
+        result
     }
 
     fn settle(&self, key: &Key) -> Result<(), StoreError> {

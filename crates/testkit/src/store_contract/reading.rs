@@ -9,6 +9,7 @@ use super::{Clause, assert_absent, bytes, head, key, listed, put};
 pub(super) const CLAUSES: &[Clause] = &[
     ("a range is exactly these bytes, appended", ranges_are_exact),
     ("an object that ends early is never a short read", no_short_reads),
+    ("what is streamed is what is read, until it is enough", streams),
     ("a small object is read as a whole, up to its limit", small_objects),
     ("what is absent is known to be absent", absent_is_known),
     ("a prefix may end anywhere", prefixes),
@@ -48,6 +49,37 @@ fn no_short_reads(store: &dyn Store) {
         let kind = store.read(&key(name), range.clone(), &mut Vec::new()).map_err(|e| e.kind);
         assert_eq!(kind, Err(StoreErrorKind::Truncated), "{name} {range:?}");
     }
+}
+
+fn streams(store: &dyn Store) {
+    let body = bytes(7, 5 << 20);
+    put(store, "r/stream", &body);
+    let end = body.len() as u64;
+    for range in [0..end, 0..1, 0..0, 100_000..1 << 20, end - 1..end, (1 << 20) + 1..end] {
+        let mut got = Vec::new();
+        let streamed = store.stream(&key("r/stream"), range.clone(), &mut |piece| {
+            assert!(!piece.is_empty(), "{range:?}: an empty piece");
+            got.extend_from_slice(&piece);
+            ControlFlow::Continue(())
+        });
+        streamed.unwrap_or_else(|e| panic!("{range:?}: {e}"));
+        assert!(got == body[range.start as usize..range.end as usize], "{range:?}: other bytes");
+    }
+    let mut pieces = 0;
+    let stopped = store.stream(&key("r/stream"), 0..end, &mut |_| {
+        pieces += 1;
+        ControlFlow::Break(())
+    });
+    assert!(stopped.is_ok() && pieces == 1, "{stopped:?} after {pieces} pieces");
+    let too_far =
+        [("r/stream", 0..end + 1), ("r/stream", end..end + 1), ("r/stream", u64::MAX - 1..u64::MAX)];
+    for (name, range) in too_far {
+        let kind =
+            store.stream(&key(name), range.clone(), &mut |_| ControlFlow::Continue(())).map_err(|e| e.kind);
+        assert_eq!(kind, Err(StoreErrorKind::Truncated), "{name} {range:?}");
+    }
+    let kind = store.stream(&key("r/none"), 0..1, &mut |_| ControlFlow::Continue(())).map_err(|e| e.kind);
+    assert_eq!(kind, Err(StoreErrorKind::NotFound));
 }
 
 fn small_objects(store: &dyn Store) {

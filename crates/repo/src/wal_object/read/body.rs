@@ -8,6 +8,7 @@ use refloat_store::Store;
 
 use super::WalHead;
 use super::frames::{Frames, Opened, Opener};
+use super::input::Input;
 use crate::crypt::seal::DataKey;
 use crate::error::RepoError;
 use crate::wal_object::FRAME;
@@ -15,9 +16,6 @@ use crate::wal_object::digest::{PieceDigest, WalDigest, joined};
 
 /// How much is read at a time where it is wanted in order.
 const READ: u64 = 1 << 20;
-/// How much is read at a time where a recovery waits for it: a segment of the usual size by one request, whatever is in it.
-pub(crate) const READ_AT_ONCE: u64 = 17 << 20;
-
 /// Reads every byte behind a head: gives the file's bytes to `sink` in order and answers the sealed facts.
 ///
 /// # Errors
@@ -30,7 +28,8 @@ pub fn read_body(
     naming_key: &[u8; 32],
     sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<serde_json::Value, RepoError> {
-    let frames = Frames::behind(store, head, key, Vec::new(), READ);
+    let input = Input::asked(store, &head.key, head.body, head.size, READ);
+    let frames = Frames::behind(head, key, Vec::new(), input);
     let mut opener = frames.opener()?;
     let facts = opener.facts()?;
     let mut digest = WalDigest::new(naming_key);
@@ -44,20 +43,16 @@ pub fn read_body(
 }
 
 /// Reads every byte behind a head: gives each piece of the file, with its offset, to `place`, in no order and on two
-/// threads at once. Twice as soon done as [`read_body`], which matters where a recovery
-/// waits for it. `start` is what was read behind the head already.
+/// threads at once. Twice as soon done as [`read_body`], which matters where a recovery waits for it.
 ///
 /// # Errors
 /// As [`read_body`].
-pub(crate) fn place_body(
-    store: &dyn Store,
+pub(super) fn place_body(
+    frames: &Frames<'_>,
     head: &WalHead,
-    start: Vec<u8>,
-    key: Option<&DataKey>,
     naming_key: &[u8; 32],
     place: &(dyn Fn(u64, &[u8]) -> io::Result<()> + Sync),
 ) -> Result<(), RepoError> {
-    let frames = Frames::behind(store, head, key, start, READ_AT_ONCE);
     let mut opener = frames.opener()?;
     opener.facts()?;
     let pieces = Mutex::new(Vec::new());

@@ -2,9 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use refloat_store::Store;
-
 use super::WalHead;
+use super::input::Input;
 use crate::binary::Reader;
 use crate::compress::{Codec, Decompressor};
 use crate::crypt::seal::{DataKey, FrameInfo, ObjectSeal, TAG_BYTES};
@@ -20,23 +19,20 @@ const MOST: usize = 16 << 20;
 pub(super) struct Frames<'a> {
     head: &'a WalHead,
     seal: ObjectSeal,
-    input: Mutex<Input<'a>>,
+    stored: Mutex<Stored<'a>>,
 }
 
 impl<'a> Frames<'a> {
-    /// Those of the object that `head` was read of; `start` is what is known of them, and at least `ahead` bytes are read
-    /// at a time.
+    /// Those of the object that `head` was read of; `start` is what is known of them, and `input` gives what follows.
     pub(super) fn behind(
-        store: &'a dyn Store,
         head: &'a WalHead,
         key: Option<&'a DataKey>,
         start: Vec<u8>,
-        ahead: u64,
+        input: Input<'a>,
     ) -> Self {
         let last = head.clear.size.div_ceil(FRAME as u64);
-        let at = head.body + start.len() as u64;
-        let input = Input { store, head, at, buffer: start, used: 0, ahead, next: 0, last };
-        Self { head, seal: ObjectSeal::new(Kind::Wal, head.header.id, key), input: Mutex::new(input) }
+        let stored = Stored { head, input, buffer: start, used: 0, next: 0, last };
+        Self { head, seal: ObjectSeal::new(Kind::Wal, head.header.id, key), stored: Mutex::new(stored) }
     }
 
     /// What opens frames on one thread.
@@ -83,8 +79,8 @@ impl Opener<'_, '_> {
         let head = self.frames.head;
         let damaged = |what: &str| RepoError::damaged(&head.key, what);
         let taken = {
-            let mut input = self.frames.input.lock().unwrap_or_else(PoisonError::into_inner);
-            input.take(&mut self.stored)?
+            let mut frames = self.frames.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.take(&mut self.stored)?
         };
         let Some(info) = taken else { return Ok(None) };
         if info.index == 0 && self.stored.last_chunk() != Some(&head.clear.sealed_facts) {
@@ -99,22 +95,20 @@ impl Opener<'_, '_> {
     }
 }
 
-/// Reads frames one behind the other.
-struct Input<'a> {
-    store: &'a dyn Store,
+/// The frames as they are stored, one behind the other.
+struct Stored<'a> {
     head: &'a WalHead,
-    at: u64,
+    input: Input<'a>,
+    /// What came and is not used up.
     buffer: Vec<u8>,
     used: usize,
-    /// Least bytes read at a time.
-    ahead: u64,
     /// Number of the next frame.
     next: u64,
     /// Number of the last one.
     last: u64,
 }
 
-impl Input<'_> {
+impl Stored<'_> {
     fn need(&mut self, bytes: usize) -> Result<(), RepoError> {
         if self.buffer.len() - self.used >= bytes {
             return Ok(());
@@ -122,21 +116,19 @@ impl Input<'_> {
         self.buffer.drain(..self.used);
         self.used = 0;
         let missing = (bytes - self.buffer.len()) as u64;
-        let end = self.head.size.min(self.at + missing.max(self.ahead));
-        if end < self.at + missing {
-            return Err(RepoError::damaged(&self.head.key, "it ends within a frame"));
-        }
-        self.store.read(&self.head.key, self.at..end, &mut self.buffer)?;
-        self.at = end;
-        Ok(())
+        self.input.more(missing, &mut self.buffer)
     }
 
-    /// Puts the next frame as it is stored into `into`, and answers what is said before it; `None` behind the last one.
+    /// Puts the next frame as it is stored into `into`, and answers what is said before it; `None` behind the last one, and
+    /// where another thread was told already why there are no more.
     fn take(&mut self, into: &mut Vec<u8>) -> Result<Option<FrameInfo>, RepoError> {
+        if self.input.has_failed() {
+            return Ok(None);
+        }
         let head = self.head;
         let damaged = |what: &str| RepoError::damaged(&head.key, what);
         if self.next > self.last {
-            let read = self.at - (self.buffer.len() - self.used) as u64;
+            let read = self.input.at() - (self.buffer.len() - self.used) as u64;
             return if read == head.size { Ok(None) } else { Err(damaged("bytes follow its last frame")) };
         }
         let index = u32::try_from(self.next).map_err(|_| damaged("it has too many frames"))?;
