@@ -169,6 +169,21 @@ impl ObjectStore {
         }
     }
 
+    /// What a failed read of the bytes before `end` comes from: an object that ends early is told in many ways; its size is
+    /// the same in all of them.
+    fn ended_early<T>(&self, key: &Key, end: u64, error: StoreError) -> Result<T, StoreError> {
+        if !matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Truncated) {
+            return Err(error);
+        }
+        match self.stat("read", key)? {
+            Some(info) if info.size < end => {
+                let text = Told::error(format!("it holds {} bytes where {end} are needed", info.size), None);
+                Err(StoreError::new(StoreErrorKind::Truncated, "read", key.as_str(), &self.inner.url, text))
+            }
+            _ => Err(error),
+        }
+    }
+
     /// An answer to a HEAD has no body: a bucket that is not there looks like an object that is not there. So the bucket is
     /// asked for once.
     fn know_bucket(&self, action: &'static str, object: &str) -> Result<(), StoreError> {
@@ -349,19 +364,7 @@ impl Store for ObjectStore {
                 Ok((got, status))
             }
         });
-        // An object that ends early is told in many ways; its size is the same in all of them.
-        let (got, status) = match answer {
-            Err(error) if matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Truncated) => {
-                return match self.stat("read", key)? {
-                    Some(info) if info.size < range.end => {
-                        let text = format!("it holds {} bytes where {} are needed", info.size, range.end);
-                        Err(fail(StoreErrorKind::Truncated, text))
-                    }
-                    _ => Err(error),
-                };
-            }
-            other => other?,
-        };
+        let (got, status) = answer.or_else(|error| self.ended_early(key, range.end, error))?;
         if range.start > 0 && status == 200 {
             let text = "the store sends whole objects where parts are asked for".to_owned();
             return Err(fail(StoreErrorKind::Other, text));
@@ -385,24 +388,11 @@ impl Store for ObjectStore {
         range: Range<u64>,
         each: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let is_usual = range.start < range.end && range.end <= FARTHEST;
-        let mut was_given = false;
-        let streamed = is_usual.then(|| {
-            stream::stream(&self.inner, key, range.clone(), &mut |piece| {
-                was_given = true;
-                each(piece)
-            })
-        });
-        match streamed {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error))
-                if was_given || !matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Truncated) =>
-            {
-                Err(error)
-            }
-            // What is wrong with an object, or with what is asked of it, is found out by a read.
-            _ => store::whole(self, key, range, each),
+        if range.is_empty() || range.end > FARTHEST {
+            return store::whole(self, key, range, each);
         }
+        let end = range.end;
+        stream::stream(&self.inner, key, range, each).or_else(|error| self.ended_early(key, end, error))
     }
 
     fn read_small(&self, key: &Key, limit: u64) -> Result<Vec<u8>, StoreError> {
