@@ -58,7 +58,7 @@ options! {
         /// Longest time for one call, without the bytes it moves.
         #[schemars(extend("default" = "30s"))]
         call_timeout: Timeout,
-        /// Most calls to the store at once.
+        /// Most calls to the store at once. Default: 32.
         #[schemars(extend("default" = 32))]
         max_connections: Connections,
         /// How fast is sent at most, such as `"100MB/s"`. Default: as fast as it goes.
@@ -80,7 +80,7 @@ options! {
         /// The repositories that its backups and WAL go to, the first one first. Default: the only one there is.
         repositories: Repositories,
         /// How many of its repositories must hold a WAL segment durably before PostgreSQL may recycle it, and a backup before it
-        /// counts as made. The others get it too; one that does not answer delays nothing and catches up.
+        /// counts as made. The others get it too; one that does not answer delays nothing and catches up. Default: 1.
         #[schemars(extend("default" = 1))]
         acknowledge: Acknowledge,
         /// How long backups and WAL are to be kept; for one repository by `[source.NAME.retention.REPOSITORY]`.
