@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use refloat_engine::progress::Progress as _;
 use refloat_engine::thaw::{self, Frozen};
 use refloat_repo::commit::CommitRecord;
-use refloat_store::Key;
+use refloat_store::{Key, Readiness};
 use refloat_types::{Advice, Clock as _, Explain, Location};
 
 use crate::context::{Context, Opened};
@@ -16,6 +16,8 @@ use crate::progress::Meter;
 use crate::render::can_ask;
 use crate::terminal;
 
+/// How long after the program has ended its store may still say that nobody has asked.
+const GRACE: Duration = Duration::from_secs(60);
 /// How long is waited at most: longer than any class takes.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Time between two looks at first, and at most.
@@ -44,6 +46,20 @@ pub(crate) enum ThawError {
         /// What it ended with.
         why: String,
     },
+    /// The program ended well, and the store knows of nothing that was asked for.
+    #[error("thaw_command of {repository} ended well, and {key} was not asked for")]
+    Unasked {
+        /// The repository.
+        repository: String,
+        /// The first that was not.
+        key: String,
+    },
+    /// What was there first was cold again when the last came.
+    #[error("{key} was readable, and is cold again before everything else is readable")]
+    Refrozen {
+        /// The first that is.
+        key: String,
+    },
     /// It was asked for, and did not come.
     #[error("{key} was not readable {} hours after it was asked for", .hours)]
     Late {
@@ -65,6 +81,11 @@ impl Explain for ThawError {
                 .hint("Or ask for the objects yourself and run the same command again: --dry-run --json lists them."),
             Self::Command { .. } => Advice::failed("THA-002", "nothing was written; what was asked for already stays asked for")
                 .hint("Correct the program, and run the same command again."),
+            Self::Unasked { .. } => Advice::failed("THA-002", "nothing was written; what was asked for already stays asked for")
+                .hint("Run the program by hand: it reads one name in each line, as they are in the bucket, and must ask for each of them.")
+                .hint("Then run the same command again."),
+            Self::Refrozen { .. } => Advice::failed("THA-004", "nothing was written")
+                .hint("Let the program ask for more days, and run the same command again."),
             Self::Late { .. } => Advice::failed("THA-003", "nothing was written")
                 .hint("Look at the object in the store; then run the same command again: it goes on to wait."),
         }
@@ -80,6 +101,8 @@ pub(crate) struct Consent {
     pub ask: bool,
     /// `--dry-run`: only say it.
     pub dry_run: bool,
+    /// Another repository may have it at hand, and is asked first: nothing is done here.
+    pub elsewhere: bool,
 }
 
 /// Sees to it that these backups can be read. Answers what cannot be, which is nothing unless it is a dry run.
@@ -99,12 +122,15 @@ pub(crate) fn thaw(
     let what = thaw::describe(&frozen);
     let asks = command(context, opened);
     let cold: Vec<&Frozen> = frozen.iter().filter(|one| !one.is_thawing).collect();
+    let refused = |can| ThawError::NotAsked { what: what.clone(), repository: opened.name.clone(), can };
+    if consent.elsewhere {
+        return Err(refused(asks.is_some()).into());
+    }
     context.out.say(&format!("repository {}: {what} must be thawed before it can be read", opened.name));
     if consent.dry_run {
         return Ok(frozen);
     }
     if !cold.is_empty() {
-        let refused = |can| ThawError::NotAsked { what: what.clone(), repository: opened.name.clone(), can };
         if asks.is_none() {
             return Err(refused(false).into());
         }
@@ -118,9 +144,30 @@ pub(crate) fn thaw(
     let _held = thaw::hold(&opened.repository, records, operation, &context.host, now)?;
     if let Some(words) = asks.filter(|_| !cold.is_empty()) {
         run(opened, &words, &cold)?;
+        see_asked(opened, &cold)?;
     }
     wait(context, opened, &frozen)?;
-    Ok(Vec::new())
+    // Days may have gone by: what came first stays for as long as was asked for, and no longer.
+    let again = thaw::frozen(&opened.repository, records)?;
+    match again.first() {
+        None => Ok(Vec::new()),
+        Some(one) => Err(ThawError::Refrozen { key: one.key.to_string() }.into()),
+    }
+}
+
+/// Sees that the store knows of everything that the program was to ask for: else days would be waited for nothing.
+fn see_asked(opened: &Opened, cold: &[&Frozen]) -> Result<(), Failure> {
+    let began = Instant::now();
+    for one in cold {
+        while let Some(Readiness::Cold(_)) = readiness(opened, &one.key)? {
+            if began.elapsed() > GRACE {
+                let (repository, key) = (opened.name.clone(), one.key.to_string());
+                return Err(ThawError::Unasked { repository, key }.into());
+            }
+            std::thread::sleep(LOOKS.0);
+        }
+    }
+    Ok(())
 }
 
 /// The program that asks, where one is configured.
@@ -175,7 +222,7 @@ fn wait(context: &Context, opened: &Opened, frozen: &[Frozen]) -> Result<(), Fai
     let began = Instant::now();
     let mut pause = LOOKS.0;
     for one in frozen {
-        while !is_ready(opened, &one.key)? {
+        while !readiness(opened, &one.key)?.is_some_and(|it| it.is_ready()) {
             if began.elapsed() > LONGEST {
                 meter.finish();
                 let hours = LONGEST.as_secs() / 3600;
@@ -190,13 +237,13 @@ fn wait(context: &Context, opened: &Opened, frozen: &[Frozen]) -> Result<(), Fai
     Ok(())
 }
 
-/// Whether an object can be read now. A store that does not answer for a while does not end a wait of days.
-fn is_ready(opened: &Opened, key: &Key) -> Result<bool, Failure> {
+/// Whether an object can be read now; `None` where the store does not answer for a while, which ends no wait of days.
+fn readiness(opened: &Opened, key: &Key) -> Result<Option<Readiness>, Failure> {
     match opened.repository.store().readiness(key) {
-        Ok(readiness) => Ok(readiness.is_ready()),
+        Ok(readiness) => Ok(Some(readiness)),
         Err(error) if error.is_retryable() => {
             tracing::warn!(%error, cause = %error.source, "it is asked again later");
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(error.into()),
     }

@@ -202,21 +202,28 @@ impl Restore {
         all: &[Opened],
         operation: &mut Operation,
     ) -> (usize, Result<Outcome, Failure>) {
-        let mut first = None;
+        let (mut first, mut cold) = (None, None);
+        let others = |opened: &Opened| all.iter().filter(|one| one.name != opened.name).collect::<Vec<_>>();
         for (number, opened) in all.iter().enumerate() {
-            let others: Vec<&Opened> = all.iter().filter(|one| one.name != opened.name).collect();
+            let others = others(opened);
             for attempt in 0..2 {
                 let mut begun = false;
                 let last = number + 1 == all.len();
                 let of = (opened, others.as_slice());
-                let result = self.with(context, asked, place, of, operation, (last, &mut begun));
+                let elsewhere = all.len() > 1;
+                let result = self.with(context, asked, place, of, operation, (elsewhere, &mut begun));
                 match result {
                     // Each repository keeps its own past, and holds it warm or cold.
-                    Err(failure) if !begun && !last && is_elsewhere(&failure) => {
-                        context.out.warn(&format!(
-                            "repository {}: {}; the next one is asked",
-                            opened.name, failure.message
-                        ));
+                    Err(failure) if !begun && elsewhere && is_cold(&failure) => {
+                        context.out.warn(&format!("repository {}: {}", opened.name, failure.message));
+                        cold.get_or_insert(number);
+                        break;
+                    }
+                    Err(failure) if !begun && (!last || cold.is_some()) && is_elsewhere(&failure) => {
+                        let next = if last { "" } else { "; the next one is asked" };
+                        context
+                            .out
+                            .warn(&format!("repository {}: {}{next}", opened.name, failure.message));
                         first.get_or_insert((number, Err(failure)));
                         break;
                     }
@@ -241,6 +248,14 @@ impl Restore {
                     result => return (number, result),
                 }
             }
+        }
+        // No other one has it at hand.
+        if let Some(number) = cold {
+            let opened = &all[number];
+            let of = (opened, others(opened));
+            let result =
+                self.with(context, asked, place, (of.0, &of.1), operation, (false, &mut false));
+            return (number, result);
         }
         first.unwrap_or_else(|| {
             (0, Err(CliError::usage("there is no repository", "Name one: -r NAME").into()))
@@ -277,7 +292,7 @@ impl Restore {
         place: &Place,
         (opened, others): From<'_>,
         operation: &mut Operation,
-        (last, begun): (bool, &mut bool),
+        (elsewhere, begun): (bool, &mut bool),
     ) -> Result<Outcome, Failure> {
         let source = self.find(context, opened)?;
         self.mend_commits(context, (opened, others), &source)?;
@@ -286,7 +301,7 @@ impl Restore {
         operation.about = Some(format!("{restore_id} of backup {}", found.backup.commit.backup));
         let request = self.request(context, place, (&found, follow), &restore_id);
         let refuse = |error| refusal::of_plan(context, &self.source, error);
-        let consent = Consent { given: self.thaw, ask: last, dry_run: self.dry_run };
+        let consent = Consent { given: self.thaw, ask: true, dry_run: self.dry_run, elsewhere };
         let needed = std::slice::from_ref(&found.backup);
         let frozen = thaw::thaw(context, opened, needed, ("restore", consent))?;
         if !frozen.is_empty() {
@@ -317,11 +332,12 @@ impl Restore {
         let report = self.execute(context, (opened, others), plan)?;
         operation.bytes = report.bytes;
         self.mend(context, (opened, others), report.passed_over.keys().cloned().collect());
-        if self.becomes == Some(As::Primary) {
-            place.record_owner(context, opened, &source, &found)?;
+        let mut outcome = Outcome::Done;
+        if self.becomes == Some(As::Primary) && !place.record_owner(context, opened, &source, &found) {
+            outcome = Outcome::Findings;
         }
         tell::report(context, place, asked, &found, &report, self.becomes.map(As::purpose), action);
-        Ok(Outcome::Done)
+        Ok(outcome)
     }
 
     fn find(&self, context: &Context, opened: &Opened) -> Result<SourceInfo, Failure> {
@@ -534,10 +550,17 @@ impl Restore {
     }
 }
 
-/// Whether another repository may have what this one has not, or not at hand.
+/// Whether it must be thawed first.
+fn is_cold(failure: &Failure) -> bool {
+    failure.code == "THA-001"
+}
+
+/// Whether another repository may have what this one has not. What this one knows of timelines, and of a gap before the target,
+/// is no such thing: one that is behind knows nothing of them, and would restore less without a word.
 fn is_elsewhere(failure: &Failure) -> bool {
-    let target = failure.code.starts_with("PIT-");
-    target || matches!(failure.code, "RST-022" | "THA-001")
+    const LACKS: [&str; 8] =
+        ["PIT-001", "PIT-002", "PIT-003", "PIT-004", "PIT-006", "PIT-009", "PIT-010", "RST-022"];
+    LACKS.contains(&failure.code)
 }
 
 /// Says what keeps the backup from being deleted while it is restored, where nothing does for long.

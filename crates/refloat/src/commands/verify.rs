@@ -159,7 +159,7 @@ impl Verify {
             }
             _ => {}
         }
-        let consent = Consent { given: true, ask: false, dry_run: false };
+        let consent = Consent { given: true, ask: false, dry_run: false, elsewhere: false };
         thaw::thaw(context, opened, &records, ("verify", consent)).map(drop)
     }
 

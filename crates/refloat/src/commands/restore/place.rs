@@ -7,12 +7,12 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use refloat_config::SourceConfig;
+use refloat_config::{RepositoryConfig, SourceConfig};
 use refloat_engine::pitr;
 use refloat_engine::restore::{Become, Destination};
 use refloat_pg::server::server_state;
-use refloat_repo::Repository;
 use refloat_repo::repository::{OwnerRecord, SourceInfo};
+use refloat_repo::{Repository, StateDirectory};
 use refloat_types::Clock as _;
 
 use super::Restore;
@@ -197,7 +197,9 @@ impl Place {
         if !context.is_ad_hoc().unwrap_or(false) || !state.exists() {
             return None;
         }
-        context.open_url_with(&state).ok().filter(|opened| opened.repository.store().features().create_new)
+        let opened = context.open_url_with(&state).ok()?;
+        let known = Repository::is_known(&StateDirectory::new(&state), opened.repository.marker().id);
+        known.is_ok_and(|is_known| is_known).then_some(opened)
     }
 
     /// What PostgreSQL runs to fetch a WAL file: out of the repository that was named with -r, because others may be gone; a
@@ -212,14 +214,15 @@ impl Place {
         format!("{program}{named} wal fetch --source {source} %f \"%p\"")
     }
 
-    /// Records in every repository that this server is the source from now on.
+    /// Records in every repository that this server is the source from now on. Answers whether all of them have it; what
+    /// was restored is whole either way.
     pub(super) fn record_owner(
         &self,
         context: &Context,
         opened: &Opened,
         source: &SourceInfo,
         found: &pitr::Plan,
-    ) -> Result<(), Failure> {
+    ) -> bool {
         let record = |repository: &Repository, source: &SourceInfo| {
             repository.put_owner(OwnerRecord {
                 source: source.id,
@@ -231,30 +234,49 @@ impl Place {
                 restored_from: Some(found.backup.commit.backup.to_string()),
             })
         };
-        if context.is_ad_hoc()? {
+        let missing = |name: &str, why: &Failure| {
+            context.out.warn(&format!("repository {name}: the new owner is not recorded: {}", why.message));
+            let again = format!("{} takeover {}", context.command(), self.source);
+            context.out.say(&format!("What was restored is whole. Once that repository can be written: {again}"));
+            false
+        };
+        if context.is_ad_hoc().unwrap_or(false) {
             // The one that was planned from is open for reading only.
             let recorded = self.enrolled(context).map(|writable| record(&writable.repository, source));
             if !matches!(recorded, Some(Ok(_))) {
                 context.out.warn("the repository cannot be written from here: the new owner is not recorded");
             }
-            return Ok(());
+            return true;
         }
-        let config = context.config()?.sources.values().find(|s| s.name.as_str() == self.source);
-        for repository in context.repositories(config)? {
-            if repository.name.as_str() == opened.name {
-                record(&opened.repository, source)?;
-                continue;
-            }
-            let other = context.open(&repository, Access::Bulk)?;
-            if let Some(known) = other.repository.find_source(&self.source.parse().map_err(
-                |error: refloat_types::BadName| {
-                    CliError::usage(error.to_string(), "Names are lower-case letters, digits, _ and -.")
-                },
-            )?)? {
+        let elsewhere = |config: &RepositoryConfig| -> Result<(), Failure> {
+            let other = context.open(config, Access::Bulk)?;
+            let bad_name = |error: refloat_types::BadName| {
+                CliError::usage(error.to_string(), "Names are lower-case letters, digits, _ and -.")
+            };
+            if let Some(known) = other.repository.find_source(&self.source.parse().map_err(bad_name)?)? {
                 record(&other.repository, &known)?;
             }
+            Ok(())
+        };
+        let all = context.config().and_then(|config| {
+            let source = config.sources.values().find(|source| source.name.as_str() == self.source);
+            context.repositories(source)
+        });
+        let all = match all {
+            Ok(all) => all,
+            Err(failure) => return missing(&opened.name, &failure),
+        };
+        let mut everywhere = true;
+        for config in all {
+            let recorded = match config.name.as_str() == opened.name {
+                true => record(&opened.repository, source).map(drop).map_err(Failure::from),
+                false => elsewhere(&config),
+            };
+            if let Err(failure) = recorded {
+                everywhere = missing(config.name.as_str(), &failure);
+            }
         }
-        Ok(())
+        everywhere
     }
 }
 
