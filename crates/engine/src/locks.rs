@@ -1,13 +1,15 @@
 //! Until when what is stored cannot be destroyed, where a store locks it.
 //!
 //! A lock counts from an object's creation, and a backup refers to packs that are older than itself: it is as immutable
-//! as the first of its packs, or its commit, whose lock ends. Each object has to be asked for, so what was answered is
-//! kept in the state directory: a lock can be moved later and not earlier. Nothing is deleted by what is kept there.
+//! as the first of its packs, or its commit, whose lock ends. A pack is nothing without the envelope of its key, which is as
+//! old as the first pack that it seals. Each object has to be asked for, so what was answered is kept in the state directory:
+//! a lock can be moved later and not earlier. Nothing is deleted by what is kept there.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
-use refloat_repo::commit::CommitRecord;
+use refloat_repo::commit::{CommitRecord, PackUse};
 use refloat_repo::{RepoError, Repository, layout};
 use refloat_store::{DefaultLock, Key, Known};
 use refloat_types::{BackupId, ObjectId, Timestamp};
@@ -22,6 +24,8 @@ pub struct Locks<'a> {
     now: Timestamp,
     /// When each object's lock ends, as far as it was asked for; and whether that is more than what was kept.
     ends: Mutex<(Ends, bool)>,
+    /// The envelopes of each key, as far as they were looked for; a rewrapped key has several.
+    envelopes: Mutex<BTreeMap<ObjectId, Vec<Key>>>,
 }
 
 impl<'a> Locks<'a> {
@@ -35,7 +39,8 @@ impl<'a> Locks<'a> {
         let kept = repository.state().read::<Ends>(&file(repository)).ok().flatten();
         let mut kept = kept.unwrap_or_default();
         kept.retain(|_, end| *end > now);
-        Ok(Some(Self { repository, default, now, ends: Mutex::new((kept, false)) }))
+        let (ends, envelopes) = (Mutex::new((kept, false)), Mutex::default());
+        Ok(Some(Self { repository, default, now, ends, envelopes }))
     }
 
     /// The lock of everything that is new.
@@ -54,14 +59,40 @@ impl<'a> Locks<'a> {
     }
 
     /// When the lock of an object ends; `None` where none holds it any more.
-    ///
-    /// # Errors
-    /// When the store does not answer, or does not say.
-    pub fn end(&self, key: &Key) -> Result<Option<Timestamp>, RepoError> {
+    fn end(&self, key: &Key) -> Result<Option<Timestamp>, RepoError> {
         match self.kept(key) {
             Some(end) => Ok(Some(end)),
             None => self.ask(key),
         }
+    }
+
+    /// What of a key opens it, each sufficient.
+    fn envelopes(&self, id: ObjectId) -> Result<Vec<Key>, RepoError> {
+        let known = |envelopes: &BTreeMap<ObjectId, Vec<Key>>| envelopes.get(&id).cloned();
+        if let Some(known) = known(&self.envelopes.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(known);
+        }
+        let mut found = Vec::new();
+        self.repository.store().list(layout::envelope(id).as_str(), &mut |object| {
+            found.push(object.key);
+            ControlFlow::Continue(())
+        })?;
+        found.sort();
+        self.envelopes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, found.clone());
+        Ok(found)
+    }
+
+    /// When the first of a pack and its key can be destroyed.
+    fn end_of_pack(&self, pack: &PackUse) -> Result<Option<Timestamp>, RepoError> {
+        let Some(own) = self.end(&layout::pack(pack.id))? else { return Ok(None) };
+        if pack.key == ObjectId::NONE {
+            return Ok(Some(own));
+        }
+        let mut opens = None;
+        for envelope in self.envelopes(pack.key)? {
+            opens = opens.max(self.end(&envelope)?);
+        }
+        Ok(opens.map(|opens| opens.min(own)))
     }
 
     fn ask(&self, key: &Key) -> Result<Option<Timestamp>, RepoError> {
@@ -70,38 +101,62 @@ impl<'a> Locks<'a> {
         Ok(end)
     }
 
-    /// Whether an object is locked until `until` or longer.
-    ///
-    /// # Errors
-    /// As [`Locks::end`].
-    pub fn reaches(&self, key: &Key, until: Timestamp) -> Result<bool, RepoError> {
+    fn reaches(&self, key: &Key, until: Timestamp) -> Result<bool, RepoError> {
         if self.kept(key).is_some_and(|end| end >= until) {
             return Ok(true);
         }
         Ok(self.ask(key)?.is_some_and(|end| end >= until))
     }
 
-    /// Locks an object until `until`.
+    fn key_reaches(&self, pack: &PackUse, until: Timestamp) -> Result<bool, RepoError> {
+        if pack.key == ObjectId::NONE {
+            return Ok(true);
+        }
+        for envelope in self.envelopes(pack.key)? {
+            if self.reaches(&envelope, until)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a pack, and what opens it, are locked until `until` or longer.
+    ///
+    /// # Errors
+    /// When the store does not answer, or does not say.
+    pub fn pack_reaches(&self, pack: &PackUse, until: Timestamp) -> Result<bool, RepoError> {
+        Ok(self.reaches(&layout::pack(pack.id), until)? && self.key_reaches(pack, until)?)
+    }
+
+    /// Locks a pack, and what opens it, until `until`.
     ///
     /// # Errors
     /// `Denied` where these credentials may not.
-    pub fn extend(&self, key: &Key, until: Timestamp) -> Result<(), RepoError> {
-        self.repository.store().extend_lock(key, until)?;
-        self.keep(key, until);
+    pub fn extend(&self, pack: &PackUse, until: Timestamp) -> Result<(), RepoError> {
+        let mut keys = Vec::new();
+        if !self.key_reaches(pack, until)? {
+            // The last one is sealed to those who are recipients now.
+            keys.extend(self.envelopes(pack.key)?.pop());
+        }
+        keys.push(layout::pack(pack.id));
+        for key in keys {
+            self.repository.store().extend_lock(&key, until)?;
+            self.keep(&key, until);
+        }
         Ok(())
     }
 
-    /// Until when a backup cannot be destroyed: the earliest end among its commit and its packs; `None` where one of them
+    /// Until when a backup cannot be destroyed: the earliest end among its commit, its packs and their keys; `None` where one of them
     /// is not locked.
     ///
     /// # Errors
-    /// As [`Locks::end`].
+    /// As [`Locks::pack_reaches`].
     pub fn of_backup(&self, record: &CommitRecord) -> Result<Option<Timestamp>, RepoError> {
         let commit = &record.commit;
         let own = layout::commit(commit.source, commit.number, commit.backup);
         let Some(mut earliest) = self.end(&own)? else { return Ok(None) };
         for pack in record.packs.iter() {
-            match self.end(&layout::pack(pack.id))? {
+            match self.end_of_pack(pack)? {
                 Some(end) => earliest = earliest.min(end),
                 None => return Ok(None),
             }
@@ -109,19 +164,19 @@ impl<'a> Locks<'a> {
         Ok(Some(earliest))
     }
 
-    /// The packs of a backup whose locks end before `until`.
+    /// The packs that, or whose keys, are locked for less than until `until`.
     ///
     /// # Errors
-    /// As [`Locks::end`].
-    pub fn short(
+    /// As [`Locks::pack_reaches`].
+    pub fn short<'p>(
         &self,
-        packs: impl Iterator<Item = ObjectId>,
+        packs: impl Iterator<Item = &'p PackUse>,
         until: Timestamp,
-    ) -> Result<Vec<ObjectId>, RepoError> {
+    ) -> Result<Vec<PackUse>, RepoError> {
         let mut short = Vec::new();
         for pack in packs {
-            if !self.reaches(&layout::pack(pack), until)? {
-                short.push(pack);
+            if !self.pack_reaches(pack, until)? {
+                short.push(*pack);
             }
         }
         Ok(short)

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use refloat_repo::commit::PackUse;
-use refloat_repo::{RepoError, Repository, layout};
+use refloat_repo::{RepoError, Repository};
 use refloat_types::{ObjectId, Timestamp};
 
 use crate::locks::Locks;
@@ -30,19 +30,19 @@ pub(super) fn hold(
     let period = locks.default_lock().period;
     let later = |by: Duration| now.checked_add(by).unwrap_or(Timestamp::MAX);
     let until = later(keep.map_or(period, |keep| keep.min(period)));
-    let short = match locks.short(packs.iter().map(|pack| pack.id), until) {
+    let short = match locks.short(packs.iter(), until) {
         // How long they are locked is not known: these credentials may not ask for it.
         Err(RepoError::Store(error)) if error.is_denied() => return Ok(BTreeSet::new()),
         other => other?,
     };
     let mut refused = BTreeSet::new();
     for (at, pack) in short.iter().enumerate() {
-        match locks.extend(&layout::pack(*pack), later(period)) {
+        match locks.extend(pack, later(period)) {
             Ok(()) => {}
             Err(RepoError::Store(error)) if error.is_retryable() => return Err(error.into()),
             Err(error) => {
                 tracing::debug!(%error, "packs cannot be locked for longer");
-                refused = short.iter().skip(at).copied().collect();
+                refused = short.iter().skip(at).map(|pack| pack.id).collect();
                 break;
             }
         }

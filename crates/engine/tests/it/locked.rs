@@ -9,7 +9,7 @@ use refloat_repo::layout;
 use refloat_store::Store;
 use refloat_testkit::cluster::TestCluster;
 use refloat_testkit::memory_store::Memory;
-use refloat_types::{Clock, ManualClock, ObjectId, SystemClock};
+use refloat_types::{Clock, ManualClock, ObjectId, SystemClock, Timestamp};
 
 use crate::backup::{Home, home_in, record, request};
 use crate::incremental::{compare, quiet};
@@ -27,6 +27,16 @@ fn make(cluster: &TestCluster, home: &Home, clock: &ManualClock, wanted: Wanted)
 
 fn packs(home: &Home, report: &BackupReport) -> BTreeSet<ObjectId> {
     record(home, report).packs.iter().map(|pack| pack.id).collect()
+}
+
+/// Packs are nothing without the envelopes of their keys.
+fn keys_are_locked(store: &Memory, home: &Home, report: &BackupReport, until: Timestamp) {
+    let keys: BTreeSet<ObjectId> = record(home, report).packs.iter().map(|pack| pack.key).collect();
+    assert!(!keys.contains(&ObjectId::NONE), "it is encrypted");
+    for key in keys {
+        let end = store.lock_end(&layout::envelope(key), None).unwrap().unwrap();
+        assert!(end >= until, "key {key} is locked until {end}, not until {until}");
+    }
 }
 
 #[test]
@@ -61,6 +71,7 @@ fn an_incremental_refers_only_to_what_is_locked_for_as_long_as_it_stays() {
             needed.iter().all(|pack| end(pack) >= clock.now() + 5 * DAY),
             "all of it is locked for long enough"
         );
+        keys_are_locked(&store, &home, &late, clock.now() + 5 * DAY);
         let told = late.notes.iter().any(|note| note.contains("stored again"));
         if may_extend {
             assert!(needed.intersection(&older).count() > 0 && !told, "{:?}", late.notes);
@@ -103,6 +114,7 @@ fn a_copied_incremental_refers_only_to_what_is_locked_for_as_long_as_it_stays() 
             needed.iter().all(|pack| end(pack) >= clock.now() + 5 * DAY),
             "all of it is locked for long enough"
         );
+        keys_are_locked(&locked, &second, &incr, clock.now() + 5 * DAY);
         let again = report.backups[0].stored_again;
         if may_extend {
             assert!(needed.intersection(&older).count() > 0 && again == 0, "{report:?}");

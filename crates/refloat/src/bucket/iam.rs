@@ -98,13 +98,13 @@ fn add(bucket: &Bucket, role: Role) -> Vec<Value> {
     statements
 }
 
-/// Locking for longer what an incremental backup refers to, and for no longer than new objects are locked.
+/// Locking for longer what an incremental backup refers to, the keys of it too, and for no longer than new objects are locked.
 fn extend(bucket: &Bucket, days: u32) -> Value {
     json!({
         "Sid": "LockOlderPacksForLonger",
         "Effect": "Allow",
         "Action": "s3:PutObjectRetention",
-        "Resource": bucket.objects(&["packs/*"]),
+        "Resource": bucket.objects(&["packs/*", "keys/data/*"]),
         "Condition": {
             "NumericLessThanEquals": { "s3:object-lock-remaining-retention-days": (days + 1).to_string() },
         },

@@ -57,7 +57,10 @@ fn an_agent_adds_and_neither_deletes_nor_overwrites() {
     let list = statement(&policy, "ListObjects");
     assert_eq!(list["Condition"]["StringLikeIfExists"]["s3:prefix"], json!(["db1/*"]));
     let extend = statement(&policy, "LockOlderPacksForLonger");
-    assert_eq!(extend["Resource"], json!(["arn:aws:s3:::acme/db1/packs/*"]));
+    assert_eq!(
+        extend["Resource"],
+        json!(["arn:aws:s3:::acme/db1/packs/*", "arn:aws:s3:::acme/db1/keys/data/*"])
+    );
 }
 
 #[test]

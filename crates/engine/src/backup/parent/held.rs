@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use refloat_repo::commit::PackUse;
-use refloat_repo::{RepoError, Repository, layout};
+use refloat_repo::{RepoError, Repository};
 use refloat_types::{ObjectId, Timestamp};
 
 use super::Parent;
@@ -49,7 +49,7 @@ pub(in crate::backup) fn hold(
 
 /// Where the first pack cannot be locked for longer, none is used whose lock is too short.
 fn avoid(locks: &Locks<'_>, held: Held, parent: &mut Parent) -> Result<Option<String>, RepoError> {
-    let short = match locks.short(parent.record.packs.iter().map(|pack| pack.id), held.until) {
+    let short = match locks.short(parent.record.packs.iter(), held.until) {
         Err(RepoError::Store(error)) if error.is_denied() => {
             return Ok(Some(
                 "how long older packs are locked is not known: these credentials may not ask for it"
@@ -59,13 +59,13 @@ fn avoid(locks: &Locks<'_>, held: Held, parent: &mut Parent) -> Result<Option<St
         other => other?,
     };
     let Some(first) = short.first() else { return Ok(None) };
-    match locks.extend(&layout::pack(*first), held.extended) {
+    match locks.extend(first, held.extended) {
         Ok(()) => Ok(None),
         Err(RepoError::Store(error)) if error.is_retryable() => Err(error.into()),
         Err(error) => {
             let count = short.len();
             tracing::debug!(%error, count, "packs cannot be locked for longer");
-            parent.avoided = short.into_iter().collect();
+            parent.avoided = short.into_iter().map(|pack| pack.id).collect();
             Ok(Some(format!(
                 "what {count} older packs hold is stored again, because their lock ends before this backup may go and \
                  these credentials cannot lock them for longer"
@@ -85,9 +85,9 @@ impl Held {
         let extended = || -> Result<Vec<RepoError>, RepoError> {
             let Some(locks) = Locks::of(repository, now)? else { return Ok(Vec::new()) };
             let mut failed = Vec::new();
-            for key in used.map(|pack| layout::pack(pack.id)) {
-                if !locks.reaches(&key, self.until)? {
-                    failed.extend(locks.extend(&key, self.extended).err());
+            for pack in used {
+                if !locks.pack_reaches(pack, self.until)? {
+                    failed.extend(locks.extend(pack, self.extended).err());
                 }
             }
             locks.close();
