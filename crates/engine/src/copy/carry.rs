@@ -305,17 +305,24 @@ impl<'a> Carrier<'a> {
         let Some(owner) = self.from.repository.owner(from).map_err(|error| self.failed_from(error))? else {
             return Ok(());
         };
-        let there = self.to.repository.owner(to).map_err(|error| self.failed_to(error))?;
         let is_same = |there: &OwnerRecord| {
             (there.system, there.timeline, there.fork_lsn) == (owner.system, owner.timeline, owner.fork_lsn)
         };
         // One that is further there was recorded while this repository did not answer.
         let is_behind = |there: &OwnerRecord| there.system == owner.system && there.timeline > owner.timeline;
-        if there.as_ref().is_some_and(|there| is_same(there) || is_behind(there)) {
-            return Ok(());
+        // Another copy may record it at the same time: then it is looked at once more.
+        for is_last in [false, true] {
+            let there = self.to.repository.owner(to).map_err(|error| self.failed_to(error))?;
+            if there.as_ref().is_some_and(|there| is_same(there) || is_behind(there)) {
+                break;
+            }
+            let record = OwnerRecord { source: to, number: 0, ..owner.clone() };
+            match self.to.repository.put_owner(record) {
+                Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists && !is_last => {}
+                put => return put.map(drop).map_err(|error| self.failed_to(error)),
+            }
         }
-        let put = self.to.repository.put_owner(OwnerRecord { source: to, number: 0, ..owner });
-        put.map(drop).map_err(|error| self.failed_to(error))
+        Ok(())
     }
 }
 
