@@ -138,16 +138,17 @@ impl<'a> Carrier<'a> {
     }
 
     /// Sees to it that what is there already stays locked for as long as the backup; what cannot be is stored again, where this host
-    /// can read it. Answers how many packs are locked too short all the same.
-    fn hold(&self, plan: &mut Plan) -> Result<u64, CopyError> {
+    /// can read it. Answers how many packs are locked too short all the same; `None` where that cannot be known.
+    fn hold(&self, plan: &mut Plan) -> Result<Option<u64>, CopyError> {
         let short = held::hold(self.to.repository, &plan.present, self.keep, self.clock.now())
             .map_err(|error| self.failed_to(error))?;
+        let Some(short) = short else { return Ok(None) };
         if !self.from.repository.can_read() {
-            return Ok(short.len() as u64);
+            return Ok(Some(short.len() as u64));
         }
         plan.present.retain(|pack| !short.contains(&pack.id));
         plan.moving.extend(short);
-        Ok(0)
+        Ok(Some(0))
     }
 
     /// The numbers of the commits of this backup that are there.
@@ -341,7 +342,7 @@ pub(super) fn estimate(
         bytes: plan.copy.iter().map(|pack| pack.size).sum::<u64>() + stored_again,
         stored_again,
         present: plan.present.len() as u64,
-        short_locks: 0,
+        short_locks: Some(0),
     })
 }
 

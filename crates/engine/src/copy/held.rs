@@ -13,7 +13,7 @@ use refloat_types::{ObjectId, Timestamp};
 use crate::locks::Locks;
 
 /// Locks these packs for as long as a backup shall stay that refers to them: `keep`, or as long as what is new is locked where
-/// that is shorter. Answers those that cannot be.
+/// that is shorter. Answers those that cannot be; `None` where these credentials may not ask how long they are locked.
 ///
 /// # Errors
 /// When the store does not answer.
@@ -22,17 +22,16 @@ pub(super) fn hold(
     packs: &[PackUse],
     keep: Option<Duration>,
     now: Timestamp,
-) -> Result<BTreeSet<ObjectId>, RepoError> {
+) -> Result<Option<BTreeSet<ObjectId>>, RepoError> {
     if packs.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Some(BTreeSet::new()));
     }
-    let Some(locks) = Locks::of(to, now)? else { return Ok(BTreeSet::new()) };
+    let Some(locks) = Locks::of(to, now)? else { return Ok(Some(BTreeSet::new())) };
     let period = locks.default_lock().period;
     let later = |by: Duration| now.checked_add(by).unwrap_or(Timestamp::MAX);
     let until = later(keep.map_or(period, |keep| keep.min(period)));
     let short = match locks.short(packs.iter(), until) {
-        // How long they are locked is not known: these credentials may not ask for it.
-        Err(RepoError::Store(error)) if error.is_denied() => return Ok(BTreeSet::new()),
+        Err(RepoError::Store(error)) if error.is_denied() => return Ok(None),
         other => other?,
     };
     let mut refused = BTreeSet::new();
@@ -48,5 +47,5 @@ pub(super) fn hold(
         }
     }
     locks.close();
-    Ok(refused)
+    Ok(Some(refused))
 }

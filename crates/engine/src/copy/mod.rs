@@ -109,6 +109,7 @@ pub struct BackupCopied {
     pub stored_again: u64,
     /// Packs that were there already.
     pub present: u64,
-    /// Packs among them whose lock ends before the backup may go, and that could neither be locked for longer nor stored again.
-    pub short_locks: u64,
+    /// Packs among them whose lock ends before the backup may go, and that could neither be locked for longer nor stored again;
+    /// `None` where these credentials may not ask for locks.
+    pub short_locks: Option<u64>,
 }

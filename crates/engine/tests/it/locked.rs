@@ -107,7 +107,7 @@ fn a_copied_incremental_refers_only_to_what_is_locked_for_as_long_as_it_stays() 
         assert_eq!(incr.parent, Some(full.backup));
         assert!(packs(&first, &incr).intersection(&older).count() > 0);
         let report = copy();
-        assert_eq!(report.backups[0].short_locks, 0);
+        assert_eq!(report.backups[0].short_locks, Some(0));
         let needed = packs(&second, &incr);
         let end = |pack: &ObjectId| locked.lock_end(&layout::pack(*pack), None).unwrap().unwrap();
         assert!(

@@ -275,9 +275,15 @@ fn text(report: &CopyReport, dry: bool) -> String {
             bytes => format!(", {} of it stored again", ByteSize(bytes)),
         };
         out.push_str(&format!("  {}  {}{again}\n", one.backup, ByteSize(one.bytes)));
-        if one.short_locks > 0 {
-            let packs = count(usize::try_from(one.short_locks).unwrap_or(usize::MAX), "older pack");
-            out.push_str(&format!("    note: the lock of {packs} ends before it may go, and this host can do nothing about that\n"));
+        match one.short_locks {
+            Some(0) => {}
+            Some(short) => {
+                let packs = count(usize::try_from(short).unwrap_or(usize::MAX), "older pack");
+                out.push_str(&format!("    note: the lock of {packs} ends before it may go, and this host can do nothing about that\n"));
+            }
+            None => out.push_str(
+                "    note: how long older packs are locked is not known: these credentials may not ask for it\n",
+            ),
         }
     }
     for passed in &report.passed {

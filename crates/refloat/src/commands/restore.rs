@@ -221,9 +221,7 @@ impl Restore {
                     }
                     Err(failure) if !begun && (!last || cold.is_some()) && is_elsewhere(&failure) => {
                         let next = if last { "" } else { "; the next one is asked" };
-                        context
-                            .out
-                            .warn(&format!("repository {}: {}{next}", opened.name, failure.message));
+                        context.out.warn(&format!("repository {}: {}{next}", opened.name, failure.message));
                         first.get_or_insert((number, Err(failure)));
                         break;
                     }
@@ -253,8 +251,7 @@ impl Restore {
         if let Some(number) = cold {
             let opened = &all[number];
             let of = (opened, others(opened));
-            let result =
-                self.with(context, asked, place, (of.0, &of.1), operation, (false, &mut false));
+            let result = self.with(context, asked, place, (of.0, &of.1), operation, (false, &mut false));
             return (number, result);
         }
         first.unwrap_or_else(|| {

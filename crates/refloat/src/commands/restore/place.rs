@@ -237,7 +237,9 @@ impl Place {
         let missing = |name: &str, why: &Failure| {
             context.out.warn(&format!("repository {name}: the new owner is not recorded: {}", why.message));
             let again = format!("{} takeover {}", context.command(), self.source);
-            context.out.say(&format!("What was restored is whole. Once that repository can be written: {again}"));
+            context
+                .out
+                .say(&format!("What was restored is whole. Once that repository can be written: {again}"));
             false
         };
         if context.is_ad_hoc().unwrap_or(false) {
