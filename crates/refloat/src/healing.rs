@@ -218,8 +218,8 @@ pub(crate) fn recent_text(context: &Context) -> Option<String> {
     let all = recent(context);
     let newest = all.first()?;
     Some(format!(
-        "{} in the last 7 days, the last one {}: {}",
-        count(all.len(), "healing of damaged objects"),
+        "{} of damaged objects in the last 7 days, the last one {}: {}",
+        count(all.len(), "healing"),
         crate::render::time::moment(newest.started),
         newest.detail.as_deref().unwrap_or_default()
     ))

@@ -42,8 +42,8 @@ Examples:
   sudo refloat backup prod --scan                 as usual, but reads every file
 
 Exit code 3: the backup is kept, but a person must look: a damaged page in the database, archiving that fails,
-another cluster than before (after pg_upgrade), or a recovery sheet that nobody has
-confirmed for 72 hours.")]
+another cluster than before (after pg_upgrade), a repository that lacks it, or a
+recovery sheet that nobody has confirmed for 72 hours.")]
 pub(crate) struct Backup {
     /// Names of sources [default: all]
     #[arg(value_name = "SOURCE")]
