@@ -74,8 +74,8 @@ impl Repository {
             return Err(unknown("it is not signed by an agent"));
         }
         let key = layout::agent(agent);
-        let bytes = match read_whole(self.store.as_ref(), &key, MAX_AGENT) {
-            Err(e) if e.kind == StoreErrorKind::NotFound => {
+        let bytes = match self.read_record(&key, MAX_AGENT) {
+            Err(RepoError::Missing { .. }) => {
                 return Err(unknown("nobody enrolled the agent that signed it"));
             }
             other => other?,
@@ -146,6 +146,23 @@ impl Repository {
         Ok(bytes.len() as u64)
     }
 
+    /// The bytes of an object that is never larger than `limit`: one that is has been put there by somebody else.
+    fn read_record(&self, key: &refloat_store::Key, limit: u64) -> Result<Vec<u8>, RepoError> {
+        match read_whole(self.store.as_ref(), key, limit) {
+            Err(e) if e.kind == StoreErrorKind::NotFound => {
+                Err(RepoError::Missing { object: key.to_string() })
+            }
+            Err(e) if e.kind == StoreErrorKind::Other => match self.store.head(key)? {
+                Some(info) if info.size > limit => Err(RepoError::damaged(
+                    key,
+                    format!("it holds {} bytes, at most {limit} are right", info.size),
+                )),
+                _ => Err(e.into()),
+            },
+            other => Ok(other?),
+        }
+    }
+
     /// Reads a document that an enrolled agent must have signed.
     pub(super) fn get_signed(
         &self,
@@ -153,12 +170,7 @@ impl Repository {
         kind: Kind,
         limit: u64,
     ) -> Result<Document, RepoError> {
-        let bytes = match read_whole(self.store.as_ref(), key, limit) {
-            Err(e) if e.kind == StoreErrorKind::NotFound => {
-                return Err(RepoError::Missing { object: key.to_string() });
-            }
-            other => other?,
-        };
+        let bytes = self.read_record(key, limit)?;
         let document = Document::decode(key.as_str(), bytes, kind)?;
         if !self.allows(document.header.suite) {
             return Err(RepoError::damaged(key, "it is sealed otherwise than this repository"));
