@@ -29,6 +29,7 @@ mod tombstones;
 mod wal;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use refloat_store::Store;
@@ -114,6 +115,8 @@ pub struct Repository {
     local: Local,
     signing: SigningKey,
     agents: Mutex<BTreeMap<ObjectId, PublicKey>>,
+    /// It was seen that the repository knows this host's agent.
+    enrolled: AtomicBool,
     writer_key: Mutex<Option<crate::state::WriterKey>>,
 }
 

@@ -1,6 +1,7 @@
 //! Finding a repository, trusting it, and opening what this host may open.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use data_encoding::BASE64;
@@ -52,7 +53,7 @@ impl Repository {
     }
 
     /// Opens a repository. What the state directory holds is used; where it holds nothing, `credentials` are asked for,
-    /// the identity is opened and kept, and the host is enrolled under a new agent key.
+    /// the identity is opened and kept, and the host is enrolled under a new agent key: now, or before it first writes.
     ///
     /// # Errors
     /// `WrongFingerprint` when it is not the one that this host, or `fingerprint`, trusts; `WrongPassphrase`;
@@ -107,6 +108,10 @@ impl Repository {
                     if matches!(e.kind, StoreErrorKind::ReadOnly | StoreErrorKind::Denied) =>
                 {
                     repository.state.remove(&repository.state_name(LOCAL))?;
+                }
+                // A full store, or an answer that did not come. The agent may be there by now, so it stays this host's.
+                Err(RepoError::Store(error)) => {
+                    tracing::info!(%error, "this host is enrolled before it writes, not yet");
                 }
                 other => other?,
             }
@@ -246,6 +251,7 @@ impl Repository {
             local,
             signing,
             agents: Mutex::new(BTreeMap::new()),
+            enrolled: AtomicBool::new(false),
             writer_key: Mutex::new(None),
         })
     }
