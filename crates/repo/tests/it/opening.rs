@@ -179,10 +179,8 @@ fn a_later_generation_of_recipients_stops_writing_and_not_reading() {
     let home = Home::new();
     let first = home.init(Protection::Passphrase("x".to_owned())).unwrap();
     let made = fill(&first);
-    let (_, mut later) = sample::objects(&home.store)
-        .into_iter()
-        .find(|(key, _)| *key == layout::repository())
-        .unwrap();
+    let (_, mut later) =
+        sample::objects(&home.store).into_iter().find(|(key, _)| *key == layout::repository()).unwrap();
     later[8] = 2;
     home.store.put_new(&"keys/recipients/0000000002".parse().unwrap(), &later).unwrap();
     assert!(matches!(first.draw_key("backup", now()), Err(RepoError::NewerFormat { .. })));
