@@ -104,17 +104,17 @@ fn a_source_that_only_a_stranger_has_described_is_passed_over() {
     }
 }
 
+/// What is no description of ours: nothing, noise, too much, one of ours that is cut, and what says that a later release wrote it.
+fn junk(ours: &[u8]) -> [Vec<u8>; 5] {
+    let mut later = ours.to_vec();
+    later[8] = 2;
+    let cut = ours[..ours.len() - 3].to_vec();
+    [Vec::new(), vec![0x5a; 700], vec![0; (1 << 20) + 1], cut, later]
+}
+
 /// Whatever a stranger puts below `sources/` is in the way of the source that it lies in, and of no other.
 #[test]
 fn bytes_below_a_source_touch_no_other_source() {
-    let junk: [&dyn Fn(&[u8]) -> Vec<u8>; 5] = [
-        &|_| Vec::new(),
-        &|_| vec![0x5a; 700],
-        &|_| vec![0; (1 << 20) + 1],
-        // One of ours, cut; and one of a later release, or what says that it is.
-        &|ours| ours[..ours.len() - 3].to_vec(),
-        &|ours| ours.iter().enumerate().map(|(at, byte)| if at == 8 { 2 } else { *byte }).collect(),
-    ];
     let named = |name: &str| -> SourceName { name.parse().unwrap() };
     for protection in protections() {
         let home = Home::new();
@@ -132,8 +132,7 @@ fn bytes_below_a_source_touch_no_other_source() {
         let other = describe("other");
         let at = |id, number| layout::generation(&layout::source_generations(id), number);
         let ours = objects(&home.store).into_iter().find(|(key, _)| *key == at(other, 1)).unwrap().1;
-        for make in junk {
-            let bytes = make(&ours);
+        for bytes in junk(&ours) {
             // A source of its own, and what is no generation at all.
             let strange = at(random::source_id(), 1);
             let nothing: Key = format!("sources/{}/source/zzz", made.source).parse().unwrap();
@@ -141,7 +140,7 @@ fn bytes_below_a_source_touch_no_other_source() {
             home.store.put_new(&nothing, &bytes).unwrap();
             let mut told = Vec::new();
             let usable = repository.usable_sources(&mut |key, _| told.push(key.clone())).unwrap();
-            assert_eq!((usable.len(), &told[..]), (2, &[strange.clone()][..]));
+            assert!(usable.len() == 2 && told.iter().eq([&strange]), "{told:?}");
             for (name, id) in [("prod", made.source), ("other", other)] {
                 assert_eq!(repository.find_source(&named(name)).unwrap().unwrap().id, id);
             }
@@ -155,7 +154,7 @@ fn bytes_below_a_source_touch_no_other_source() {
             let mut told = Vec::new();
             let usable = repository.usable_sources(&mut |key, _| told.push(key.clone())).unwrap();
             assert_eq!(usable.iter().map(|source| source.id).collect::<Vec<_>>(), [made.source]);
-            assert_eq!(told, [above.clone()]);
+            assert!(told.iter().eq([&above]), "{told:?}");
             assert!(repository.find_source(&named("prod")).unwrap().is_some());
             assert!(repository.find_source(&named("other")).is_err(), "never an older one instead");
             assert!(repository.find_source(&named("third")).unwrap().is_none());
