@@ -167,7 +167,7 @@ fn check_cluster(
     found: SystemIdentifier,
 ) -> Result<(), TakeoverError> {
     for Kept { repository, source } in repositories {
-        let known = repository.list_sources()?.into_iter().find(|known| known.id == *source);
+        let known = repository.source(*source)?;
         let name = repository.store().describe().to_owned();
         let known = known.ok_or(TakeoverError::NoSuchSource { repository: name })?;
         if let Some(expected) = known.system.filter(|system| *system != found) {

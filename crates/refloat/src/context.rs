@@ -23,6 +23,7 @@ use crate::error::{CliError, Failure, of_config};
 use crate::identity::{Identity, Wanted, is_root, make_directory, user_name};
 use crate::render::Out;
 
+pub(crate) use behind::Behind;
 pub(crate) use repositories::no_identity;
 
 /// The environment, which only the program knows.
@@ -119,6 +120,11 @@ impl Context {
             entered: std::sync::Mutex::new(None),
             global,
         })
+    }
+
+    /// A variable of the environment, for a process that does the same work.
+    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
+        (self.environment)(name)
     }
 
     /// What tells this machine, since it was started, from others whose files may have the same inodes and times.

@@ -9,8 +9,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use refloat_repo::Repository;
 use refloat_repo::repository::OperationRecord;
+use refloat_repo::{RepoError, Repository};
 use refloat_types::{Clock, Severity, Timestamp};
 
 use crate::Outcome;
@@ -91,6 +91,11 @@ impl Operation {
         let refused = matches!(result, Err(failure) if failure.severity == Severity::Usage);
         for repository in repositories.into_iter().filter(|_| !refused) {
             if let Err(error) = repository.record_operation(&record, context.clock.now()) {
+                if matches!(error, RepoError::NotEnrolled { .. }) {
+                    // It has only read: nobody would believe its record.
+                    tracing::info!(%error, "the record is kept here alone");
+                    continue;
+                }
                 let store = repository.store().describe();
                 context.out.warn(&format!(
                     "the record of this {} could not be written to {store}: {error}",

@@ -1,12 +1,15 @@
 //! The repositories of one source together: which get something now, which later, and who brings it to the others.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
-use refloat_config::{Mode, RepositoryConfig, SourceConfig};
+use refloat_config::{Mode, RepositoryConfig, SecretRef, SourceConfig};
 use refloat_types::RepositoryName;
 
+use crate::commands::config::secrets_of;
 use crate::commands::copy::background;
-use crate::context::{Access, Context, Opened};
+use crate::context::{Access, Behind, Context, Opened};
 use crate::error::Failure;
 
 /// The repositories of a source.
@@ -116,15 +119,27 @@ pub(crate) fn catch_up_later(context: &Context, source: &SourceConfig, left_out:
         return;
     }
     let behind = context.behind(&source.name);
-    for repository in left_out {
-        if let Err(error) = behind.add(repository) {
-            tracing::warn!(%repository, %error, "it could not be noted that a repository lacks something");
-        }
+    if !note(&behind, left_out)
+        && let Err(error) = behind.unknown()
+    {
+        tracing::warn!(%error, "the next backup will not look for what lacks");
     }
     let due = source.repositories.iter().any(|repository| behind.is_due(repository));
     if due && !background::works(context, source) {
         start(context, source);
     }
+}
+
+/// Notes that these repositories were left out of something. Answers whether all of that is noted.
+fn note(behind: &Behind<'_>, left_out: &[String]) -> bool {
+    let mut all = true;
+    for repository in left_out {
+        if let Err(error) = behind.add(repository) {
+            tracing::warn!(%repository, %error, "it could not be noted that a repository lacks something");
+            all = false;
+        }
+    }
+    all
 }
 
 /// Has every repository of a source looked at, where this host does not know what they lack: its state directory is new.
@@ -134,16 +149,28 @@ pub(crate) fn know_what_lacks(context: &Context, source: &SourceConfig) {
         return;
     }
     let all: Vec<String> = source.repositories.iter().map(ToString::to_string).collect();
-    catch_up_later(context, source, &all);
-    if let Err(error) = behind.known() {
+    // Only when every wish is there: else the next backup wishes again.
+    if note(&behind, &all)
+        && let Err(error) = behind.known()
+    {
         tracing::debug!(%error, "that every repository is looked at could not be noted");
     }
+    catch_up_later(context, source, &[]);
+}
+
+/// What a process needs of this one's environment to open the repositories of a source as this one does, and nothing else.
+fn environment(context: &Context, source: &SourceConfig) -> BTreeMap<String, OsString> {
+    let configured = context.config.iter().flat_map(|config| config.repositories.values());
+    let of_source = configured.filter(|repository| source.repositories.contains(&repository.name));
+    let secrets = of_source.flat_map(secrets_of).filter_map(SecretRef::variable);
+    let names = secrets.chain(refloat_store::CERTIFICATE_VARIABLES);
+    names.filter_map(|name| Some((name.to_owned(), context.variable(name)?))).collect()
 }
 
 fn start(context: &Context, source: &SourceConfig) {
     let mut command = Command::new(&context.executable);
     command.arg("--config").arg(&context.config_file).args(["--quiet", "copy", "--background"]);
-    command.arg(source.name.as_str()).env_clear().current_dir("/");
+    command.arg(source.name.as_str()).env_clear().envs(environment(context, source)).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Not of PostgreSQL's group: what ends an archiver does not end this.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

@@ -107,6 +107,16 @@ impl StateDirectory {
         Ok(path)
     }
 
+    /// The same, durably: what is synced in it is found after a crash of the machine.
+    ///
+    /// # Errors
+    /// When it cannot be made or synced.
+    pub fn durable_directory(&self, relative: &str) -> Result<PathBuf, RepoError> {
+        let path = self.path.join(relative);
+        make_durably(&path).map_err(|source| fail("create", &path, source))?;
+        Ok(path)
+    }
+
     /// Reads the JSON file `relative`; `None` when there is none.
     ///
     /// # Errors
@@ -159,7 +169,10 @@ impl StateDirectory {
     fn put(&self, relative: &str, bytes: &[u8], durably: bool) -> Result<(), RepoError> {
         let path = self.path.join(relative);
         let parent = path.parent().unwrap_or(&self.path).to_owned();
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent);
+        let made = match durably {
+            true => make_durably(&parent),
+            false => fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent),
+        };
         made.map_err(|source| fail("create", &parent, source))?;
         let unique = format!(".{}.{}.tmp", std::process::id(), crate::crypt::random::object_id());
         let temporary = path.with_file_name(unique);
@@ -191,6 +204,25 @@ impl StateDirectory {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Makes a directory and those above it (0700), and syncs the one that holds each that was made.
+fn make_durably(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        make_durably(parent)?;
+    }
+    // Somebody else may make it at the same moment.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    match parent.map(fs::File::open) {
+        // One that we may enter and not read: whoever owns it has made it for this.
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        Some(parent) => parent?.sync_all(),
+        None => Ok(()),
     }
 }
 

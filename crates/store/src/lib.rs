@@ -33,6 +33,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use gdrive::GdriveStore;
 pub use key::{BadKey, Key};
 pub use object::ObjectStore;
+pub use object::transport::CERTIFICATE_VARIABLES;
 pub use open::{OpenError, file_path, open, open_url};
 pub use posix::{Options, PosixStore};
 pub use probe::{Abilities, Conditional, probe};

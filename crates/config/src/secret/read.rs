@@ -22,6 +22,9 @@ pub(super) const LARGEST: usize = 64 << 10;
 
 const SAFE: &str = "nothing was read from or written to a repository";
 
+/// Where systemd says that the credentials of a service are.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
 /// Reads one variable of the environment. Only the binary knows the real one.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -160,6 +163,16 @@ impl Explain for SecretError {
 }
 
 impl SecretRef {
+    /// The variable of the environment that [`SecretRef::read`] goes by: whoever is to read it needs that one.
+    pub fn variable(&self) -> Option<&str> {
+        match self.source() {
+            SecretSource::Env(name) => Some(name),
+            SecretSource::Credential(_) => Some(CREDENTIALS_DIRECTORY),
+            // A program is given an environment of its own.
+            SecretSource::File(_) | SecretSource::Command(_) => None,
+        }
+    }
+
     /// Fetches the secret. Newlines at its end are not part of it.
     ///
     /// # Errors
@@ -212,7 +225,7 @@ fn read_variable(name: &str, reader: &SecretReader<'_>) -> Result<Secret, Secret
 }
 
 fn read_credential(name: &str, reader: &SecretReader<'_>) -> Result<Secret, SecretFault> {
-    let directory = (reader.environment)("CREDENTIALS_DIRECTORY")
+    let directory = (reader.environment)(CREDENTIALS_DIRECTORY)
         .filter(|directory| Path::new(directory).is_absolute())
         .ok_or_else(|| SecretFault::NoCredentials { name: name.to_owned() })?;
     read_file(&Path::new(&directory).join(name), reader)

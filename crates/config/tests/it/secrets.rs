@@ -59,7 +59,13 @@ fn each_way_leads_to_the_secret() {
         _ => None,
     };
     let reader = SecretReader::current(&environment);
-    let read = |secret: SecretRef| secret.read(&reader).expect("it can be read").expose().to_owned();
+    // What it says that it goes by is all that it is given.
+    let read = |secret: SecretRef| {
+        let given = |name: &str| environment(name).filter(|_| secret.variable() == Some(name));
+        let alone = secret.read(&SecretReader::current(&given)).expect("it can be read").expose().to_owned();
+        assert_eq!(secret.read(&reader).expect("it can be read").expose(), alone);
+        alone
+    };
     assert_eq!(read(in_file(&file)), " turbine lava", "only newlines at the end are left out");
     assert_eq!(read(secret("{ env = \"PASS\" }")), "from the environment");
     assert_eq!(read(secret("{ credential = \"pass\" }")), " turbine lava");

@@ -18,7 +18,7 @@ const PIECE: u64 = 4 << 20;
 fn named_by(request: &HealRequest<'_>, id: ObjectId) -> Result<Option<CommitRecord>, RepoError> {
     let names = |record: &CommitRecord| record.packs.binary_search_by_key(&id, |pack| pack.id).is_ok();
     for repository in std::iter::once(&request.repository).chain(request.others) {
-        let sources = match repository.list_sources() {
+        let sources = match repository.own_sources() {
             Ok(sources) => sources,
             // What is damaged here may be right elsewhere.
             Err(error) => {
@@ -27,7 +27,7 @@ fn named_by(request: &HealRequest<'_>, id: ObjectId) -> Result<Option<CommitReco
             }
         };
         for source in sources {
-            let commits = repository.list_commits(source.id, &mut |_, _| {});
+            let commits = repository.list_commits(source, &mut |_, _| {});
             if let Some(found) = commits.unwrap_or_default().into_iter().find(names) {
                 return Ok(Some(found));
             }

@@ -1,9 +1,9 @@
 //! Small signed objects: the repository object, enrolments, envelopes, descriptions, owners, confirmations.
 
+use refloat_repo::RepoError;
 use refloat_repo::error::KeyError;
 use refloat_repo::layout::{self, Named};
 use refloat_repo::repository::SourceInfo;
-use refloat_repo::{RepoError, Repository};
 use refloat_store::Key;
 use refloat_types::{ObjectId, SourceId};
 use std::collections::BTreeSet;
@@ -67,8 +67,7 @@ impl Run<'_> {
         }
         let own = self.repository.agent();
         // A host that only reads, as with a URL and a key, was never enrolled and has written nothing.
-        let writes = Repository::is_known(self.repository.state(), self.repository.marker().id)?;
-        if writes && !self.ledger.enrolled.contains(&own) {
+        if self.repository.was_enrolled() && !self.ledger.enrolled.contains(&own) {
             let object = layout::agent(own).to_string();
             self.ledger
                 .agents

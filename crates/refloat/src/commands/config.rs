@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Subcommand;
-use refloat_config::{Encryption, SecretError, SecretRef};
+use refloat_config::{Encryption, RepositoryConfig, SecretError, SecretRef};
 
 use crate::Outcome;
 use crate::context::Context;
@@ -52,16 +52,18 @@ pub(crate) fn schema() -> Outcome {
 
 /// Secrets that the configuration names.
 pub(crate) fn secrets(config: &refloat_config::Config) -> Vec<&SecretRef> {
-    fn of(encryption: &Encryption) -> Option<&SecretRef> {
-        match encryption {
-            Encryption::Passphrase(secret) => Some(secret),
-            Encryption::Recipients { identity, .. } => identity.as_ref(),
-            Encryption::None => None,
-        }
-    }
-    let encryption = config.repositories.values().filter_map(|repository| of(&repository.encryption));
-    let stores = config.repositories.values().filter_map(|repository| repository.store.credentials.as_ref());
-    encryption.chain(stores.flat_map(|credentials| credentials.secrets.values())).collect()
+    config.repositories.values().flat_map(secrets_of).collect()
+}
+
+/// Secrets that one repository is opened with.
+pub(crate) fn secrets_of(repository: &RepositoryConfig) -> Vec<&SecretRef> {
+    let encryption = match &repository.encryption {
+        Encryption::Passphrase(secret) => Some(secret),
+        Encryption::Recipients { identity, .. } => identity.as_ref(),
+        Encryption::None => None,
+    };
+    let store = repository.store.credentials.iter().flat_map(|credentials| credentials.secrets.values());
+    encryption.into_iter().chain(store).collect()
 }
 
 /// Whether a secret is there and safe, for the user who will read it; root looks on that user's behalf.

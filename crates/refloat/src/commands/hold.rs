@@ -67,7 +67,7 @@ impl Hold {
         let (mut found, mut outcome) = (Vec::new(), Outcome::Done);
         for config in context.repositories(None)? {
             let opened = context.open(&config, Access::Bulk)?;
-            let Some(source) = source_of(&opened, backup)? else { continue };
+            let Some(source) = source_of(&context, &opened, backup)? else { continue };
             let mut operation = Operation::begin(&context, self.name(), None);
             operation.about = Some(backup.to_string());
             operation.detail = Some(reason.clone());
@@ -114,8 +114,8 @@ fn end(text: &str, now: Timestamp) -> Result<Timestamp, CliError> {
     }
 }
 
-fn source_of(opened: &Opened, backup: BackupId) -> Result<Option<SourceId>, Failure> {
-    for source in sources_of(opened, None)? {
+fn source_of(context: &Context, opened: &Opened, backup: BackupId) -> Result<Option<SourceId>, Failure> {
+    for source in sources_of(context, opened, None)? {
         if opened.repository.find_commit(source.id, backup)?.is_some() {
             return Ok(Some(source.id));
         }

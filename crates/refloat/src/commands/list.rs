@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use refloat_engine::locks::of_backups;
 use refloat_repo::commit::{CommitNames, CommitRecord};
-use refloat_repo::repository::{KnownCommit, SourceInfo};
+use refloat_repo::repository::{KnownCommit, SeenSource, SourceInfo};
 use refloat_types::{BackupId, ByteSize, Clock as _, RepositoryName, Timestamp};
 use serde::Serialize;
 
@@ -180,25 +180,61 @@ pub(crate) fn open_all(context: &Context, access: Access) -> Result<Vec<Opened>,
     Ok(opened)
 }
 
-/// The sources of a repository; what somebody else has put there is told.
+/// The usable sources of a repository; what only somebody else has put there is told. Of ours whose newest description cannot
+/// be believed `covered` gets the name and what is wrong.
 ///
 /// # Errors
 /// What the repository says.
-pub(crate) fn usable_sources(context: &Context, opened: &Opened) -> Result<Vec<SourceInfo>, Failure> {
-    Ok(opened.repository.usable_sources(&mut |key, error| {
-        context.out.warn(&format!("repository {}: source {key} is not used: {error}", opened.name));
-    })?)
+pub(crate) fn usable_sources(
+    context: &Context,
+    opened: &Opened,
+    covered: &mut dyn FnMut(String, Failure) -> Result<(), Failure>,
+) -> Result<Vec<SourceInfo>, Failure> {
+    let mut usable = Vec::new();
+    for seen in opened.repository.see_sources()? {
+        match seen {
+            SeenSource::Usable(source) => usable.push(source),
+            SeenSource::Covered { last, error, .. } => covered(source_name(&last), error.into())?,
+            SeenSource::Strange { key, error } => {
+                context.out.warn(&format!("repository {}: source {key} is not used: {error}", opened.name));
+            }
+        }
+    }
+    Ok(usable)
 }
 
-/// The same, or the one that is asked for; nobody else's is told.
+/// That a source of ours cannot be used now.
+pub(crate) fn is_covered(opened: &Opened, name: &str, failure: &Failure) -> String {
+    format!("repository {}: source {name} cannot be used: {}", opened.name, failure.message)
+}
+
+/// The usable sources, or the one that is asked for; of others nothing is told, but where all are asked for.
 ///
 /// # Errors
-/// What the repository says.
-pub(crate) fn sources_of(opened: &Opened, name: Option<&str>) -> Result<Vec<SourceInfo>, Failure> {
-    let mut sources = opened.repository.usable_sources(&mut |_, _| {})?;
-    sources.retain(|source| name.is_none_or(|name| source_name(source) == name));
-    sources.sort_by_key(source_name);
-    Ok(sources)
+/// What the repository says; also where the one that is asked for cannot be used.
+pub(crate) fn sources_of(
+    context: &Context,
+    opened: &Opened,
+    wanted: Option<&str>,
+) -> Result<Vec<SourceInfo>, Failure> {
+    let mut usable = Vec::new();
+    for seen in opened.repository.see_sources()? {
+        match seen {
+            SeenSource::Usable(source) => usable.push(source),
+            SeenSource::Covered { last, error, .. } => {
+                let name = source_name(&last);
+                match wanted {
+                    Some(wanted) if wanted == name => return Err(error.into()),
+                    Some(_) => {}
+                    None => context.out.warn(&is_covered(opened, &name, &error.into())),
+                }
+            }
+            SeenSource::Strange { .. } => {}
+        }
+    }
+    usable.retain(|source| wanted.is_none_or(|name| source_name(source) == name));
+    usable.sort_by_key(source_name);
+    Ok(usable)
 }
 
 /// The commits of a source that can be believed; the others are told.
@@ -247,7 +283,14 @@ impl List {
         let opened = open_all(&context, Access::Bulk)?;
         for one in &opened {
             let kept = retention::kept(&context, one);
-            let mut sources = usable_sources(&context, one)?;
+            let mut sources = usable_sources(&context, one, &mut |name, failure| {
+                if self.source.as_ref() == Some(&name) {
+                    return Err(failure);
+                }
+                context.out.warn(&is_covered(one, &name, &failure));
+                known.push(name);
+                Ok(())
+            })?;
             sources.sort_by_key(source_name);
             for source in sources {
                 let name = source_name(&source);

@@ -20,7 +20,7 @@ use refloat_engine::restore::{
 use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
 use refloat_repo::Repository;
 use refloat_repo::crypt::random;
-use refloat_repo::repository::SourceInfo;
+use refloat_repo::repository::{SeenSource, SourceInfo};
 use refloat_store::Key;
 use refloat_types::{Clock as _, SystemIdentifier, TimelineId, WalFileName, WalSegmentSize};
 
@@ -338,11 +338,22 @@ impl Restore {
     }
 
     fn find(&self, context: &Context, opened: &Opened) -> Result<SourceInfo, Failure> {
-        let mut strange = None;
-        let sources = opened.repository.usable_sources(&mut |key, error| {
-            context.out.warn(&format!("repository {}: source {key} is not used: {error}", opened.name));
-            strange.get_or_insert(error);
-        })?;
+        let (mut sources, mut strange) = (Vec::new(), None);
+        for seen in opened.repository.see_sources()? {
+            match seen {
+                SeenSource::Usable(source) => sources.push(source),
+                // To go by what it was before would be a way back that nobody has asked for.
+                SeenSource::Covered { last, error, .. } if source_name(&last) == self.source => {
+                    return Err(error.into());
+                }
+                SeenSource::Covered { key, error, .. } | SeenSource::Strange { key, error } => {
+                    context
+                        .out
+                        .warn(&format!("repository {}: source {key} is not used: {error}", opened.name));
+                    strange.get_or_insert(error);
+                }
+            }
+        }
         let known: Vec<String> = sources.iter().map(source_name).collect();
         let found = sources.into_iter().find(|source| source_name(source) == self.source);
         match (found, strange) {

@@ -29,7 +29,7 @@ impl Show {
         })?;
         prepare_reading(&mut context, None)?;
         for opened in open_all(&context, Access::Bulk)? {
-            for source in sources_of(&opened, None)? {
+            for source in sources_of(&context, &opened, None)? {
                 if let Some(record) = opened.repository.find_commit(source.id, id)? {
                     return tell(&context, &opened, &source_name(&source), &record);
                 }

@@ -6,7 +6,7 @@ use clap::Args;
 use refloat_types::{ByteSize, Clock as _, Timestamp};
 
 use super::key::{unconfirmed, unencrypted};
-use super::list::{ad_hoc_path, prepare_reading, refuse_unknown, source_name};
+use super::list::{ad_hoc_path, is_covered, prepare_reading, refuse_unknown, source_name, usable_sources};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
@@ -100,7 +100,15 @@ fn look_into(
     found: &mut Found,
     known: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    for source in super::list::usable_sources(context, opened)? {
+    let sources = usable_sources(context, opened, &mut |name, failure| {
+        if wanted.is_none_or(|wanted| wanted == name) {
+            let look = format!("{} verify", context.command());
+            found.findings.push(Finding::new(is_covered(opened, &name, &failure), look));
+        }
+        known.push(name);
+        Ok(())
+    })?;
+    for source in sources {
         let name = source_name(&source);
         known.push(name.clone());
         if wanted.is_some_and(|wanted| wanted != name) {

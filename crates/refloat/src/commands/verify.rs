@@ -148,7 +148,7 @@ impl Verify {
     /// Sees to it that what is to be read can be.
     fn thaw(&self, context: &Context, opened: &Opened, scope: &Scope) -> Result<(), Failure> {
         let mut records = Vec::new();
-        for source in sources_of(opened, self.source.as_deref())? {
+        for source in sources_of(context, opened, self.source.as_deref())? {
             records.extend(commits_of(context, opened, &source)?);
         }
         match scope {
@@ -179,7 +179,7 @@ impl Verify {
             .into());
         };
         let mut newest = None;
-        for source in sources_of(opened, self.source.as_deref())? {
+        for source in sources_of(context, opened, self.source.as_deref())? {
             for record in commits_of(context, opened, &source)? {
                 if record.commit.finished.to_zoned(time::zone()).date() == civil.date() {
                     newest = Some(record.commit.backup);

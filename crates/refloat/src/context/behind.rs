@@ -45,15 +45,27 @@ impl Behind<'_> {
         if path.exists() {
             return Ok(());
         }
-        self.context.state().directory(&format!("behind/{}", self.source))?;
-        let made =
-            fs::OpenOptions::new().create(true).append(true).open(&path).and_then(|file| file.sync_all());
-        made.map_err(|source| RepoError::State { action: "write", path: path.display().to_string(), source })
+        let directory = self.context.state().durable_directory(&self.directory())?;
+        let fail = |source| RepoError::State { action: "write", path: path.display().to_string(), source };
+        let wish = fs::OpenOptions::new().create(true).append(true).open(&path).map_err(fail)?;
+        let synced = || {
+            wish.sync_all()?;
+            fs::File::open(&directory)?.sync_all()
+        };
+        synced().map_err(|source| {
+            // It may be gone after a power cut, and must not pass for noted until then.
+            let _ = fs::remove_file(&path);
+            fail(source)
+        })
+    }
+
+    fn directory(&self) -> String {
+        format!("behind/{}", self.source)
     }
 
     /// What lies there when everything that a repository of this source may lack is wished for.
     fn known_file(&self) -> String {
-        format!("behind/{}/known.json", self.source)
+        format!("{}/known.json", self.directory())
     }
 
     /// Whether what any repository may lack would be known here: not behind the loss of the state directory.
@@ -64,6 +76,11 @@ impl Behind<'_> {
     /// Everything that a repository may lack is wished for from now on.
     pub(crate) fn known(&self) -> Result<(), RepoError> {
         self.context.state().write(&self.known_file(), &())
+    }
+
+    /// A wish is lost: the next backup wishes for everything.
+    pub(crate) fn unknown(&self) -> Result<(), RepoError> {
+        self.context.state().remove(&self.known_file())
     }
 
     /// Whether it is time to look what a repository lacks: something does, it answers, and the last vain attempt is a while ago.

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use refloat_store::{StoreErrorKind, read_whole};
 use refloat_types::{ObjectId, Timestamp};
@@ -17,6 +18,9 @@ use crate::object::document::{Document, Signer};
 
 /// Largest enrolment accepted.
 pub(super) const MAX_AGENT: u64 = 64 << 10;
+
+/// File in the state directory with the agent of this host that the repository was seen to know.
+const ENROLLED: &str = "enrolled.json";
 
 /// The clear section of an enrolment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,9 +45,40 @@ impl Repository {
         let id = clear.agent;
         let bytes = Document::encode(Kind::Agent, self.current.suite, id, &signer, &clear, &[], Body::Empty)?;
         match self.store.put_new(&layout::agent(id), &bytes) {
-            Err(error) if error.kind == StoreErrorKind::AlreadyExists => Ok(()),
-            other => Ok(other?),
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
+            other => other?,
         }
+        self.note_enrolled();
+        Ok(())
+    }
+
+    /// Remembers that the repository knows this host's agent.
+    pub(super) fn note_enrolled(&self) {
+        if !self.was_enrolled()
+            && let Err(error) = self.state.write(&self.state_name(ENROLLED), &self.agent())
+        {
+            // The next process asks again, and that is all.
+            tracing::debug!(%error, "that this host is enrolled could not be kept");
+        }
+        self.enrolled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this host has seen that the repository knows its agent.
+    pub fn was_enrolled(&self) -> bool {
+        if self.enrolled.load(Ordering::Relaxed) {
+            return true;
+        }
+        // What cannot be read is asked for again.
+        let noted = self.state.read::<ObjectId>(&self.state_name(ENROLLED)).ok().flatten();
+        let is_noted = noted == Some(self.agent());
+        self.enrolled.fetch_or(is_noted, Ordering::Relaxed);
+        is_noted
+    }
+
+    /// Called before anything is stored that this host signs: nobody would believe what an agent has signed that the repository
+    /// does not know. The first opening may have ended, or its store have failed, before this host was enrolled.
+    pub(super) fn be_enrolled(&self) -> Result<(), RepoError> {
+        if self.was_enrolled() { Ok(()) } else { self.ensure_enrolled(self.local.enrolled) }
     }
 
     /// Makes up for an enrolment that a crash prevented.
@@ -52,6 +87,7 @@ impl Repository {
     /// `NotEnrolled` when this host cannot enrol itself: it holds neither an identity nor the root key.
     pub fn ensure_enrolled(&self, now: Timestamp) -> Result<(), RepoError> {
         if self.store.head(&layout::agent(self.agent()))?.is_some() {
+            self.note_enrolled();
             return Ok(());
         }
         match self.root_key()? {
@@ -74,8 +110,8 @@ impl Repository {
             return Err(unknown("it is not signed by an agent"));
         }
         let key = layout::agent(agent);
-        let bytes = match read_whole(self.store.as_ref(), &key, MAX_AGENT) {
-            Err(e) if e.kind == StoreErrorKind::NotFound => {
+        let bytes = match self.read_record(&key, MAX_AGENT) {
+            Err(RepoError::Missing { .. }) => {
                 return Err(unknown("nobody enrolled the agent that signed it"));
             }
             other => other?,
@@ -140,10 +176,28 @@ impl Repository {
         table: &[u8],
         body: Body<'_>,
     ) -> Result<u64, RepoError> {
+        self.be_enrolled()?;
         let signer = Signer::Agent(&self.signing);
         let bytes = Document::encode(kind, self.current.suite, id, &signer, clear, table, body)?;
         self.store.put_new(key, &bytes)?;
         Ok(bytes.len() as u64)
+    }
+
+    /// The bytes of an object that is never larger than `limit`: one that is has been put there by somebody else.
+    fn read_record(&self, key: &refloat_store::Key, limit: u64) -> Result<Vec<u8>, RepoError> {
+        match read_whole(self.store.as_ref(), key, limit) {
+            Err(e) if e.kind == StoreErrorKind::NotFound => {
+                Err(RepoError::Missing { object: key.to_string() })
+            }
+            Err(e) if e.kind == StoreErrorKind::Other => match self.store.head(key)? {
+                Some(info) if info.size > limit => Err(RepoError::damaged(
+                    key,
+                    format!("it holds {} bytes, at most {limit} are right", info.size),
+                )),
+                _ => Err(e.into()),
+            },
+            other => Ok(other?),
+        }
     }
 
     /// Reads a document that an enrolled agent must have signed.
@@ -153,12 +207,7 @@ impl Repository {
         kind: Kind,
         limit: u64,
     ) -> Result<Document, RepoError> {
-        let bytes = match read_whole(self.store.as_ref(), key, limit) {
-            Err(e) if e.kind == StoreErrorKind::NotFound => {
-                return Err(RepoError::Missing { object: key.to_string() });
-            }
-            other => other?,
-        };
+        let bytes = self.read_record(key, limit)?;
         let document = Document::decode(key.as_str(), bytes, kind)?;
         if !self.allows(document.header.suite) {
             return Err(RepoError::damaged(key, "it is sealed otherwise than this repository"));

@@ -159,8 +159,8 @@ impl Repository {
             return Ok(0);
         }
         let mut count = 0;
-        for source in self.list_sources()? {
-            let commits = self.list_commits(source.id, &mut |_, _| {})?;
+        for source in self.own_sources()? {
+            let commits = self.list_commits(source, &mut |_, _| {})?;
             let is_plain =
                 |record: &&CommitRecord| record.packs.iter().any(|pack| pack.key == ObjectId::NONE);
             count += commits.iter().filter(is_plain).count() as u64;

@@ -284,9 +284,11 @@ impl Repository {
         }
         fault::point("invite.after_used").map_err(fail)?;
         match self.store.put_new(&layout::agent(id), &bytes) {
-            Err(error) if error.kind == StoreErrorKind::AlreadyExists => Ok(()),
-            other => Ok(other?),
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
+            other => other?,
         }
+        self.note_enrolled();
+        Ok(())
     }
 
     /// Whether an enrolment that an invitation's key signed is the one that used it up. Answers the key that signed it.

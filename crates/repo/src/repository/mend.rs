@@ -62,31 +62,42 @@ fn kept_file(key: &str) -> String {
 /// File beside the copies that says where they are from.
 const KEPT_FROM: &str = "kept/from.json";
 
+/// The repositories that this host has kept copies of, from `store`.
+fn kept_of(state: &StateDirectory, store: &str) -> Vec<ObjectId> {
+    let Ok(known) = std::fs::read_dir(state.path().join("repositories")) else { return Vec::new() };
+    let ids = known.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ObjectId>().ok());
+    // What cannot be read names no store: it is kept anew.
+    let is_from = |id: &ObjectId| {
+        let from = state.read::<KeptFrom>(&state_name(*id, KEPT_FROM)).ok().flatten();
+        from.is_some_and(|from| from.store == store)
+    };
+    ids.filter(is_from).collect()
+}
+
 /// The repository object of `store` as this host has kept it, where its own is damaged. One that is not there is no
 /// damage: an empty directory is where a disk is not mounted.
 ///
 /// # Errors
 /// When the state directory cannot be read.
 pub(super) fn kept_marker(state: &StateDirectory, store: &str) -> Result<Option<Vec<u8>>, RepoError> {
-    let Ok(known) = std::fs::read_dir(state.path().join("repositories")) else { return Ok(None) };
-    for entry in known.flatten() {
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ObjectId>().ok()) else {
-            continue;
-        };
-        let from: Option<KeptFrom> = state.read(&state_name(id, KEPT_FROM))?;
-        if from.is_some_and(|from| from.store == store) {
-            let bytes = state.read_bytes(&state_name(id, &kept_file(layout::REPOSITORY)), MAX_KEPT)?;
-            if bytes.is_some() {
-                return Ok(bytes);
-            }
+    for id in kept_of(state, store) {
+        let bytes = state.read_bytes(&state_name(id, &kept_file(layout::REPOSITORY)), MAX_KEPT)?;
+        if bytes.is_some() {
+            return Ok(bytes);
         }
     }
     Ok(None)
 }
 
 impl Repository {
-    /// Keeps the repository object alone. That leaves the other copies due.
+    /// Keeps the repository object alone. That leaves the other copies due. What another repository has kept of the same
+    /// store is of one that is not there any more.
     pub(super) fn keep_marker(&self, bytes: &[u8]) -> Result<(), RepoError> {
+        for other in kept_of(&self.state, self.store.describe()) {
+            if other != self.marker.id {
+                self.state.remove(&state_name(other, KEPT_FROM))?;
+            }
+        }
         self.state.replace(&self.kept_name(&layout::repository()), bytes)?;
         let from = KeptFrom { store: self.store.describe().to_owned(), at: Timestamp::UNIX_EPOCH };
         self.state.write(&self.state_name(KEPT_FROM), &from)
@@ -104,7 +115,8 @@ impl Repository {
     pub fn keep_copies_seldom(&self, seldom: std::time::Duration, now: Timestamp) -> Result<u64, RepoError> {
         let name = self.state_name(KEPT_FROM);
         let store = self.store.describe().to_owned();
-        let before: Option<KeptFrom> = self.state.read(&name)?;
+        // What cannot be read is made anew.
+        let before: Option<KeptFrom> = self.state.read(&name).ok().flatten();
         let lately = |from: &KeptFrom| {
             from.store == store
                 && from.at <= now

@@ -3,11 +3,12 @@
 //! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys,
 //! `generations` and `rotate` say who can read, `rewrap` seals keys again, `mend` makes what another copy puts right, `invite` enrols hosts that cannot read, `backups` lists and
 //! writes commits, `commit_cache` knows them,
-//! `sources` knows what a source is called, `kit` what lies there for whoever recovers, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
+//! `sources` knows what a source is called, `believed` which of them can be used, `kit` what lies there for whoever recovers, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
 //! do the rest. Nothing is ever overwritten.
 
 mod agents;
 mod backups;
+mod believed;
 mod commit_cache;
 mod confirmation;
 mod generations;
@@ -28,6 +29,7 @@ mod tombstones;
 mod wal;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use refloat_store::Store;
@@ -35,6 +37,7 @@ use refloat_types::{ObjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use agents::ListedAgent;
+pub use believed::SeenSource;
 pub use commit_cache::{CommitCache, KnownCommit};
 pub use confirmation::{Confirmation, Shown};
 pub use generations::Generation;
@@ -112,6 +115,8 @@ pub struct Repository {
     local: Local,
     signing: SigningKey,
     agents: Mutex<BTreeMap<ObjectId, PublicKey>>,
+    /// It was seen that the repository knows this host's agent.
+    enrolled: AtomicBool,
     writer_key: Mutex<Option<crate::state::WriterKey>>,
 }
 

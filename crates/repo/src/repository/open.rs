@@ -1,6 +1,7 @@
 //! Finding a repository, trusting it, and opening what this host may open.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use data_encoding::BASE64;
@@ -52,7 +53,7 @@ impl Repository {
     }
 
     /// Opens a repository. What the state directory holds is used; where it holds nothing, `credentials` are asked for,
-    /// the identity is opened and kept, and the host is enrolled under a new agent key.
+    /// the identity is opened and kept, and the host is enrolled under a new agent key: now, or before it first writes.
     ///
     /// # Errors
     /// `WrongFingerprint` when it is not the one that this host, or `fingerprint`, trusts; `WrongPassphrase`;
@@ -108,6 +109,10 @@ impl Repository {
                 {
                     repository.state.remove(&repository.state_name(LOCAL))?;
                 }
+                // A full store, or an answer that did not come. The agent may be there by now, so it stays this host's.
+                Err(RepoError::Store(error)) => {
+                    tracing::info!(%error, "this host is enrolled before it writes, not yet");
+                }
                 other => other?,
             }
         }
@@ -115,7 +120,7 @@ impl Repository {
     }
 
     /// Opens a repository as this host has seen it last, and asks the store for nothing; `None` where it has not seen it, or
-    /// has not kept what it saw. Whatever is read through it is verified as ever. What is not found through it may be there
+    /// has not kept what it saw, or that is damaged. Whatever is read through it is verified as ever. What is not found through it may be there
     /// all the same, and it must not write: for that a repository is opened in full.
     ///
     /// # Errors
@@ -126,7 +131,8 @@ impl Repository {
         fingerprint: Option<&str>,
     ) -> Result<Option<Self>, RepoError> {
         let Some(bytes) = super::mend::kept_marker(&state, store.describe())? else { return Ok(None) };
-        let (marker, _) = opening_of(bytes)?;
+        // What is damaged is kept anew by whoever opens it in full.
+        let Ok((marker, _)) = opening_of(bytes) else { return Ok(None) };
         let Some(local) = state.read::<Local>(&state_name(marker.id, LOCAL))? else { return Ok(None) };
         if local.root != marker.root || fingerprint.is_some_and(|pin| pin != marker.root.fingerprint()) {
             return Ok(None);
@@ -136,12 +142,16 @@ impl Repository {
         Self::with(store, state, marker, local, current).map(Some)
     }
 
-    /// Keeps the repository object for [`Repository::open_as_seen`], unless that was done.
+    /// Keeps the repository object for [`Repository::open_as_seen`], unless that was done. What is kept there and is damaged, or
+    /// is another repository's that was there before, is replaced.
     ///
     /// # Errors
     /// When it cannot be read again or kept.
     pub fn keep_as_seen(&self) -> Result<(), RepoError> {
-        if super::mend::kept_marker(&self.state, self.store.describe())?.is_some() {
+        let kept = super::mend::kept_marker(&self.state, self.store.describe()).unwrap_or_default();
+        let is_ours =
+            |(marker, _): (Marker, Opening)| marker.id == self.marker.id && marker.root == self.marker.root;
+        if kept.is_some_and(|bytes| opening_of(bytes).is_ok_and(is_ours)) {
             return Ok(());
         }
         let bytes = read_whole(self.store.as_ref(), &layout::repository(), MAX_MARKER)?;
@@ -246,6 +256,7 @@ impl Repository {
             local,
             signing,
             agents: Mutex::new(BTreeMap::new()),
+            enrolled: AtomicBool::new(false),
             writer_key: Mutex::new(None),
         })
     }

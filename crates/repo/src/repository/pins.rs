@@ -221,6 +221,7 @@ impl Repository {
         host: &str,
         now: Timestamp,
     ) -> Result<PinWriter, RepoError> {
+        self.be_enrolled()?;
         let signing = self.signing.again();
         let signing = signing.ok_or_else(|| RepoError::internal("write a pin", "the signing key is none"))?;
         let host_text = serde_json::to_vec(&PinHost { host: host.to_owned() });

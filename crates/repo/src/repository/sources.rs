@@ -74,7 +74,7 @@ pub struct OwnerRecord {
 }
 
 impl Repository {
-    /// All sources; descriptions are opened where this host can.
+    /// All sources, for whoever needs every one of them or none; descriptions are opened where this host can.
     ///
     /// # Errors
     /// When the store cannot list, or a description cannot be believed.
@@ -91,56 +91,6 @@ impl Repository {
             ControlFlow::Continue(())
         })?;
         newest.into_iter().map(|(id, key)| self.read_source(id, &key)).collect()
-    }
-
-    /// The sources that agents of this repository have described. Of one that only somebody else has, `wrong` is told: whoever
-    /// can add objects must not make ours unusable by it.
-    ///
-    /// # Errors
-    /// As for [`Repository::list_sources`]; also where a description of somebody else lies above one of ours.
-    pub fn usable_sources(
-        &self,
-        wrong: &mut dyn FnMut(&Key, RepoError),
-    ) -> Result<Vec<SourceInfo>, RepoError> {
-        let mut generations: BTreeMap<SourceId, BTreeSet<Key>> = BTreeMap::new();
-        self.store.list(layout::SOURCES, &mut |info| {
-            let mut parts = info.key.as_str().split('/').skip(1);
-            if let (Some(Ok(id)), Some("source")) = (parts.next().map(str::parse::<SourceId>), parts.next()) {
-                generations.entry(id).or_default().insert(info.key);
-            }
-            ControlFlow::Continue(())
-        })?;
-        let mut usable = Vec::new();
-        for (id, mut keys) in generations {
-            let Some(newest) = keys.pop_last() else { continue };
-            match self.read_source(id, &newest) {
-                Ok(source) => usable.push(source),
-                Err(error @ RepoError::UnknownOrigin { .. }) => {
-                    if keys.iter().any(|key| self.read_source(id, key).is_ok()) {
-                        return Err(error);
-                    }
-                    wrong(&newest, error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(usable)
-    }
-
-    /// The first usable source that is wanted. Where there is none, somebody else's is in the way: what is ours may be hidden
-    /// by it, and must not be described again.
-    fn find_usable(
-        &self,
-        pick: impl FnOnce(Vec<SourceInfo>) -> Option<SourceInfo>,
-    ) -> Result<Option<SourceInfo>, RepoError> {
-        let mut strange = None;
-        let usable = self.usable_sources(&mut |_, error| {
-            strange.get_or_insert(error);
-        })?;
-        match (pick(usable), strange) {
-            (None, Some(error)) => Err(error),
-            (found, _) => Ok(found),
-        }
     }
 
     /// Generation `number` of a source's description.
@@ -221,31 +171,6 @@ impl Repository {
             id => Some(self.open_key(id)?),
         };
         crate::object::document::parse(key.as_str(), &document.open_body(data_key.as_deref())?)
-    }
-
-    /// The source called `name`.
-    ///
-    /// # Errors
-    /// As for [`Repository::usable_sources`]; where it is not found, also what somebody else has described.
-    pub fn find_source(&self, name: &SourceName) -> Result<Option<SourceInfo>, RepoError> {
-        let named = |s: &SourceInfo| s.description.as_ref().is_some_and(|d| d.name == *name);
-        self.find_usable(|sources| sources.into_iter().find(named))
-    }
-
-    /// The source of a cluster, on a host that cannot read what sources are called and has not called it itself: the only one
-    /// of that cluster, if there is one.
-    ///
-    /// # Errors
-    /// As for [`Repository::list_sources`].
-    pub fn unreadable_source(&self, system: SystemIdentifier) -> Result<Option<SourceInfo>, RepoError> {
-        if self.can_read() && !self.is_behind() {
-            return Ok(None);
-        }
-        let of_cluster = |s: &SourceInfo| s.description.is_none() && s.system == Some(system);
-        self.find_usable(|sources| {
-            let mut found = sources.into_iter().filter(of_cluster);
-            found.next().filter(|_| found.next().is_none())
-        })
     }
 
     /// Describes a source: a new one, or a new generation of the one with this id.

@@ -83,6 +83,7 @@ impl Repository {
     /// # Errors
     /// `AlreadyExists` of the store when the same bytes are there under the same name.
     pub fn put_wal(&self, wal: &NewWal<'_>, frames: &WalFrames) -> Result<(Key, u64), RepoError> {
+        self.be_enrolled()?;
         wal_object::write(self.store.as_ref(), wal, frames)
     }
 
@@ -91,6 +92,7 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub fn create_wal(&self, wal: &NewWal<'_>) -> Result<WalWriter, RepoError> {
+        self.be_enrolled()?;
         WalWriter::begin(self.store.as_ref(), wal)
     }
 

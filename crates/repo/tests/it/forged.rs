@@ -1,12 +1,17 @@
 //! What was not signed by an agent of this repository, or lies under another's name, is never used.
 
-use refloat_repo::RepoError;
-use refloat_repo::layout::{self, Named};
-use refloat_repo::repository::{Protection, StoredWal};
-use refloat_store::{Key, Store as _};
+use std::sync::Arc;
 
-use super::opening::Home;
-use super::sample::{SYSTEM, fill, objects, put_backup, read_files, read_wal, wal_bytes, wal_name};
+use refloat_repo::crypt::random;
+use refloat_repo::layout::{self, Named};
+use refloat_repo::repository::{Protection, SourceDescription, StoredWal};
+use refloat_repo::{RepoError, Repository, StateDirectory};
+use refloat_store::{Key, Store as _, StoreErrorKind};
+use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
+use refloat_types::SourceName;
+
+use super::opening::{Home, never};
+use super::sample::{SYSTEM, fill, now, objects, put_backup, read_files, read_wal, wal_bytes, wal_name};
 
 fn protections() -> [Protection; 2] {
     [Protection::Passphrase("x".to_owned()), Protection::None]
@@ -49,8 +54,7 @@ fn nothing_of_another_repository_is_accepted() {
 }
 
 fn is_refusal(error: &RepoError) -> bool {
-    let ends_early =
-        |error: &refloat_store::StoreError| error.kind == refloat_store::StoreErrorKind::Truncated;
+    let ends_early = |error: &refloat_store::StoreError| error.kind == StoreErrorKind::Truncated;
     matches!(error, RepoError::UnknownOrigin { .. } | RepoError::Damaged { .. })
         || matches!(error, RepoError::Store(error) if ends_early(error))
 }
@@ -95,8 +99,90 @@ fn a_source_that_only_a_stranger_has_described_is_passed_over() {
         // Above a description of ours it is in its way.
         let above = layout::generation(&layout::source_generations(made.source), 2);
         home.store.put_new(&above, &bytes).unwrap();
-        let error = repository.usable_sources(&mut |_, _| {}).unwrap_err();
+        let error = repository.find_source(&"prod".parse().unwrap()).unwrap_err();
         assert!(is_refusal(&error), "{error:?}");
+    }
+}
+
+/// What is no description of ours: nothing, noise, too much, one of ours that is cut, and what says that a later release wrote it.
+fn junk(ours: &[u8]) -> [Vec<u8>; 5] {
+    let mut later = ours.to_vec();
+    later[8] = 2;
+    let cut = ours[..ours.len() - 3].to_vec();
+    [Vec::new(), vec![0x5a; 700], vec![0; (1 << 20) + 1], cut, later]
+}
+
+/// Whatever a stranger puts below `sources/` is in the way of the source that it lies in, and of no other.
+#[test]
+fn bytes_below_a_source_touch_no_other_source() {
+    let named = |name: &str| -> SourceName { name.parse().unwrap() };
+    for protection in protections() {
+        let home = Home::new();
+        let repository = home.init(protection).unwrap();
+        let made = fill(&repository);
+        let describe = |name: &str| {
+            let description = SourceDescription {
+                name: named(name),
+                kind: "postgres".to_owned(),
+                host: "db2".to_owned(),
+                data_directory: "/data".to_owned(),
+            };
+            repository.describe_source(None, &description, SYSTEM, now()).unwrap().id
+        };
+        let other = describe("other");
+        let at = |id, number| layout::generation(&layout::source_generations(id), number);
+        let ours = objects(&home.store).into_iter().find(|(key, _)| *key == at(other, 1)).unwrap().1;
+        for bytes in junk(&ours) {
+            // A source of its own, and what is no generation at all.
+            let strange = at(random::source_id(), 1);
+            let nothing: Key = format!("sources/{}/source/zzz", made.source).parse().unwrap();
+            home.store.put_new(&strange, &bytes).unwrap();
+            home.store.put_new(&nothing, &bytes).unwrap();
+            let mut told = Vec::new();
+            let usable = repository.usable_sources(&mut |key, _| told.push(key.clone())).unwrap();
+            assert!(usable.len() == 2 && told.iter().eq([&strange]), "{told:?}");
+            for (name, id) in [("prod", made.source), ("other", other)] {
+                assert_eq!(repository.find_source(&named(name)).unwrap().unwrap().id, id);
+            }
+            assert!(repository.find_source(&named("third")).is_err(), "that may be what cannot be read");
+            home.store.delete(&strange).unwrap();
+            home.store.delete(&nothing).unwrap();
+
+            // Above one of ours: that one is refused, whoever wants another gets it, and a new one can be described.
+            let above = at(other, 2);
+            home.store.put_new(&above, &bytes).unwrap();
+            let mut told = Vec::new();
+            let usable = repository.usable_sources(&mut |key, _| told.push(key.clone())).unwrap();
+            assert_eq!(usable.iter().map(|source| source.id).collect::<Vec<_>>(), [made.source]);
+            assert!(told.iter().eq([&above]), "{told:?}");
+            assert!(repository.find_source(&named("prod")).unwrap().is_some());
+            assert!(repository.find_source(&named("other")).is_err(), "never an older one instead");
+            assert!(repository.find_source(&named("third")).unwrap().is_none());
+            home.store.delete(&above).unwrap();
+        }
+    }
+}
+
+/// What a store does not answer says nothing of whose a source is.
+#[test]
+fn a_store_that_does_not_answer_makes_no_source_a_strangers() {
+    let home = Home::new();
+    let repository = home.init(Protection::None).unwrap();
+    let made = fill(&repository);
+    let prefix = layout::source_generations(made.source);
+    home.store.put_new(&layout::generation(&prefix, 2), b"not ours").unwrap();
+    for kind in [StoreErrorKind::Unreachable, StoreErrorKind::Denied, StoreErrorKind::Exhausted] {
+        for number in [1, 2] {
+            let plan = FaultPlan::new();
+            let store = Arc::new(Faulty::new(home.store.clone(), &plan));
+            let state = StateDirectory::new(home.state.path().join("first"));
+            let repository = Repository::open(store, state, None, now(), &mut || Ok(never())).unwrap();
+            plan.add(
+                Rule::new(On::Read, Effect::Refuse(kind)).key(layout::generation(&prefix, number).as_str()),
+            );
+            let error = repository.usable_sources(&mut |key, error| panic!("{key}: {error}")).unwrap_err();
+            assert!(matches!(&error, RepoError::Store(error) if error.kind == kind), "{error:?}");
+        }
     }
 }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use refloat_repo::crypt::identity::Identity;
+use refloat_repo::layout;
 use refloat_repo::repository::{Credentials, InitOptions, Protection};
 use refloat_repo::{RepoError, Repository, StateDirectory};
-use refloat_store::Store as _;
+use refloat_store::{Store as _, StoreErrorKind};
+use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
 use refloat_testkit::memory_store::Memory;
 use refloat_types::Explain as _;
 
-use super::sample::{self, expected_files, fill, now, read_files, read_wal};
+use super::sample::{self, SYSTEM, expected_files, fill, now, put_wal, read_files, read_wal};
 
 pub(crate) struct Home {
     pub(crate) store: Memory,
@@ -138,7 +140,7 @@ fn another_repository_in_the_same_place_is_refused() {
     assert!(home.open("b", Some(&first.fingerprint()), passphrase("same")).is_ok());
     // The repository object replaced behind a host that has opened the old one: another id, so it is unknown here and
     // the passphrase is asked for; with a pin it is refused.
-    let key = refloat_repo::layout::repository();
+    let key = layout::repository();
     let bytes = sample::objects(&other.store).into_iter().find(|(found, _)| *found == key).unwrap().1;
     home.store.damage(&key, |now| now.clone_from(&bytes));
     let pinned = home.open("first", Some(&first.fingerprint()), never);
@@ -163,7 +165,7 @@ fn what_is_no_repository_is_left_alone() {
 fn a_repository_of_a_later_format_is_refused_politely() {
     let home = Home::new();
     home.init(Protection::Passphrase("x".to_owned())).unwrap();
-    home.store.damage(&refloat_repo::layout::repository(), |bytes| bytes[8] = 2);
+    home.store.damage(&layout::repository(), |bytes| bytes[8] = 2);
     let error = refused(home.open("b", None, never));
     assert_eq!(error.to_string(), "\"repository\" has format 2; this release reads formats up to 1");
     assert_eq!(error.advice().code, "REP-003");
@@ -177,12 +179,79 @@ fn a_later_generation_of_recipients_stops_writing_and_not_reading() {
     let home = Home::new();
     let first = home.init(Protection::Passphrase("x".to_owned())).unwrap();
     let made = fill(&first);
-    let (_, mut later) = sample::objects(&home.store)
-        .into_iter()
-        .find(|(key, _)| *key == refloat_repo::layout::repository())
-        .unwrap();
+    let (_, mut later) =
+        sample::objects(&home.store).into_iter().find(|(key, _)| *key == layout::repository()).unwrap();
     later[8] = 2;
     home.store.put_new(&"keys/recipients/0000000002".parse().unwrap(), &later).unwrap();
     assert!(matches!(first.draw_key("backup", now()), Err(RepoError::NewerFormat { .. })));
     assert_eq!(read_files(&first, made.source, made.backup).unwrap(), expected_files());
+}
+
+/// What a store, or a process that ended, left undone when this host first opened the repository is made up for before
+/// anything is stored that this host signs.
+#[test]
+fn a_host_that_could_not_be_enrolled_at_first_is_before_it_writes() {
+    let kinds = [StoreErrorKind::Unreachable, StoreErrorKind::NoSpace, StoreErrorKind::Other];
+    let failures = kinds.map(Effect::Refuse).into_iter().map(Some).chain([Some(Effect::LoseAnswer), None]);
+    for failure in failures {
+        let home = Home::new();
+        let first = home.init(Protection::Passphrase("x".to_owned())).unwrap();
+        let made = fill(&first);
+        let plan = FaultPlan::new();
+        let open = |credentials: &dyn Fn() -> Credentials| {
+            let store = Arc::new(Faulty::new(home.store.clone(), &plan));
+            Repository::open(store, home.state("second"), None, now(), &mut || Ok(credentials())).unwrap()
+        };
+        if let Some(effect) = failure {
+            plan.add(Rule::new(On::Put, effect).key("agents/").first(2));
+        }
+        let second = open(&passphrase("x"));
+        // Reading needs no enrolment.
+        assert_eq!(read_files(&second, made.source, made.backup).unwrap(), expected_files());
+        let agent = second.agent();
+        if failure.is_none() {
+            // It ended right before that.
+            home.store.delete(&layout::agent(agent)).unwrap();
+            let noted = home.state.path().join(format!("second/repositories/{}", second.marker().id));
+            std::fs::remove_file(noted.join("enrolled.json")).unwrap();
+        }
+        drop(second);
+
+        let again = open(&never);
+        assert_eq!(again.agent(), agent, "it stays the same host");
+        let segment = vec![7_u8; 4096];
+        if matches!(failure, Some(Effect::Refuse(_))) {
+            put_wal(&again, &segment).unwrap_err();
+            assert_eq!(again.find_wal(SYSTEM, sample::wal_name()).unwrap().len(), 1, "nothing was stored");
+        }
+        let stored = put_wal(&again, &segment).unwrap();
+        // Who comes with nothing but the passphrase believes it.
+        let rescue = home.open("rescue", None, passphrase("x")).unwrap();
+        let head = rescue.read_wal_head(&stored).unwrap();
+        let mut read = Vec::new();
+        rescue
+            .read_wal(&head, &mut |piece| {
+                read.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(read, segment);
+        assert!(open(&never).was_enrolled(), "it is not asked for again");
+    }
+}
+
+/// A host that nothing enrols stores nothing that nobody would believe.
+#[test]
+fn a_host_that_cannot_be_enrolled_stores_nothing() {
+    let home = Home::new();
+    let first = home.init(Protection::None).unwrap();
+    fill(&first);
+    let second = home.open("second", None, || Credentials::Unencrypted).unwrap();
+    let count = sample::objects(&home.store).len();
+    let error = put_wal(&second, &vec![7_u8; 4096]).unwrap_err();
+    assert!(matches!(error, RepoError::NotEnrolled { .. }), "{error:?}");
+    let again = home.open("second", None, never).unwrap();
+    let error = again.put_owner(first.owner(first.own_sources().unwrap()[0]).unwrap().unwrap()).unwrap_err();
+    assert!(matches!(error, RepoError::NotEnrolled { .. }), "{error:?}");
+    assert_eq!(sample::objects(&home.store).len(), count);
 }

@@ -130,3 +130,46 @@ fn over_a_network_a_segment_is_used_while_it_comes() {
         memory.delete(&stored.key).unwrap();
     }
 }
+
+/// What lies in the state directory of a repository, its marker as it was kept, and where it says that it is from.
+fn kept(state: &Path, repository: &Repository) -> [std::path::PathBuf; 2] {
+    let directory = state.join(format!("repositories/{}/kept", repository.marker().id));
+    [directory.join("repository"), directory.join("from.json")]
+}
+
+#[test]
+fn what_was_kept_and_is_damaged_is_kept_anew() {
+    let (memory, plan, state) = (Memory::new(), FaultPlan::new(), tempfile::tempdir().unwrap());
+    let repository = repository(&memory, state.path(), &plan);
+    let segment = noise(1 << 16);
+    put_wal(&repository, &segment).unwrap();
+    for which in [0, 1] {
+        for damage in [&b""[..], b"{", &[0; 300]] {
+            repository.keep_as_seen().unwrap();
+            std::fs::write(&kept(state.path(), &repository)[which], damage).unwrap();
+            assert!(as_seen(&memory, state.path(), &plan, None).unwrap().is_none(), "it is opened in full");
+            // What whoever was opened in full does then.
+            repository.keep_as_seen().unwrap();
+            let seen = as_seen(&memory, state.path(), &plan, None).unwrap().expect("it was kept anew");
+            assert!(fetched(&seen).unwrap() == segment);
+        }
+    }
+}
+
+#[test]
+fn a_repository_that_was_made_anew_is_kept_in_the_place_of_the_old_one() {
+    // Which of the two directories is read first is chance: often enough each is.
+    for _ in 0..8 {
+        let (memory, plan, state) = (Memory::new(), FaultPlan::new(), tempfile::tempdir().unwrap());
+        repository(&memory, state.path(), &plan).keep_as_seen().unwrap();
+        // The same URL: what was there is deleted.
+        let anew = Memory::new();
+        let repository = repository(&anew, state.path(), &plan);
+        let segment = noise(1 << 16);
+        put_wal(&repository, &segment).unwrap();
+        repository.keep_as_seen().unwrap();
+        let seen = as_seen(&anew, state.path(), &plan, None).unwrap().expect("it was kept");
+        assert_eq!(seen.fingerprint(), repository.fingerprint());
+        assert!(fetched(&seen).unwrap() == segment);
+    }
+}

@@ -92,6 +92,10 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// The variables that say where the system's certificates are, where they lie in none of [`BUNDLES`]: the TLS library reads them
+/// itself. A process that is started for the same stores needs them too.
+pub const CERTIFICATE_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
 /// A client of its own that believes the system's certificates and those in `ca_file`.
 ///
 /// # Errors

@@ -75,8 +75,8 @@ fn look(
 /// The longest time from one full backup to the next, the one that is still to come included.
 fn between_fulls(opened: &Opened, now: Timestamp) -> Result<Option<Duration>, Failure> {
     let mut longest = None;
-    for source in opened.repository.list_sources()? {
-        let commits = opened.repository.list_commits(source.id, &mut |_, _| {})?;
+    for source in opened.repository.own_sources()? {
+        let commits = opened.repository.list_commits(source, &mut |_, _| {})?;
         let fulls = commits.iter().filter(|record| record.commit.kind == BackupType::Full);
         let mut ends: Vec<Timestamp> = fulls.map(|record| record.commit.finished).collect();
         if !ends.is_empty() {

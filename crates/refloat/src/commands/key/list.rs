@@ -96,7 +96,8 @@ fn look(opened: &Opened) -> Result<Listed, Failure> {
     };
     let generations = repository.list_generations(&mut |object, error| wrong(object, &error))?;
     let mut backups: BTreeMap<ObjectId, BTreeSet<String>> = BTreeMap::new();
-    for source in repository.list_sources()? {
+    let sources = repository.usable_sources(&mut |key, error| wrong(key.as_str(), &error))?;
+    for source in sources {
         let commits = repository.list_commits(source.id, &mut |key, error| wrong(key.as_str(), &error))?;
         for record in commits {
             let name = format!("{} {}", source_name(&source), record.commit.backup);

@@ -113,3 +113,52 @@ fn what_another_repositorys_hosts_have_signed_is_named_and_never_used() {
     prove(clone);
     ours.cluster.stop(StopMode::Fast);
 }
+
+/// Bytes that mean nothing, above what one source is called: that one is refused and named, every other goes on.
+#[test]
+fn what_covers_one_source_touches_no_other() {
+    let (site, backup) = filled("ours");
+    // A source of its own in the same repository, by another configuration of the same server.
+    let described: Vec<PathBuf> =
+        all(&site.repo()).into_iter().filter(|name| name.to_string_lossy().contains("/source/")).collect();
+    let [first] = described.as_slice() else { panic!("{described:?}") };
+    let other = site.path("other.toml");
+    let text = fs::read_to_string(&site.config).expect("reads").replace("[source.prod]", "[source.second]");
+    fs::write(&other, text).expect("writes");
+    site.cluster.owner().give(&other);
+    let second = |arguments: &[&str]| {
+        let mut command = site.cluster.owner().bare_command(env!("CARGO_BIN_EXE_refloat"));
+        super::site::run(command.arg("--config").arg(&other).args(arguments))
+    };
+    let run = second(&["backup", "second", "--type", "full", "--json"]).ends(0);
+    let kept = super::site::backup_id(&run.json()).expect("a backup");
+
+    let above = site.repo().join(first).with_file_name("0000000009");
+    fs::write(&above, b"nothing that anybody has signed").expect("writes");
+    site.cluster.owner().give(&above);
+    let listed = second(&["list"]).ends(0);
+    assert!(listed.stdout.contains(&kept) && !listed.stdout.contains(&backup), "{}", listed.stdout);
+    assert!(listed.stderr.contains("source prod cannot be used"), "{}", listed.stderr);
+    second(&["show", &kept]).ends(0);
+    second(&["backup", "second"]).ends(0);
+    let to = site.path("restored").display().to_string();
+    second(&["restore", "second", "--to", &to, "--target", "immediate", "--as", "copy", "--yes"]).ends(0);
+
+    let status = site.run(&["status", "--exit-code"]).ends(3);
+    assert!(status.stdout.contains("source prod cannot be used"), "{}", status.stdout);
+    assert!(!status.stdout.contains("no backup yet"), "{}", status.stdout);
+    let to = site.path("refused").display().to_string();
+    for arguments in [
+        &["list", "prod"][..],
+        &["backup", "prod"],
+        &["restore", "prod", "--to", &to, "--as", "copy", "--yes"],
+    ] {
+        let refused = site.run(arguments);
+        assert!(!matches!(refused.code, Some(0 | 3)), "{arguments:?} {}", refused.stdout);
+        assert!(refused.stderr.contains("REP-001"), "{arguments:?} {}", refused.stderr);
+    }
+    // Whoever takes it away again has all of it back.
+    fs::remove_file(&above).expect("removes");
+    site.run(&["show", &backup]).ends(0);
+    site.run(&["backup", "prod"]).ends(0);
+}

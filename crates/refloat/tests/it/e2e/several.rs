@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use refloat_testkit::cluster::{TestCluster, wait_until};
+use refloat_testkit::servers::S3sFs;
 use serde_json::Value;
 
 use super::site::{Run, Site, prove, start_restored};
@@ -170,6 +171,96 @@ fn what_is_not_remembered_is_found_by_the_next_backup() {
         repositories.iter().all(|one| one["timelines"][0]["behind_segments"] == 0)
     };
     assert!(wait_until(Duration::from_secs(60), nothing_lacks), "it never came");
+}
+
+/// A note that cannot be written is no reason to believe that nothing lacks.
+#[test]
+fn what_could_not_be_noted_is_looked_for_by_the_next_backup() {
+    let site = site(&[("second", "")], "");
+    site.cluster.psql("postgres", "create table t(n int)");
+    let notes = site.path("refloat-state").join("behind/prod");
+    let known = notes.join("known.json");
+    site.run(&["backup", "prod"]).ends(0);
+    assert!(known.exists());
+    let taken = notes.join("second.taken.json");
+    assert!(wait_until(Duration::from_secs(60), || !taken.exists() && !notes.join("second").exists()));
+
+    // What is known is not, once a note is lost.
+    let away = Away::take(&site, "second");
+    let nowhere = |name: &str| {
+        let wish = notes.join(name);
+        let _ = fs::remove_file(&wish);
+        std::os::unix::fs::symlink("/nowhere/at/all", &wish).expect("links");
+        wish
+    };
+    let wish = nowhere("second");
+    site.cluster.psql("postgres", "insert into t values (1)");
+    site.archive_all();
+    assert!(!known.exists(), "a lack is not noted");
+    away.back();
+    site.run(&["check"]);
+
+    // And it is not known as long as anything cannot be noted.
+    site.run(&["backup", "prod"]).ends(0);
+    assert!(!known.exists());
+    fs::remove_file(wish).expect("removes");
+    site.run(&["backup", "prod"]).ends(0);
+    assert!(known.exists());
+    let nothing_lacks = || {
+        let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+        let repositories = status["sources"][0]["repositories"].as_array().expect("repositories").clone();
+        repositories.iter().all(|one| one["timelines"][0]["behind_segments"] == 0)
+    };
+    assert!(wait_until(Duration::from_secs(60), nothing_lacks), "it never came");
+}
+
+/// What a repository is opened with may be in the environment alone: then the process that catches up has it too, and nothing
+/// else.
+#[test]
+fn secrets_of_the_environment_reach_what_catches_up() {
+    let Some(server) = S3sFs::start() else { return };
+    let mut site = Site::new(TestCluster::builder().checksums(true));
+    let text = fs::read_to_string(&site.config).expect("reads");
+    let text = text.replace("repositories = [\"local\"]", "repositories = [\"local\", \"bucket\"]");
+    let bucket = format!(
+        "\n[repository.bucket]\nmode = \"async\"\nurl = \"s3://{}/db1\"\nendpoint = \"{}\"\n\
+         credentials = {{ access_key_id = \"{}\", secret_access_key = {{ env = \"BUCKET_KEY\" }} }}\n\
+         encryption = {{ passphrase = {{ env = \"BUCKET_PASSPHRASE\" }} }}\n",
+        server.bucket("backups"),
+        server.endpoint(),
+        server.access_key()
+    );
+    fs::write(&site.config, text + &bucket).expect("writes");
+    let run = |arguments: &[&str]| {
+        let mut command = site.command(arguments);
+        command.env("BUCKET_KEY", server.secret_key()).env("BUCKET_PASSPHRASE", "correct horse battery 42");
+        super::site::run(&mut command)
+    };
+    run(&["init", "--key-kept"]).ends(0);
+    // The archiver has them too, as in a container.
+    let psql = |sql: &str| site.cluster.psql("postgres", sql);
+    let command = psql("show archive_command");
+    psql(&format!(
+        "alter system set archive_command = 'BUCKET_KEY=\"{}\" BUCKET_PASSPHRASE=\"correct horse battery 42\" {command}'",
+        server.secret_key()
+    ));
+    psql("select pg_reload_conf()");
+    psql("create table t(n int)");
+    run(&["backup", "prod"]).ends(0);
+    let there = || {
+        let rows = rows(&run(&["list", "prod", "--json"]).ends(0));
+        rows.iter().filter(|(name, _)| name == "bucket").count() == 1
+    };
+    assert!(wait_until(Duration::from_secs(60), there), "it never came");
+    // So does WAL that nobody but the archiver's process has sent on its way.
+    psql("insert into t values (1)");
+    site.archive_all();
+    let nothing_lacks = || {
+        let status = run(&["wal", "status", "prod", "--json"]).ends(0).json();
+        status["sources"][0]["repositories"][1]["timelines"][0]["behind_segments"] == 0
+    };
+    assert!(wait_until(Duration::from_secs(60), nothing_lacks), "WAL never came");
+    site.cluster.stop(refloat_testkit::cluster::StopMode::Fast);
 }
 
 #[test]
