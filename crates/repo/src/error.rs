@@ -222,7 +222,9 @@ impl Explain for RepoError {
             Self::NotEmpty { .. } => Advice::failed("REP-007", "nothing was written")
                 .hint("Choose an empty directory, or one that does not exist yet."),
             Self::NotEnrolled { .. } => {
-                Advice::failed("REP-008", unchanged).hint("Enrol this host, which is safe to repeat: refloat init")
+                Advice::failed("REP-008", unchanged)
+                    .hint("Enrol this host, which is safe to repeat: refloat init")
+                    .hint("Where this host cannot open the root key, by a token of the host that made the repository: refloat key invite")
             }
             Self::WrongPassphrase { .. } => Advice::failed("KEY-001", unchanged)
                 .hint("Compare with the recovery sheet; the passphrase is the one of this repository, printed by `refloat init`."),
