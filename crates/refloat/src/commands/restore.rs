@@ -1,9 +1,10 @@
 //! `restore`: what is asked for, decided; the plan; the restore; what comes next.
 //!
-//! `ask` reads the command line and refuses what cannot be meant, `place` says where and as whom, `tell` prints the plan
-//! and the next steps.
+//! `ask` reads the command line and refuses what cannot be meant, `choose` says out of which repository, `place` where and as
+//! whom, `tell` prints the plan and the next steps.
 
 mod ask;
+mod choose;
 mod place;
 mod refusal;
 mod tell;
@@ -21,7 +22,6 @@ use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
 use refloat_repo::Repository;
 use refloat_repo::crypt::random;
 use refloat_repo::repository::{SeenSource, SourceInfo};
-use refloat_store::Key;
 use refloat_types::{Clock as _, SystemIdentifier, TimelineId, WalFileName, WalSegmentSize};
 
 use self::ask::Asked;
@@ -30,7 +30,7 @@ use super::list::{commits_of, refuse_unknown, source_name};
 use crate::Outcome;
 use crate::context::{Context, Opened};
 use crate::error::{CliError, Failure};
-use crate::healing::{self, Healing};
+use crate::healing;
 use crate::operations::Operation;
 use crate::progress::Meter;
 use crate::render::can_ask;
@@ -191,95 +191,6 @@ impl Restore {
             }
         }
         result
-    }
-
-    /// Restores out of the first repository that is right; one that is not is healed where that can be. Answers which it was.
-    fn out_of_any(
-        &self,
-        context: &Context,
-        asked: &Asked,
-        place: &Place,
-        all: &[Opened],
-        operation: &mut Operation,
-    ) -> (usize, Result<Outcome, Failure>) {
-        let (mut first, mut cold) = (None, None);
-        let others = |opened: &Opened| all.iter().filter(|one| one.name != opened.name).collect::<Vec<_>>();
-        for (number, opened) in all.iter().enumerate() {
-            let others = others(opened);
-            for attempt in 0..2 {
-                let mut begun = false;
-                let last = number + 1 == all.len();
-                let of = (opened, others.as_slice());
-                let elsewhere = all.len() > 1;
-                let result = self.with(context, asked, place, of, operation, (elsewhere, &mut begun));
-                match result {
-                    // Each repository keeps its own past, and holds it warm or cold.
-                    Err(failure) if !begun && elsewhere && is_cold(&failure) => {
-                        context.out.warn(&format!("repository {}: {}", opened.name, failure.message));
-                        cold.get_or_insert(number);
-                        break;
-                    }
-                    Err(failure) if !begun && (!last || cold.is_some()) && is_elsewhere(&failure) => {
-                        let next = if last { "" } else { "; the next one is asked" };
-                        context.out.warn(&format!("repository {}: {}{next}", opened.name, failure.message));
-                        first.get_or_insert((number, Err(failure)));
-                        break;
-                    }
-                    Err(failure) if !begun && all.len() > 1 && healing::is_damage(&failure) => {
-                        let mends = Healing {
-                            of: opened,
-                            from: others.iter().map(|other| &other.repository).collect(),
-                            source: Some(&self.source),
-                            dry_run: self.dry_run,
-                        };
-                        let told = if attempt == 0 {
-                            mends.run(context, healing::small_objects(opened))
-                        } else {
-                            Vec::new()
-                        };
-                        if told.is_empty() || self.dry_run {
-                            context.out.warn(&format!("repository {}: {}", opened.name, failure.message));
-                            first.get_or_insert((number, Err(failure)));
-                            break;
-                        }
-                    }
-                    result => return (number, result),
-                }
-            }
-        }
-        // No other one has it at hand.
-        if let Some(number) = cold {
-            let opened = &all[number];
-            let of = (opened, others(opened));
-            let result = self.with(context, asked, place, (of.0, &of.1), operation, (false, &mut false));
-            return (number, result);
-        }
-        first.unwrap_or_else(|| {
-            (0, Err(CliError::usage("there is no repository", "Name one: -r NAME").into()))
-        })
-    }
-
-    /// Makes commits right that cannot be believed here: a restore would choose an older backup without a word.
-    fn mend_commits(
-        &self,
-        context: &Context,
-        (opened, others): From<'_>,
-        source: &SourceInfo,
-    ) -> Result<(), Failure> {
-        let mut wrong = Vec::new();
-        if !others.is_empty() {
-            opened.repository.list_commits(source.id, &mut |key, _| wrong.push(key.clone()))?;
-        }
-        if !wrong.is_empty() {
-            self.mend(context, (opened, others), wrong);
-        }
-        Ok(())
-    }
-
-    fn mend(&self, context: &Context, (opened, others): From<'_>, objects: Vec<Key>) {
-        let from = others.iter().map(|other| &other.repository).collect();
-        let mends = Healing { of: opened, from, source: Some(&self.source), dry_run: self.dry_run };
-        mends.run(context, objects);
     }
 
     fn with(
@@ -556,19 +467,6 @@ impl Restore {
         run_restore(plan, &meter, Some(&fetch))
             .map_err(|error| refusal::of_plan(context, &self.source, error))
     }
-}
-
-/// Whether it must be thawed first.
-fn is_cold(failure: &Failure) -> bool {
-    failure.code == "THA-001"
-}
-
-/// Whether another repository may have what this one has not. What this one knows of timelines, and of a gap before the target,
-/// is no such thing: one that is behind knows nothing of them, and would restore less without a word.
-fn is_elsewhere(failure: &Failure) -> bool {
-    const LACKS: [&str; 8] =
-        ["PIT-001", "PIT-002", "PIT-003", "PIT-004", "PIT-006", "PIT-009", "PIT-010", "RST-022"];
-    LACKS.contains(&failure.code)
 }
 
 /// Says what keeps the backup from being deleted while it is restored, where nothing does for long.

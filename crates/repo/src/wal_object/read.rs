@@ -54,6 +54,9 @@ pub fn read_head(
     head_of(&mut input, key, size, agent).map(|(head, _)| head)
 }
 
+/// The key to a WAL file; none where nothing is encrypted.
+type WalKey = Option<Arc<DataKey>>;
+
 /// Reads every byte of the object at `key` of `size` bytes, for whoever waits for it: gives each piece of the file, with its
 /// offset, to `place`, in no order and on several threads. `agent` finds the public key of the agent that signed it, `open`
 /// the key to what is behind the head.
@@ -65,7 +68,7 @@ pub(crate) fn place_all(
     store: &dyn Store,
     (key, size): (&Key, u64),
     agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
-    open: &dyn Fn(&WalHead) -> Result<Option<Arc<DataKey>>, RepoError>,
+    open: &dyn Fn(&WalHead) -> Result<WalKey, RepoError>,
     naming_key: &[u8; 32],
     place: &(dyn Fn(u64, &[u8]) -> io::Result<()> + Sync),
 ) -> Result<WalHead, RepoError> {

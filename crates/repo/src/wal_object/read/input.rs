@@ -33,8 +33,11 @@ enum From {
     /// The store, so many bytes at a time at least.
     Store(u64),
     /// Threads that read all of it: where the part of each ends, and what comes of it.
-    Threads(VecDeque<(u64, Receiver<Result<Vec<u8>, StoreError>>)>),
+    Threads(VecDeque<(u64, Receiver<Piece>)>),
 }
+
+/// Bytes that came, or why no more will.
+type Piece = Result<Vec<u8>, StoreError>;
 
 impl<'a> Input<'a> {
     /// The bytes of `key` from `at` on, of `size` in all; at least `ahead` are asked for at a time.
@@ -130,12 +133,7 @@ impl<'a> Input<'a> {
 }
 
 /// Reads a range in parts that may wait in memory, and sends on what comes until nobody takes it.
-fn bring_all(
-    store: &dyn Store,
-    key: &Key,
-    range: Range<u64>,
-    send: &dyn Fn(Result<Vec<u8>, StoreError>) -> bool,
-) {
+fn bring_all(store: &dyn Store, key: &Key, range: Range<u64>, send: &dyn Fn(Piece) -> bool) {
     let mut at = range.start;
     let mut is_wanted = true;
     while at < range.end && is_wanted {
