@@ -34,7 +34,8 @@ fn keys_are_locked(store: &Memory, home: &Home, report: &BackupReport, until: Ti
     let keys: BTreeSet<ObjectId> = record(home, report).packs.iter().map(|pack| pack.key).collect();
     assert!(!keys.contains(&ObjectId::NONE), "it is encrypted");
     for key in keys {
-        let end = store.lock_end(&layout::envelope(key), None).unwrap().unwrap();
+        let end =
+            store.lock_end(&layout::envelope(key), None).expect("it can be asked").expect("it is locked");
         assert!(end >= until, "key {key} is locked until {end}, not until {until}");
     }
 }
