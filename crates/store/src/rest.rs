@@ -39,10 +39,11 @@ impl Failed {
     pub(crate) fn new(kind: StoreErrorKind, text: impl Into<String>) -> Self {
         Self { kind, tag: String::new(), correct_offset: None, text: text.into(), retry_after: None }
     }
-    /// What a service answered, in its own words.
+    /// What a service answered, in its own words, unless they repeat who we are.
     pub(crate) fn answered(kind: StoreErrorKind, told: &Answered, tag: &str, said: &str) -> Self {
         let said =
             if tag.is_empty() || said.contains(tag) { said.to_owned() } else { format!("{tag}: {said}") };
+        let said = if told.repeats_who_we_are(&said) { String::new() } else { said };
         let said = shorten(&said);
         let said = said.trim_end_matches([':', ' ']);
         let text = match said {
@@ -76,11 +77,23 @@ impl From<reqwest::Error> for Failed {
     }
 }
 
+/// The token that a request was sent with, for its answer.
+#[derive(Clone)]
+pub(crate) struct SentAs(HeaderValue);
+
+/// Whether a text is about the header that says who we are. Some services repeat there what it held.
+pub(crate) fn is_about_authorization(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("authorization")
+}
+
 /// An answer, read whole.
+#[derive(Default)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Vec<u8>,
+    /// What stood in `Authorization`, where a token of ours did.
+    pub(crate) sent: Option<SentAs>,
 }
 
 impl Answered {
@@ -89,7 +102,19 @@ impl Answered {
         let status = response.status().as_u16();
         let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = wait.and_then(retry_after);
-        Ok(Self { status, retry_after, body: limited(response, LONGEST).await? })
+        let sent = response.extensions().get::<SentAs>().cloned();
+        Ok(Self { status, retry_after, body: limited(response, LONGEST).await?, sent })
+    }
+    /// Whether showing `said`, which was taken from this answer, might show the token that was sent. A part of one is told
+    /// from other text by nobody, so of an answer that holds it nothing is shown.
+    fn repeats_who_we_are(&self, said: &str) -> bool {
+        let token = self.sent.as_ref().and_then(|sent| sent.0.to_str().ok());
+        let token = token.map(|text| text.strip_prefix(tokens::SCHEME).unwrap_or(text).trim());
+        let is_in = |token: &&str| {
+            !token.is_empty()
+                && (said.contains(*token) || String::from_utf8_lossy(&self.body).contains(*token))
+        };
+        token.as_ref().is_some_and(is_in) || is_about_authorization(said)
     }
     /// The body as JSON; `Null` where it is none.
     pub(crate) fn json(&self) -> Json {
@@ -227,7 +252,9 @@ impl Rest {
         for (name, value) in &ask.headers {
             request = request.header(*name, value);
         }
-        Ok(request.send().await?)
+        let mut response = request.send().await?;
+        response.extensions_mut().insert(SentAs(bearer.clone()));
+        Ok(response)
     }
 
     /// Makes one call, of any number of requests, with its deadline.
@@ -298,4 +325,27 @@ pub(crate) fn folder(location: &Location) -> Result<Vec<String>, OpenError> {
         hint: "Use a path in UTF-8.".to_owned(),
     })?;
     Ok(text.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_shown_of_an_answer_that_repeats_the_token() {
+        let shown = |body: &str, said: &str| {
+            let sent = Some(SentAs(HeaderValue::from_static("Bearer hunter2/hunter3")));
+            let told = Answered { status: 502, body: body.as_bytes().to_vec(), sent, ..Answered::default() };
+            Failed::answered(StoreErrorKind::Unreachable, &told, "", said).text
+        };
+        assert_eq!(shown("no upstream", "no upstream"), "the service answered 502: no upstream");
+        let nothing = "the service answered 502";
+        assert_eq!(shown("no upstream for hunter2/hunter3", "no upstream for hunter2/hun"), nothing);
+        // JSON may write it otherwise than it was sent.
+        assert_eq!(shown("\"hunter2\\/hunter3\"", "hunter2/hunter3"), nothing);
+        assert_eq!(shown("", "Authorization: Basic aHVudGVyMg=="), nothing);
+        let unsent = Answered { status: 502, ..Answered::default() };
+        let told = Failed::answered(StoreErrorKind::Unreachable, &unsent, "busy", "");
+        assert_eq!(told.text, "the service answered 502: busy");
+    }
 }

@@ -6,7 +6,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value as Json, json};
 
 use crate::StoreErrorKind;
-use crate::rest::{Answered, Ask, Failed, Rest};
+use crate::rest::{Answered, Ask, Failed, Rest, is_about_authorization};
 
 /// The account's API and its files, which Dropbox keeps at two addresses.
 pub(super) struct Api {
@@ -124,8 +124,12 @@ pub(super) fn judge(answered: &Answered) -> Failed {
     // It ends in dots, of which there may be any number.
     let summary = summary.trim_end_matches(['.', '/']);
     let has = |words: &[&str]| summary.split('/').any(|part| words.contains(&part));
+    // A token that is none is a mistake in the request, there; the text repeats it.
+    let plain = if summary.is_empty() { answered.text() } else { String::new() };
+    if answered.status == 400 && (is_about_authorization(&plain) || plain.contains("access token")) {
+        return Failed::new(K::Denied, "the service answered 400: it takes the access token for none");
+    }
     let kind = match answered.status {
-        400 => K::Other,
         401 | 403 => K::Denied,
         // Answers of the function that was called.
         409 if has(&["too_many_write_operations", "too_many_requests", "internal_error", "reset"]) => {
@@ -152,7 +156,7 @@ pub(super) fn judge(answered: &Answered) -> Failed {
     };
     // Which right the app lacks.
     let scope = said.pointer("/error/required_scope").and_then(Json::as_str).unwrap_or_default();
-    let text = if summary.is_empty() { answered.text() } else { scope.to_owned() };
+    let text = if summary.is_empty() { plain } else { scope.to_owned() };
     let number = |at: &str| said.pointer(at).and_then(Json::as_u64);
     let correct_offset =
         number("/error/correct_offset").or_else(|| number("/error/lookup_failed/correct_offset"));
@@ -168,7 +172,7 @@ mod tests {
 
     fn judged(status: u16, summary: &str) -> (K, String) {
         let body = json!({ "error_summary": summary, "error": {} }).to_string().into_bytes();
-        let failed = judge(&Answered { status, retry_after: None, body });
+        let failed = judge(&Answered { status, body, ..Answered::default() });
         let error = failed.into_error("read", "k", "dropbox://x");
         (error.kind, error.source.to_string())
     }
@@ -195,15 +199,31 @@ mod tests {
         }
         assert_eq!(judged(401, "missing_scope/..").1, "the service answered 401: missing_scope");
         let body = b"{\"error_summary\":\"missing_scope/..\",\"error\":{\"required_scope\":\"files.content.write\"}}";
-        let lacking = Answered { status: 401, retry_after: None, body: body.to_vec() };
+        let lacking = Answered { status: 401, body: body.to_vec(), ..Answered::default() };
         let said = judge(&lacking).into_error("read", "k", "x").source.to_string();
         assert_eq!(said, "the service answered 401: missing_scope: files.content.write");
-        let page = Answered { status: 502, retry_after: None, body: b"<html>hunter2</html>".to_vec() };
+        let body = b"<html>hunter2</html>".to_vec();
+        let page = Answered { status: 502, body, ..Answered::default() };
         let said = judge(&page).into_error("read", "k", "x").source.to_string();
         assert_eq!(said, "the service answered 502");
-        let plain = Answered { status: 400, retry_after: None, body: b"Error in call to\n API".to_vec() };
+        let body = b"Error in call to\n API".to_vec();
+        let plain = Answered { status: 400, body, ..Answered::default() };
         let said = judge(&plain).into_error("read", "k", "x").source.to_string();
         assert_eq!(said, "the service answered 400: Error in call to API");
+        for body in [
+            "Error in call to API function \"files/upload\": Invalid authorization value in HTTP header \
+             \"Authorization\": \"Bearer hunter2\". Expecting \"Bearer <access token>\".",
+            "Error in call to API function \"files/upload\": The given OAuth 2 access token is malformed.",
+        ] {
+            let body = body.as_bytes().to_vec();
+            let error = judge(&Answered { status: 400, body, ..Answered::default() });
+            let error = error.into_error("read", "k", "x");
+            assert_eq!(error.kind, K::Denied);
+            assert_eq!(
+                error.source.to_string(),
+                "the service answered 400: it takes the access token for none"
+            );
+        }
     }
 
     #[test]

@@ -228,7 +228,7 @@ mod tests {
         let judged = |status: u16, reason: &str| {
             let errors = json!([{ "domain": "global", "reason": reason, "message": "No." }]);
             let body = json!({ "error": { "code": status, "message": "No.", "errors": errors } });
-            judge(&Answered { status, retry_after: None, body: body.to_string().into_bytes() })
+            judge(&Answered { status, body: body.to_string().into_bytes(), ..Answered::default() })
         };
         for (status, reason, kind) in [
             (403, "userRateLimitExceeded", K::Unreachable),

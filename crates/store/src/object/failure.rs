@@ -58,6 +58,12 @@ fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     rest.split_once('"').map(|(value, _)| value).filter(|value| !value.is_empty())
 }
 
+/// Whether text that is no answer of a store may hold what a request was sent with: a token, or a signature in an address.
+fn repeats_a_request(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["authorization", "bearer ", "x-amz-security-token", "sig="].iter().any(|part| text.contains(part))
+}
+
 /// What the store said, in words.
 fn told(error: &opendal::Error, answer: &Answer) -> String {
     if let Some((why, _)) = &answer.trouble {
@@ -70,6 +76,8 @@ fn told(error: &opendal::Error, answer: &Answer) -> String {
         (None, Some(text)) => shorten(text),
         // Pages of proxies and the like tell nothing.
         (None, None) if message.trim_start().starts_with('<') => String::new(),
+        // What is between repeats a request here and there, and with it a token.
+        (None, None) if repeats_a_request(message) => String::new(),
         (None, None) => shorten(message),
     };
     let cause = std::error::Error::source(error).map(super::transport::chain).map(|text| shorten(&text));
@@ -204,6 +212,12 @@ mod tests {
             said(ErrorKind::Unexpected, "<html><body>Bad Gateway</body></html>", 502),
             (K::Unreachable, "the store answered 502".to_owned())
         );
+        for body in ["bad header Authorization: Bearer hunter2", "no route to /c/k?sv=2&sig=hunter2"] {
+            assert_eq!(
+                said(ErrorKind::Unexpected, body, 400),
+                (K::Other, "the store answered 400".to_owned())
+            );
+        }
         for (status, kind) in [
             (429, K::Unreachable),
             (408, K::Unreachable),

@@ -53,7 +53,8 @@ impl ProvideCredential for WebIdentity {
         let response = context.http_send(request).await?;
         let text = String::from_utf8_lossy(response.body()).into_owned();
         if !response.status().is_success() {
-            let said = element(&text, "Message").or_else(|| element(&text, "Code")).unwrap_or_default();
+            let said = element(&text, "Message").filter(|said| !said.contains(token.trim()));
+            let said = said.or_else(|| element(&text, "Code")).unwrap_or_default();
             let error = Error::credential_invalid(format!(
                 "STS gave no keys for role {}: it answered {}: {said}",
                 self.role,

@@ -13,6 +13,9 @@ use crate::object::transport::chain;
 use crate::object::web_identity::form;
 use crate::settings::{FetchKeys, Keys};
 
+/// What stands before a token in `Authorization`.
+pub(super) const SCHEME: &str = "Bearer ";
+
 /// A token that holds no longer than this is not used for another call.
 const BEFORE: Duration = Duration::from_secs(60);
 
@@ -111,8 +114,18 @@ impl Tokens {
     }
 }
 
+/// Takes a token for use. One that cannot be one is not sent: services repeat what they cannot read.
 fn held(token: &str, seconds: Option<u64>) -> Result<Held, Failed> {
-    let text = Zeroizing::new(format!("Bearer {}", token.trim()));
+    let token = token.trim();
+    if token.is_empty() {
+        return Err(denied("the access token is empty: what should give one gives nothing"));
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let text = "the access token holds a space, a line break or a character that is not ASCII, and is not sent: \
+                    what should give one gives more than the token alone";
+        return Err(denied(text));
+    }
+    let text = Zeroizing::new(format!("{SCHEME}{token}"));
     let mut value = HeaderValue::from_str(&text).map_err(|_| denied("the access token is no text"))?;
     value.set_sensitive(true);
     let lasting = |seconds| {
@@ -120,4 +133,20 @@ fn held(token: &str, seconds: Option<u64>) -> Result<Held, Failed> {
         Instant::now().checked_add(all.saturating_sub(BEFORE).max(all / 2))
     };
     Ok(Held { value, until: seconds.and_then(lasting) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_a_token_is_refused_and_not_shown() {
+        assert_eq!(held(" abc.d-e_f/g+h= \n", None).ok().unwrap().value, "Bearer abc.d-e_f/g+h=");
+        for text in ["hunter2 hunter3", "hunter2\nhunter3", "hunter2\thunter3", "hunter2\u{e9}", " \n"] {
+            let error = held(text, None).err().unwrap().into_error("read", "k", "x");
+            assert_eq!(error.kind, StoreErrorKind::Denied, "{text:?}");
+            assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
+            assert!(error.source.to_string().starts_with("the access token "), "{error:?}");
+        }
+    }
 }

@@ -157,6 +157,27 @@ fn an_access_token_alone_is_read_again_when_it_has_expired() {
 }
 
 #[test]
+fn what_is_no_token_is_refused_and_never_shown() {
+    let double = DropboxDouble::start();
+    let refused = |token: &str| {
+        let store = store_at("dropbox://x", &settings(double.endpoint(), &[("access_token", token)]));
+        let error = store.head(&key("x")).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Denied, "{}", error.source);
+        assert!(!format!("{error} {error:?}").contains("hunter"), "{error:?}");
+        error.source.to_string()
+    };
+    // Dropbox repeats what it cannot read.
+    let said = refused("{\"access_token\":\"hunter2\"}");
+    assert_eq!(said, "the service answered 400: it takes the access token for none");
+    assert_eq!(double.requests("POST /2/"), 1);
+    for token in ["hunter2 hunter3", "# a comment\nhunter2"] {
+        let said = refused(token);
+        assert!(said.starts_with("the access token holds a space, a line break or "), "{said}");
+    }
+    assert_eq!(double.requests("POST /2/"), 1, "nothing was sent");
+}
+
+#[test]
 fn it_waits_as_long_as_it_is_asked_to() {
     let double = DropboxDouble::start();
     let store = resilient(&double);

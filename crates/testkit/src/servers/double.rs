@@ -58,6 +58,13 @@ impl Tokens {
             _ => Token::Wrong,
         }
     }
+    /// What was sent where a token should stand, if it cannot be one by its characters.
+    pub(super) fn unreadable(request: &Request) -> Option<&str> {
+        let sent = request.header("authorization").unwrap_or_default();
+        let token = sent.strip_prefix("Bearer ").unwrap_or_default();
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        (token.is_empty() || !token.bytes().all(is_good)).then_some(sent)
+    }
     /// Exchanges a refresh token, as RFC 6749 has it.
     pub(super) fn exchange(&mut self, request: &Request) -> Reply {
         let refuse = |error: &str, status| {

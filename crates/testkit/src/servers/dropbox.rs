@@ -165,6 +165,14 @@ impl State {
         if request.method != "POST" {
             return malformed(function, "your request must be a POST");
         }
+        // As Dropbox does, it repeats what it cannot read.
+        if let Some(sent) = Tokens::unreadable(request) {
+            let told = format!(
+                "Invalid authorization value in HTTP header \"Authorization\": \"{sent}\". \
+                 Expecting \"Bearer <access token>\"."
+            );
+            return malformed(function, &told);
+        }
         let unauthorised = |tag: &str| {
             Reply::json(401, &json!({ "error_summary": format!("{tag}/.."), "error": { ".tag": tag } }))
         };
