@@ -264,6 +264,17 @@ impl Named {
     }
 }
 
+/// Whether nobody but us gives an object such a name: what is left of an object's creation may be cleared by it, also where
+/// others use the same place.
+pub fn is_only_ours(key: &Key) -> bool {
+    match Named::parse(key) {
+        // A word that anybody may use.
+        Some(Named::Repository) => false,
+        Some(_) => true,
+        None => kit_number(key).is_some(),
+    }
+}
+
 /// A generation of a pin.
 pub fn pin(id: ObjectId, number: u64) -> Key {
     generation(&format!("{PINS}{id}/"), number)
@@ -356,6 +367,21 @@ mod tests {
             Named::Kit(3),
         ] {
             assert_eq!(Named::parse(&named.key()), Some(named), "{}", named.key());
+        }
+    }
+
+    #[test]
+    fn what_others_may_have_named_is_not_only_ours() {
+        let id = ObjectId([0xab; 16]);
+        let wal = wal(SystemIdentifier(7), "0000000100000A2B000000FE".parse().expect("a name"), &[1; 16]);
+        let kit: Key = "rescue/0000000003/refloat-x86_64".parse().expect("a key");
+        for key in [pack(id), wal, kit, pin(id, 1), envelope(id)] {
+            assert!(is_only_ours(&key), "{key}");
+        }
+        for text in
+            ["repository", "packs/1", "packs/aa/dump", "wal/x/y", "dumps/1", "rescue/3/kit", "check/1"]
+        {
+            assert!(!is_only_ours(&text.parse().expect("a key")), "{text}");
         }
     }
 

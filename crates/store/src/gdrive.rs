@@ -296,11 +296,12 @@ impl Store for GdriveStore {
         })
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
         let (mut seen, mut others, mut newest) = (Seen::default(), Vec::new(), Timestamp::UNIX_EPOCH);
         self.walk("clean", "", &mut |key, file| {
             newest = newest.max(file.created);
-            if !seen.insert(&key) {
+            // Two files of one name are no mistake of whoever else uses the folder.
+            if is_ours(&key) && !seen.insert(&key) {
                 others.push((key, file));
             }
             ControlFlow::Continue(())

@@ -445,9 +445,9 @@ impl Store for ObjectStore {
         Ok(None)
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
         match &self.inner.signed {
-            Some(signed) if !self.inner.options.read_only => abandoned::clear(signed),
+            Some(signed) if !self.inner.options.read_only => abandoned::clear(signed, is_ours),
             _ => Ok(0),
         }
     }

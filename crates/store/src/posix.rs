@@ -262,7 +262,7 @@ impl Store for PosixStore {
         Ok(Some(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) }))
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+    fn clear_abandoned(&self, _is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
         Ok(self.clean_temporary(FOREIGN_FILES_AGE)?.removed)
     }
 }

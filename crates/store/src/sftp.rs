@@ -402,7 +402,7 @@ impl Store for SftpStore {
         })
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+    fn clear_abandoned(&self, _is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
         let now = self.inner.call(("clean", ""), 0, async move |inner, session| inner.now(&session).await)?;
         let (mut removed, mut pending) = (0, vec![String::new()]);
         while let Some(directory) = pending.pop() {

@@ -103,9 +103,13 @@ pub trait Store: Send + Sync {
     /// Removes what writers that died left behind below no object's name (temporary files, unfinished uploads), never
     /// what a living writer holds. Answers how many. A store where nothing can be left behind does nothing.
     ///
+    /// Others may use the place too: where what is left behind bears an object's name, and nothing else tells whose it is,
+    /// only names that `is_ours` knows are touched.
+    ///
     /// # Errors
     /// When the store cannot be walked or written.
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
+        let _ = is_ours;
         Ok(0)
     }
 
@@ -243,8 +247,8 @@ macro_rules! forward_store {
             fn space(&self) -> Result<Option<Space>, StoreError> {
                 (**self).space()
             }
-            fn clear_abandoned(&self) -> Result<u64, StoreError> {
-                (**self).clear_abandoned()
+            fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
+                (**self).clear_abandoned(is_ours)
             }
             fn immutability(&self) -> Result<Immutability, StoreError> {
                 (**self).immutability()

@@ -462,7 +462,7 @@ impl Store for WebdavStore {
         Ok(None)
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
+    fn clear_abandoned(&self, _is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
         let probe = temporary(&self.inner.root);
         let now = self.inner.call(("clean", ""), 0, async move |inner| {
             inner.send_file(&probe, Bytes::new()).await?;

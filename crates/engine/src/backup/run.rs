@@ -206,7 +206,7 @@ fn prepare<'a>(
     turn::by_others(request, &guard, source, now)?;
     let mut header = leftovers::header(request, control.system_identifier);
     let (crashed, cleared_packs) = leftovers::survey(repository, source, lock, &guard, &header)?;
-    let abandoned = match repository.store().clear_abandoned() {
+    let abandoned = match repository.store().clear_abandoned(layout::is_only_ours) {
         // Where this host may only add, the store's own rules clear what was never finished.
         Err(error) if error.is_denied() => 0,
         other => other.map_err(RepoError::from)?,

@@ -2,6 +2,9 @@
 //!
 //! Only what is a day old by the store's clock is cleared: no upload of ours lives that long, and one whose process was
 //! stopped in between fails, which it reports. What credentials may not list or abort is left to the bucket's lifecycle.
+//!
+//! Other programs may use the bucket, and our prefix too, above all where we have none; nothing of an upload but its key tells
+//! whose it is. So the caller says which keys can be ours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +27,8 @@ struct Upload {
     begun: Timestamp,
 }
 
-/// Clears them below our prefix; answers how many.
-pub(super) fn clear(signed: &Arc<Signed>) -> Result<u64, StoreError> {
+/// Clears them below our prefix, of objects that `is_ours` knows; answers how many.
+pub(super) fn clear(signed: &Arc<Signed>, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
     let mut cleared = 0;
     let mut after: Option<(String, String)> = None;
     let mut again = Again::new(signed.limit());
@@ -50,7 +53,8 @@ pub(super) fn clear(signed: &Arc<Signed>) -> Result<u64, StoreError> {
         // Without the store's clock nothing is known to be old.
         let Some(now) = date(&headers) else { return Ok(cleared) };
         let uploads = elements(&text, "Upload").into_iter().filter_map(|one| upload(one, signed.prefix()));
-        for upload in uploads.filter(|upload| now.duration_since(upload.begun).as_secs() >= DAY) {
+        let is_old = |upload: &Upload| now.duration_since(upload.begun).as_secs() >= DAY;
+        for upload in uploads.filter(|upload| is_ours(&upload.key) && is_old(upload)) {
             match abort(signed, &upload) {
                 Ok(was_there) => cleared += u64::from(was_there),
                 Err(error) if error.is_retryable() => return Err(error),

@@ -163,8 +163,8 @@ impl<S: Store, G: Gate> Store for Around<S, G> {
         self.call(("measure the space of", ""), NOTHING, || self.inner.space())
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
-        self.call(("clean", ""), NOTHING, || self.inner.clear_abandoned())
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
+        self.call(("clean", ""), NOTHING, || self.inner.clear_abandoned(is_ours))
     }
 
     fn immutability(&self) -> Result<Immutability, StoreError> {

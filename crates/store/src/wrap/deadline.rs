@@ -201,8 +201,8 @@ impl<S: Store + 'static> Store for Deadline<S> {
         self.run(("measure the space of", ""), 0, Store::space)
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
-        self.run(("clean", ""), 0, Store::clear_abandoned)
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
+        self.run(("clean", ""), 0, move |inner| inner.clear_abandoned(is_ours))
     }
 
     fn immutability(&self) -> Result<Immutability, StoreError> {

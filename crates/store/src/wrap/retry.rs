@@ -203,8 +203,8 @@ impl<S: Store> Store for Retry<S> {
         self.run(|_| self.inner.space())
     }
 
-    fn clear_abandoned(&self) -> Result<u64, StoreError> {
-        self.run(|_| self.inner.clear_abandoned())
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
+        self.run(|_| self.inner.clear_abandoned(is_ours))
     }
 
     fn immutability(&self) -> Result<Immutability, StoreError> {

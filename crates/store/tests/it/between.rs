@@ -326,25 +326,41 @@ fn unfinished_uploads_of_ours_that_are_old_are_cleared() {
     let Some(server) = Moto::start() else { return };
     let bucket = server.bucket("uploads");
     let begin = |name: &str| server.must("POST", &format!("/{bucket}/{name}?uploads"), &[], "");
-    for name in ["x/packs/aa/1", "x/packs/bb/2", "x/no%20key", "xy/packs/aa/1"] {
+    for name in ["x/packs/aa/1", "x/packs/bb/2", "x/no%20key", "xy/packs/aa/1", "x/dumps/1", "packs/cc/3"] {
         begin(name);
     }
+    let is_ours = |key: &Key| key.as_str().starts_with("packs/");
     let keys = [("access_key_id", server.access_key()), ("secret_access_key", server.secret_key())];
     let url = format!("s3://{bucket}/x");
-    let young = begun_before(server.port(), |number| if number == 0 { 25 } else { 23 });
+    let young = begun_before(server.port(), |_| 23);
+    let old = begun_before(server.port(), |_| 25);
     let left = || {
         let text = server.must("GET", &format!("/{bucket}?uploads"), &[], "");
-        text.matches("<Upload>").count()
+        let mut keys: Vec<String> = text
+            .split("<Key>")
+            .skip(1)
+            .map(|part| part.split("</Key>").next().unwrap_or_default().to_owned())
+            .collect();
+        keys.sort();
+        keys
     };
-    assert_eq!(store(&url, &settings(&young.endpoint(), &keys)).clear_abandoned().unwrap(), 1);
-    assert_eq!(left(), 3, "what may still be written stays");
-    assert_eq!(store(&url, &settings(&server.endpoint(), &keys)).clear_abandoned().unwrap(), 1);
-    assert_eq!(left(), 2, "what is none of ours stays");
+    assert_eq!(store(&url, &settings(&young.endpoint(), &keys)).clear_abandoned(is_ours).unwrap(), 0);
+    assert_eq!(left().len(), 6, "what may still be written stays");
+    assert_eq!(store(&url, &settings(&old.endpoint(), &keys)).clear_abandoned(is_ours).unwrap(), 2);
+    assert_eq!(
+        left(),
+        ["packs/cc/3", "x/dumps/1", "x/no key", "xy/packs/aa/1"],
+        "of others, or none of ours"
+    );
+    // At the top of the bucket, whose other uploads are none of a repository's.
+    let top = format!("s3://{bucket}");
+    assert_eq!(store(&top, &settings(&old.endpoint(), &keys)).clear_abandoned(is_ours).unwrap(), 1);
+    assert_eq!(left(), ["x/dumps/1", "x/no key", "xy/packs/aa/1"]);
     // Whoever may not look leaves it.
     let denied = Between::before(server.port(), |seen| match seen.target.contains("uploads") {
         true => Act::Answer(403, "<Error><Code>AccessDenied</Code></Error>".to_owned()),
         false => Act::Pass,
     });
     let whole = store(&format!("s3://{bucket}"), &settings(&denied.endpoint(), &keys));
-    assert_eq!(whole.clear_abandoned().unwrap(), 0);
+    assert_eq!(whole.clear_abandoned(is_ours).unwrap(), 0);
 }

@@ -102,7 +102,7 @@ fn s3_of_garage_that_ignores_conditions() {
     for (hours, cleared) in [(|_| 23, 0), (|_| 25, 1), (|_| 25, 0)] as [(fn(usize) -> u64, u64); 3] {
         let late = begun_before(server.port(), hours);
         let settings = StoreSettings { endpoint: Some(late.endpoint()), ..settings.clone() };
-        assert_eq!(open(&format!("{bucket}/dead"), &settings).clear_abandoned().unwrap(), cleared);
+        assert_eq!(open(&format!("{bucket}/dead"), &settings).clear_abandoned(|_| true).unwrap(), cleared);
     }
 }
 

@@ -300,11 +300,15 @@ fn a_second_file_that_its_writer_left_is_destroyed_after_a_day() {
     let store = store(&double);
     store.put_new(&key("a"), b"a").unwrap();
     store.put_new(&key("b"), b"b").unwrap();
+    store.put_new(&key("notes"), b"another's").unwrap();
     let (old, young) = (double.put_beside("a", b"left"), double.put_beside("b", b"left"));
+    let foreign = double.put_beside("notes", b"another's as well");
     let objects = [double.ids_of("a").remove(0), double.ids_of("b").remove(0)];
-    objects.iter().for_each(|id| double.age_one(id, 200_000));
+    objects.iter().chain([&double.ids_of("notes")[0]]).for_each(|id| double.age_one(id, 200_000));
     double.age_one(&old, 90_000);
-    assert_eq!(store.clear_abandoned().unwrap(), 1);
+    double.age_one(&foreign, 90_000);
+    assert_eq!(store.clear_abandoned(|key| key.as_str() != "notes").unwrap(), 1);
+    assert_eq!(double.ids_of("notes").len(), 2, "what cannot be ours stays");
     assert_eq!(double.ids_of("a"), [objects[0].clone()]);
     assert_eq!(double.ids_of("b"), [objects[1].clone(), young]);
 }

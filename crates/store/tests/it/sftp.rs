@@ -226,7 +226,7 @@ fn what_writers_left_is_cleared_after_a_day() {
         let time = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
         file.set_modified(time).unwrap();
     }
-    assert_eq!(store.clear_abandoned().unwrap(), 1);
+    assert_eq!(store.clear_abandoned(|_| true).unwrap(), 1);
     assert!(!place.join(".refloat-sftp-1-old").exists() && place.join(".refloat-sftp-1-new").exists());
     assert_eq!(names(&store), ["a/b", "a/old-object"]);
 }
