@@ -43,6 +43,8 @@ pub enum On {
     Delete,
     /// `space`.
     Space,
+    /// `clear_abandoned`.
+    Clear,
     /// All of them.
     Any,
 }
@@ -122,7 +124,7 @@ struct State {
     /// Bytes that may be stored in all; `None` for any number.
     space: Option<u64>,
     used: u64,
-    calls: u64,
+    calls: Vec<On>,
 }
 
 impl FaultPlan {
@@ -146,7 +148,11 @@ impl FaultPlan {
     }
     /// How many calls were made, whatever became of them.
     pub fn calls(&self) -> u64 {
-        self.lock().calls
+        self.lock().calls.len() as u64
+    }
+    /// How many calls of this kind were made, whatever became of them.
+    pub fn calls_of(&self, on: On) -> usize {
+        self.lock().calls.iter().filter(|one| **one == on).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -156,7 +162,7 @@ impl FaultPlan {
     /// Counts a call and says what becomes of it.
     fn decide(&self, on: On, key: &str) -> Option<Effect> {
         let mut state = self.lock();
-        state.calls += 1;
+        state.calls.push(on);
         let mut effect = None;
         for rule in &mut state.rules {
             if (rule.on == on || rule.on == On::Any) && key.contains(&rule.key_contains) {

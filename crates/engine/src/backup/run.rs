@@ -14,7 +14,7 @@ use refloat_repo::crypt::seal::DataKey;
 use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
 use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
-use refloat_repo::{RepoError, Repository, layout};
+use refloat_repo::{Repository, layout};
 use refloat_store::Store;
 use refloat_types::{BackupId, Lsn, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
 
@@ -206,11 +206,7 @@ fn prepare<'a>(
     turn::by_others(request, &guard, source, now)?;
     let mut header = leftovers::header(request, control.system_identifier);
     let (crashed, cleared_packs) = leftovers::survey(repository, source, lock, &guard, &header)?;
-    let abandoned = match repository.store().clear_abandoned(layout::is_only_ours) {
-        // Where this host may only add, the store's own rules clear what was never finished.
-        Err(error) if error.is_denied() => 0,
-        other => other.map_err(RepoError::from)?,
-    };
+    let abandoned = clear_abandoned(repository, &request.repository_name);
     if cleared_packs + abandoned > 0 {
         let cleared_packs = cleared_packs + abandoned;
         notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
@@ -236,6 +232,21 @@ fn prepare<'a>(
         notes,
         cleared_packs,
     })
+}
+
+/// Clears what died before it was an object, and answers how much. Whatever keeps it from that is no reason to fail a backup:
+/// the next one tries again, and a store that is really away is found out by what the backup has to do there.
+fn clear_abandoned(repository: &Repository, name: &str) -> u64 {
+    match repository.store().clear_abandoned(layout::is_only_ours) {
+        Ok(cleared) => cleared,
+        // Where this host may only add, the store's own rules clear what was never finished.
+        Err(error) if error.is_denied() => 0,
+        Err(error) => {
+            let cause = &error.source;
+            tracing::warn!(repository = name, %error, %cause, "what was never finished stays until the next backup");
+            0
+        }
+    }
 }
 
 /// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
@@ -382,6 +393,10 @@ fn copy_and_commit(
     let (mut report, names) = commit(request, prepared, &start, (choice, held), copied, began)?;
     report.notes.extend(history_notes);
     report.others = others::bring(request, prepared, &report, &names);
+    // Behind the commit, so that one that is slow to answer holds up nothing, and one that failed is not asked at all.
+    let brought = request.others.iter().zip(&report.others).filter(|(_, brought)| brought.failed.is_none());
+    report.cleared_packs +=
+        brought.map(|(other, _)| clear_abandoned(other.repository, &other.name)).sum::<u64>();
     Ok(report)
 }
 

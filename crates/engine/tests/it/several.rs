@@ -161,6 +161,34 @@ fn one_that_fails_keeps_nobody_waiting_and_catches_up() {
 }
 
 #[test]
+fn what_died_is_cleared_in_each_repository_and_nothing_fails_where_it_is_not() {
+    let cluster = TestCluster::builder().setting("autovacuum", "off").build();
+    quiet(&cluster);
+    let (mut first, second, clock) = (home(encrypted()), home(encrypted()), clock());
+    let (plan, other_plan) = (FaultPlan::new(), FaultPlan::new());
+    let inner: Arc<dyn Store> = Arc::clone(first.repository.store());
+    first.repository = reopened(&first, Arc::new(Faulty::new(inner, &plan)));
+    let inner: Arc<dyn Store> = Arc::clone(second.repository.store());
+    let other = reopened(&second, Arc::new(Faulty::new(inner, &other_plan)));
+    for kind in [StoreErrorKind::Unreachable, StoreErrorKind::Other, StoreErrorKind::ReadOnly] {
+        for plan in [&plan, &other_plan] {
+            plan.clear();
+            plan.add(Rule::new(On::Clear, Effect::Refuse(kind)));
+        }
+        let report = make(&cluster, &first, &[("second", &other)], &clock);
+        assert!(report.others[0].failed.is_none(), "{kind:?}: {:?}", report.others[0].failed);
+    }
+    assert_eq!((plan.calls_of(On::Clear), other_plan.calls_of(On::Clear)), (3, 3));
+    assert_eq!(backups(&first.repository).len(), 3);
+    assert_eq!(backups(&first.repository), backups(&second.repository));
+    // One that does not have the backup is not asked.
+    other_plan.add(Rule::new(On::Any, Effect::Refuse(StoreErrorKind::Unreachable)).key("packs/"));
+    let report = make(&cluster, &first, &[("second", &other)], &clock);
+    assert!(report.others[0].failed.is_some());
+    assert_eq!((plan.calls_of(On::Clear), other_plan.calls_of(On::Clear)), (4, 3));
+}
+
+#[test]
 fn a_copy_takes_what_is_missing_and_nothing_twice() {
     let cluster = TestCluster::builder().setting("autovacuum", "off").build();
     cluster.pgbench_init(5);

@@ -219,6 +219,12 @@ impl<S: Store + 'static> Store for Faulty<S> {
         self.end(effect, "measure the space of", "", space)
     }
 
+    fn clear_abandoned(&self, is_ours: fn(&Key) -> bool) -> Result<u64, StoreError> {
+        let effect = self.begin(On::Clear, "clean", "")?;
+        let cleared = if effect == Some(Effect::Lie) { 0 } else { self.inner.clear_abandoned(is_ours)? };
+        self.end(effect, "clean", "", cleared)
+    }
+
     fn immutability(&self) -> Result<Immutability, StoreError> {
         self.inner.immutability()
     }
