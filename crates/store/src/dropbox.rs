@@ -23,7 +23,7 @@ use self::hash::ContentHash;
 use self::writer::{End, Writer};
 use crate::open::OpenError;
 use crate::posix::Options;
-use crate::rest::{self, Failed, Rest};
+use crate::rest::{self, Failed, Places, Rest};
 use crate::settings::StoreSettings;
 use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
 
@@ -205,7 +205,7 @@ impl Store for DropboxStore {
             None => "",
         };
         let first = json!({ "path": self.inner.path(above), "recursive": true, "limit": PAGE });
-        let mut page = self.page(prefix, "files/list_folder", first)?;
+        let (mut page, mut places) = (self.page(prefix, "files/list_folder", first)?, Places::default());
         loop {
             for file in &page.files {
                 // Whatever is no key is not ours.
@@ -215,6 +215,7 @@ impl Store for DropboxStore {
                 }
             }
             let Some(cursor) = page.next else { return Ok(()) };
+            places.go_on(&cursor).map_err(|failed| failed.into_error("list", prefix, self.describe()))?;
             // Asked again here: whoever lists would have to begin anew, with what was delivered already.
             page =
                 self.inner.api.rest.persist(|_| {

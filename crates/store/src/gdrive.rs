@@ -31,7 +31,7 @@ use self::known::{Known, Seen};
 use self::writer::Writer;
 use crate::open::OpenError;
 use crate::posix::Options;
-use crate::rest::{self, Failed, Rest};
+use crate::rest::{self, Failed, Places, Rest};
 use crate::settings::StoreSettings;
 use crate::{Features, Key, ObjectInfo, ObjectWriter, Space, Store, StoreError, StoreErrorKind};
 
@@ -136,6 +136,7 @@ impl GdriveStore {
             return Ok(());
         }
         let (search, mut next) = (Self::search(&folders, prefix), None::<String>);
+        let mut places = Places::default();
         loop {
             let token = next.take();
             let page = || {
@@ -158,10 +159,9 @@ impl GdriveStore {
                     return Ok(());
                 }
             }
-            next = following;
-            if next.is_none() {
-                return Ok(());
-            }
+            let Some(at) = following else { return Ok(()) };
+            places.go_on(&at).map_err(|failed| failed.into_error(action, prefix, self.describe()))?;
+            next = Some(at);
         }
     }
 }

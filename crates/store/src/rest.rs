@@ -1,6 +1,7 @@
 //! Calls to the HTTP API of a service: a token that is renewed while the process runs, a deadline for each call, answers in
 //! JSON. What an answer means is the business of the store that asks.
 
+mod places;
 mod tokens;
 
 use std::future::Future;
@@ -12,6 +13,7 @@ use refloat_types::{Location, Scheme};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value as Json;
 
+pub(crate) use self::places::Places;
 use self::tokens::Tokens;
 use crate::object::failure::{Told, shorten};
 use crate::object::runtime;

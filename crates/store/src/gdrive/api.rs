@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::StoreErrorKind;
 use crate::object::web_identity::form;
-use crate::rest::{Answered, Ask, Failed, Rest};
+use crate::rest::{Answered, Ask, Failed, Places, Rest};
 
 /// What a folder's type is.
 pub(super) const FOLDER: &str = "application/vnd.google-apps.folder";
@@ -116,7 +116,9 @@ impl Api {
     /// All that a search finds: of one name there are few.
     pub(super) async fn search(&self, search: &str) -> Result<Vec<File>, Failed> {
         let (mut found, mut next) = self.page(search, None).await?;
+        let mut places = Places::default();
         while let Some(token) = next {
+            places.go_on(&token)?;
             let page;
             (page, next) = self.page(search, Some(&token)).await?;
             found.extend(page);

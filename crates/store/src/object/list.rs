@@ -34,9 +34,15 @@ impl Again {
         Self { backoff, failures: 0, since: Instant::now() }
     }
 
-    /// A page has come: the next one has all attempts.
+    /// A page has come with what had not come before: the next one has all attempts.
     pub(super) fn came(&mut self) {
         self.failures = 0;
+        self.since = Instant::now();
+    }
+
+    /// A page has come once more, of a list that began anew: the way back to where it was costs no time, and gives no
+    /// attempts back. Else a list that fails at the same page each time would go on for ever.
+    fn passed_over(&mut self) {
         self.since = Instant::now();
     }
 
@@ -124,14 +130,19 @@ impl Inner {
         while let Some(lister) = next.take() {
             let (entries, rest) = self.attempt(about, limit, batch(lister))?;
             if !entries.is_empty() {
-                again.came();
+                again.passed_over();
             }
+            let mut is_further = false;
             for entry in entries.iter().filter(|entry| !entry.path().ends_with('/')) {
                 let name = entry.path();
                 walk.is_disordered |= before.as_deref().is_some_and(|before| name <= before);
                 before = Some(name.to_owned());
                 if behind.as_deref().is_some_and(|behind| name <= behind) {
                     continue;
+                }
+                if !is_further {
+                    is_further = true;
+                    again.came();
                 }
                 walk.last = Some(name.to_owned());
                 if let Some(object) = object(entry, prefix)

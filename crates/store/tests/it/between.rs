@@ -129,6 +129,43 @@ fn a_store_that_begins_anew_delivers_nothing_twice_and_skips_nothing() {
 }
 
 #[test]
+fn a_store_that_begins_anew_and_fails_at_the_same_page_each_time_is_given_up() {
+    let Some(server) = GcsEmulator::start() else { return };
+    let url = format!("gs://{}/x", server.bucket("pages"));
+    let anonymous = [("anonymous", "yes")];
+    let plain = StoreSettings { conditional: Some(false), ..settings(&server.endpoint(), &anonymous) };
+    for name in ["a", "b", "c"] {
+        store(&url, &plain).put_new(&key(name), b"x").unwrap();
+    }
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let between = Between::before(server.port(), move |seen| {
+        if seen.method != "GET" || !seen.target.contains("/o?prefix=x") || seen.target.contains("maxResults")
+        {
+            return Act::Pass;
+        }
+        // Whoever never gives up comes to an end all the same.
+        if count.fetch_add(1, Ordering::SeqCst) >= 30 {
+            return Act::Pass;
+        }
+        match seen.target.contains("pageToken") {
+            true => Act::Answer(503, "{}".to_owned()),
+            false => Act::Change(Box::new(|body| {
+                let all: Value = serde_json::from_slice(&body).unwrap();
+                json!({ "items": all["items"].as_array().unwrap()[..2], "nextPageToken": "2" })
+                    .to_string()
+                    .into()
+            })),
+        }
+    });
+    let patience = Patience { call: Duration::from_millis(500), ..Patience::default() };
+    let impatient = StoreSettings { patience, ..settings(&between.endpoint(), &anonymous) };
+    let (delivered, ended) = listed(&*store(&url, &impatient), "");
+    assert_eq!((delivered, ended), (vec!["a".to_owned(), "b".to_owned()], Err(StoreErrorKind::Unreachable)));
+    assert!(asked.load(Ordering::SeqCst) <= 12, "{asked:?}");
+}
+
+#[test]
 fn a_page_of_versions_is_asked_for_again() {
     let Some(server) = Moto::start() else { return };
     let bucket = server.versioned_bucket("versions");

@@ -313,3 +313,21 @@ fn a_list_of_many_pages_survives_a_page_that_is_refused_or_lost() {
     assert_eq!(seen, 170);
     assert!(!double.has_faults_left());
 }
+
+#[test]
+fn a_list_that_goes_round_in_a_circle_ends_with_an_error() {
+    let double = DropboxDouble::start();
+    for number in 0..170 {
+        double.put(&format!("/backup/db1/m/{number:03}"), b"x");
+    }
+    double.go_round();
+    let mut seen = 0;
+    let ended = resilient(&double).list("m/", &mut |_| {
+        seen += 1;
+        if seen < 1000 { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }
+    });
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Other);
+    assert_eq!(error.source.to_string(), "the service gives the same page of the list again and again");
+    assert!(seen <= 100, "{seen}");
+}

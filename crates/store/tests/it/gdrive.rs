@@ -374,3 +374,28 @@ fn a_folder_that_is_gone_below_us_is_no_empty_store() {
     assert_eq!(store.head(&key("a")).unwrap(), None);
     assert_eq!(double.count(), 1, "nothing of it stays");
 }
+
+#[test]
+fn a_search_that_goes_round_in_a_circle_ends_with_an_error() {
+    let double = GdriveDouble::start();
+    for number in 0..170 {
+        store(&double).put_new(&key(&format!("m/{number:03}")), b"x").unwrap();
+    }
+    for _ in 0..170 {
+        double.put_beside("m/000", b"one more");
+    }
+    double.go_round();
+    let mut seen = 0;
+    let ended = resilient(&double).list("m/", &mut |_| {
+        seen += 1;
+        if seen < 1000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let mut impatient = settings(double.endpoint(), &double);
+    impatient.patience.call = std::time::Duration::from_secs(10);
+    // A new process, which has to ask for all of a name.
+    let another = store_at("gdrive://backup/db1", &impatient);
+    for error in [ended.unwrap_err(), another.head(&key("m/000")).unwrap_err()] {
+        assert_eq!(error.kind, StoreErrorKind::Other, "{}", error.source);
+        assert_eq!(error.source.to_string(), "the service gives the same page of the list again and again");
+    }
+}

@@ -41,6 +41,8 @@ struct State {
     /// Drawn for ids.
     last: u64,
     quota: Option<u64>,
+    /// What continues a list leads to itself.
+    goes_round: bool,
 }
 
 double::is_a_double!(DropboxDouble);
@@ -73,6 +75,10 @@ impl DropboxDouble {
     /// The next such request is refused because another one writes: 409 with `too_many_write_operations`.
     pub fn contend(&self, what: &str) {
         self.shared.faults.refuse(what, || refuse(&["path", "too_many_write_operations"]));
+    }
+    /// What continues a list gives the same page from now on, and says that there are more.
+    pub fn go_round(&self) {
+        self.shared.state().goes_round = true;
     }
     /// Files may hold so many bytes together.
     pub fn limit_space(&self, bytes: u64) {
@@ -249,7 +255,13 @@ impl State {
             "files/list_folder/continue" => {
                 let cursor = call.argument.get("cursor").and_then(Json::as_str).unwrap_or_default();
                 let rest = self.cursors.get(cursor).cloned().ok_or_else(|| refuse(&["reset"]))?;
-                Ok(self.page(rest, PAGE))
+                let page = self.page(rest, PAGE);
+                if !self.goes_round {
+                    return Ok(page);
+                }
+                let mut said: Json = serde_json::from_slice(&page.body).unwrap_or_default();
+                (said["cursor"], said["has_more"]) = (json!(cursor), json!(true));
+                Ok(Reply::json(200, &said))
             }
             "files/delete_v2" => self.delete(call),
             _ => {

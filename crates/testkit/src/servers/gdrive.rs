@@ -48,6 +48,8 @@ struct State {
     suspects: BTreeSet<String>,
     /// How many searches more don't know of what is done.
     lag: u64,
+    /// What continues a search leads to itself.
+    goes_round: bool,
 }
 
 double::is_a_double!(GdriveDouble);
@@ -79,6 +81,10 @@ impl GdriveDouble {
     /// Files of this name look like malware from now on.
     pub fn suspect(&self, name: &str) {
         self.shared.state().suspects.insert(name.to_owned());
+    }
+    /// What continues a search gives the same page from now on, and says that there are more.
+    pub fn go_round(&self) {
+        self.shared.state().goes_round = true;
     }
     /// Files may hold so many bytes together.
     pub fn limit_space(&self, bytes: u64) {
@@ -228,9 +234,12 @@ impl State {
             said["incompleteSearch"] = json!(false);
         }
         if !later.is_empty() && fields.contains("nextPageToken") {
-            let token = self.draw("page-");
+            let token = match request.query("pageToken").filter(|_| self.goes_round) {
+                Some(token) => token.to_owned(),
+                None => self.draw("page-"),
+            };
             said["nextPageToken"] = json!(token);
-            self.pages.insert(token, later);
+            self.pages.entry(token).or_insert(later);
         }
         Ok(Reply::json(200, &said))
     }
