@@ -33,6 +33,9 @@ const WHOLE: usize = 32 << 20;
 /// Entries of a page of a list.
 const PAGE: u32 = 2000;
 
+/// The call with which a list begins.
+const FIRST_PAGE: &str = "files/list_folder";
+
 /// A store in a folder of Dropbox.
 pub struct DropboxStore {
     inner: Arc<Inner>,
@@ -79,7 +82,14 @@ impl DropboxStore {
         self.inner.api.rest.call(("list", prefix), 0, async move {
             let said = match inner.api.call(function, &argument).await {
                 // Folders come with the first file in them.
-                Err(failed) if failed.is(StoreErrorKind::NotFound) => return Ok(Page::default()),
+                Err(failed) if failed.is(StoreErrorKind::NotFound) && function == FIRST_PAGE => {
+                    return Ok(Page::default());
+                }
+                // In the middle of a list it is no end: what is still to come is there, or went with the folder.
+                Err(failed) if failed.is(StoreErrorKind::NotFound) => {
+                    let text = "the folder was deleted or moved while it was listed";
+                    return Err(Failed::new(StoreErrorKind::Other, text));
+                }
                 other => other?,
             };
             let entries = said.get("entries").and_then(Json::as_array);
@@ -205,7 +215,7 @@ impl Store for DropboxStore {
             None => "",
         };
         let first = json!({ "path": self.inner.path(above), "recursive": true, "limit": PAGE });
-        let (mut page, mut places) = (self.page(prefix, "files/list_folder", first)?, Places::default());
+        let (mut page, mut places) = (self.page(prefix, FIRST_PAGE, first)?, Places::default());
         loop {
             for file in &page.files {
                 // Whatever is no key is not ours.

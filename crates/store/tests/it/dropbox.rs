@@ -331,3 +331,27 @@ fn a_list_that_goes_round_in_a_circle_ends_with_an_error() {
     assert_eq!(error.source.to_string(), "the service gives the same page of the list again and again");
     assert!(seen <= 100, "{seen}");
 }
+
+#[test]
+fn a_folder_that_goes_while_it_is_listed_is_no_end_of_the_list() {
+    let double = DropboxDouble::start();
+    let listed = || {
+        let mut seen = 0;
+        let ended = resilient(&double).list("m/", &mut |_| {
+            seen += 1;
+            double.delete("/backup/db1/m");
+            std::ops::ControlFlow::Continue(())
+        });
+        (seen, ended)
+    };
+    assert_eq!(listed().0, 0, "no folder yet is an empty list");
+    assert!(listed().1.is_ok());
+    for number in 0..170 {
+        double.put(&format!("/backup/db1/m/{number:03}"), b"x");
+    }
+    let (seen, ended) = listed();
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Other);
+    assert_eq!(error.source.to_string(), "the folder was deleted or moved while it was listed");
+    assert!((1..170).contains(&seen), "{seen}");
+}

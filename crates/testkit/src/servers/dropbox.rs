@@ -36,8 +36,8 @@ struct State {
     tokens: Tokens,
     tree: Tree,
     sessions: BTreeMap<String, Session>,
-    /// What continues a list: paths in lower case that are still to come.
-    cursors: BTreeMap<String, Vec<String>>,
+    /// What continues a list: its folder, and paths in lower case that are still to come.
+    cursors: BTreeMap<String, (String, Vec<String>)>,
     /// Drawn for ids.
     last: u64,
     quota: Option<u64>,
@@ -91,6 +91,10 @@ impl DropboxDouble {
     /// Makes all files whose path holds `part` so many seconds older.
     pub fn age(&self, part: &str, seconds: i64) {
         self.shared.state().tree.age(part, seconds);
+    }
+    /// Deletes a file, or a folder with all that is in it, as somebody else would.
+    pub fn delete(&self, path: &str) {
+        self.shared.state().tree.remove(path);
     }
     /// Puts a file there as somebody else would.
     pub fn put(&self, path: &str, body: &[u8]) {
@@ -254,8 +258,10 @@ impl State {
             "files/list_folder" => self.list(call),
             "files/list_folder/continue" => {
                 let cursor = call.argument.get("cursor").and_then(Json::as_str).unwrap_or_default();
-                let rest = self.cursors.get(cursor).cloned().ok_or_else(|| refuse(&["reset"]))?;
-                let page = self.page(rest, PAGE);
+                let known = self.cursors.get(cursor).cloned();
+                let (folder, rest) = known.ok_or_else(|| refuse(&["reset"]))?;
+                self.tree.below(&folder, false).map_err(|tag| refuse(&["path", tag]))?;
+                let page = self.page(folder, rest, PAGE);
                 if !self.goes_round {
                     return Ok(page);
                 }
@@ -285,11 +291,11 @@ impl State {
             return Err(malformed(call.function, "request body: limit: not within range"));
         }
         let below = self.tree.below(&path, is_recursive).map_err(|tag| refuse(&["path", tag]))?;
-        Ok(self.page(below, limit.map_or(PAGE, |limit| PAGE.min(limit as usize))))
+        Ok(self.page(path, below, limit.map_or(PAGE, |limit| PAGE.min(limit as usize))))
     }
 
-    /// The first entries of `rest`, and a cursor for the others. What was deleted meanwhile is told as such.
-    fn page(&mut self, mut rest: Vec<String>, limit: usize) -> Reply {
+    /// The first entries of `rest` below a folder, and a cursor for the others. What was deleted meanwhile is told as such.
+    fn page(&mut self, folder: String, mut rest: Vec<String>, limit: usize) -> Reply {
         let later = rest.split_off(limit.min(rest.len()));
         let entries: Vec<Json> = rest
             .iter()
@@ -302,7 +308,7 @@ impl State {
             })
             .collect();
         let (cursor, has_more) = (self.draw("cursor-"), !later.is_empty());
-        self.cursors.insert(cursor.clone(), later);
+        self.cursors.insert(cursor.clone(), (folder, later));
         Reply::json(200, &json!({ "entries": entries, "cursor": cursor, "has_more": has_more }))
     }
 
