@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use super::list::Again;
 use super::signed::{Asked, Signed, Told200, element, elements};
 use crate::cold::{Readiness, is_cold_class, may_be_cold};
 use crate::{Key, StoreError};
@@ -16,15 +17,19 @@ pub(super) fn list(
     each: &mut dyn FnMut(Key) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let mut after: Option<String> = None;
+    let mut again = Again::new(signed.limit());
     loop {
         let mut query =
             vec![("list-type", "2".to_owned()), ("prefix", format!("{}{prefix}", signed.prefix()))];
         query.extend(after.iter().map(|token| ("continuation-token", token.clone())));
         query.sort();
-        let text = match signed.ask(&Asked::get("list the classes of", None, query))? {
-            Told200::Done(text, _) => text,
-            Told200::Absent | Told200::NotBuilt => return Ok(()),
+        let text = match signed.ask(&Asked::get("list the classes of", None, query)) {
+            Ok(Told200::Done(text, _)) => text,
+            Ok(Told200::Absent | Told200::NotBuilt) => return Ok(()),
+            Err(error) if after.is_some() && again.pause(&error) => continue,
+            Err(error) => return Err(error),
         };
+        again.came();
         for entry in elements(&text, "Contents") {
             if let Some(key) = cold(entry, signed.prefix())
                 && each(key).is_break()

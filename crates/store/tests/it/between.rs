@@ -203,6 +203,45 @@ fn a_page_of_versions_is_asked_for_again() {
     assert_eq!(seen, ["x/a", "x/b", "x/c"]);
 }
 
+#[test]
+fn a_page_of_classes_is_asked_for_again() {
+    let page = |name: &str, next: Option<&str>| {
+        let next = next.map(|token| format!("<NextContinuationToken>{token}</NextContinuationToken>"));
+        format!(
+            "<ListBucketResult><IsTruncated>{}</IsTruncated>{}<Contents><Key>{name}</Key>\
+             <StorageClass>GLACIER</StorageClass></Contents></ListBucketResult>",
+            next.is_some(),
+            next.unwrap_or_default()
+        )
+    };
+    // No server of tests keeps anything cold in pages: nothing passes. The second page is refused twice, the third is lost.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let between = Between::before(9, move |seen| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        match (
+            seen.target.split("continuation-token=").nth(1).and_then(|rest| rest.split('&').next()),
+            number,
+        ) {
+            (None, _) => Act::Answer(200, page("x/packs/a", Some("2"))),
+            (Some("2"), 1 | 2) => Act::Answer(503, BUSY.to_owned()),
+            (Some("2"), _) => Act::Answer(200, page("x/packs/b", Some("3"))),
+            (_, 4) => Act::Drop,
+            _ => Act::Answer(200, page("x/packs/c", None)),
+        }
+    });
+    let keys = [("access_key_id", "k"), ("secret_access_key", "s")];
+    let mut seen = Vec::new();
+    let ended =
+        store("s3://bucket/x", &settings(&between.endpoint(), &keys)).list_cold("packs/", &mut |key| {
+            seen.push(key.to_string());
+            ControlFlow::Continue(())
+        });
+    ended.unwrap();
+    assert_eq!(seen, ["packs/a", "packs/b", "packs/c"]);
+    assert_eq!(asked.load(Ordering::SeqCst), 6);
+}
+
 /// A server that says of the first keys that they have expired, as soon as `expired` is set; how often keys were fetched.
 fn expiring(server: &Moto, expired: &Arc<AtomicBool>) -> (Between, StoreSettings, Arc<AtomicUsize>) {
     let expired = Arc::clone(expired);
