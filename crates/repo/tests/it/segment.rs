@@ -100,7 +100,7 @@ fn what_another_repository_holds_in_the_place_of_a_known_one_is_not_believed() {
 fn over_a_network_a_segment_is_used_while_it_comes() {
     let (memory, plan, state) = (Memory::new().remote(), FaultPlan::new(), tempfile::tempdir().unwrap());
     let repository = repository(&memory, state.path(), &plan);
-    // In one half, in two, and in more than one request after another.
+    // All at once, in two halves, and, because it is larger than they come, in one request after the other.
     for length in [0, 1 << 10, 300 << 10, 16 << 20, 20 << 20] {
         let bytes = noise(length);
         let stored = put_wal(&repository, &bytes).unwrap();

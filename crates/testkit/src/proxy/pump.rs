@@ -107,11 +107,12 @@ fn carry(from: &TcpStream, to: &TcpStream, toward: Toward, shared: &Shared, brok
         if toward == Toward::Server {
             requests.see(bytes, &mut |kind| *lock(&shared.requests).entry(kind).or_default() += 1);
         }
+        // Before whoever gets them can know of them and look at the count.
+        passed(shared, toward).fetch_add(bytes.len() as u64, Ordering::SeqCst);
         if !write(&mut to, bytes, shared, broken) {
             return end(from, to, broken);
         }
         carried += bytes.len() as u64;
-        passed(shared, toward).fetch_add(bytes.len() as u64, Ordering::SeqCst);
         if is_cut {
             return end(from, to, broken);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
-use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
 
 use refloat_store::{Key, Store, StoreError};
@@ -14,8 +14,6 @@ use crate::error::RepoError;
 const AT_ONCE: u64 = 17 << 20;
 /// An object of at least this size is brought in two halves: one connection to a store is seldom as fast as two.
 const WORTH_TWO: u64 = 1 << 20;
-/// Pieces of a larger object that wait to be used; a store over a network hands on some 100 KiB at a time.
-const WAITING: usize = 64;
 
 /// The bytes of an object, from some place on.
 pub(super) struct Input<'a> {
@@ -45,8 +43,8 @@ impl<'a> Input<'a> {
         Self { store, key, at, size, from: From::Store(ahead), failed: false }
     }
 
-    /// All bytes of `key`, for whoever waits for the last. Over a network other threads bring them, so that the first are
-    /// used while the rest is on its way.
+    /// All bytes of `key`, for whoever waits for the last. Over a network other threads bring those of a segment of the usual
+    /// size, so that the first are used while the rest is on its way.
     pub(super) fn soon<'scope>(
         scope: &'scope Scope<'scope, '_>,
         store: &'scope dyn Store,
@@ -54,29 +52,21 @@ impl<'a> Input<'a> {
         size: u64,
     ) -> Input<'scope> {
         let asked = Input::asked(store, key, 0, size, AT_ONCE);
-        if !store.features().remote {
+        // All of it may wait in memory: whoever brings it never waits for whoever uses it, who may need the only connection
+        // there is for the key.
+        if !store.features().remote || size > AT_ONCE {
             return asked;
         }
         let mut parts = VecDeque::new();
-        let mut bring = |range: Range<u64>, waits: bool| {
-            let end = range.end;
-            let thread = Builder::new().name("fetch".to_owned());
-            let (started, receive) = if waits {
-                let (send, receive) = sync_channel(WAITING);
-                let bring = move || bring_all(store, key, range, &|piece| send.send(piece).is_ok());
-                (thread.spawn_scoped(scope, bring), receive)
-            } else {
-                let (send, receive) = channel();
-                let bring = move || bring_all(store, key, range, &|piece| send.send(piece).is_ok());
-                (thread.spawn_scoped(scope, bring), receive)
-            };
-            parts.push_back((end, receive));
-            started.is_ok()
+        let mut bring = |range: Range<u64>| {
+            let (send, receive) = channel();
+            parts.push_back((range.end, receive));
+            let bring = move || bring(store, key, range, &send);
+            Builder::new().name("fetch".to_owned()).spawn_scoped(scope, bring).is_ok()
         };
-        // The second half must not wait until the first is used: there may be but one connection, and it has it.
         let started = match size {
-            WORTH_TWO..=AT_ONCE => bring(0..size / 2, false) && bring(size / 2..size, false),
-            _ => bring(0..size, true),
+            WORTH_TWO.. => bring(0..size / 2) && bring(size / 2..size),
+            _ => bring(0..size),
         };
         // A thread that cannot be started (too many processes) is no reason to stop a recovery.
         if started { Input { from: From::Threads(parts), ..asked } } else { asked }
@@ -132,20 +122,14 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Reads a range in parts that may wait in memory, and sends on what comes until nobody takes it.
-fn bring_all(store: &dyn Store, key: &Key, range: Range<u64>, send: &dyn Fn(Piece) -> bool) {
-    let mut at = range.start;
-    let mut is_wanted = true;
-    while at < range.end && is_wanted {
-        let end = range.end.min(at + AT_ONCE);
-        let result = store.stream(key, at..end, &mut |piece| {
-            is_wanted = send(Ok(piece));
-            if is_wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        if let Err(error) = result {
-            send(Err(error));
-            return;
-        }
-        at = end;
+/// Reads a range and sends on what comes until nobody takes it.
+fn bring(store: &dyn Store, key: &Key, range: Range<u64>, send: &Sender<Piece>) {
+    let result = store.stream(key, range, &mut |piece| match send.send(Ok(piece)) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    });
+    if let Err(error) = result {
+        // Nobody may be waiting any more.
+        let _ = send.send(Err(error));
     }
 }
