@@ -17,7 +17,7 @@ use crate::render::can_ask;
 use crate::terminal;
 
 /// How long after the program has ended its store may still say that nobody has asked.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(15);
 /// How long is waited at most: longer than any class takes.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Time between two looks at first, and at most.

@@ -20,8 +20,9 @@ use refloat_engine::restore::{
 };
 use refloat_engine::wal::{Archive, FetchOptions, fetch as fetch_wal};
 use refloat_repo::Repository;
+use refloat_repo::commit::CommitRecord;
 use refloat_repo::crypt::random;
-use refloat_repo::repository::{SeenSource, SourceInfo};
+use refloat_repo::repository::{OwnerRecord, SeenSource, SourceInfo};
 use refloat_types::{Clock as _, SystemIdentifier, TimelineId, WalFileName, WalSegmentSize};
 
 use self::ask::Asked;
@@ -165,6 +166,13 @@ enum As {
     Standby,
 }
 
+/// Backups, WAL, and whose it is.
+struct Past {
+    commits: Vec<CommitRecord>,
+    archive: Archive,
+    owner: Option<OwnerRecord>,
+}
+
 impl Restore {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
@@ -282,13 +290,14 @@ impl Restore {
         }
     }
 
-    fn resolve(
+    /// What one repository holds of the source's past.
+    fn past(
         &self,
         context: &Context,
         asked: &Asked,
         opened: &Opened,
         source: &SourceInfo,
-    ) -> Result<(pitr::Plan, FollowTimeline), Failure> {
+    ) -> Result<Past, Failure> {
         let commits = commits_of(context, opened, source)?;
         let last = asked.of_cluster(&commits);
         let system = last.map(|record| record.commit.cluster.system).or(source.system);
@@ -300,7 +309,18 @@ impl Restore {
         let size = last.and_then(|record| WalSegmentSize::new(record.commit.cluster.wal_segment_size));
         let archive = Archive::read(&opened.repository, system, size)?;
         let owner = opened.repository.owner(source.id)?;
-        let wal = RepositoryWal::new(&opened.repository, system);
+        Ok(Past { commits, archive, owner })
+    }
+
+    fn resolve(
+        &self,
+        context: &Context,
+        asked: &Asked,
+        opened: &Opened,
+        source: &SourceInfo,
+    ) -> Result<(pitr::Plan, FollowTimeline), Failure> {
+        let Past { commits, archive, owner } = self.past(context, asked, opened, source)?;
+        let wal = RepositoryWal::new(&opened.repository, archive.system);
         let situation = Situation { archive: &archive, commits: &commits, owner: owner.as_ref(), wal: &wal };
         let mut found = pitr::resolve(&situation, &asked.request(&commits)?)?;
         let mut follow = FollowTimeline::Latest;

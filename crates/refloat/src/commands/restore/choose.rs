@@ -2,6 +2,7 @@
 
 use refloat_repo::repository::SourceInfo;
 use refloat_store::Key;
+use refloat_types::TimelineId;
 
 use super::ask::Asked;
 use super::place::Place;
@@ -22,10 +23,18 @@ impl Restore {
         all: &[Opened],
         operation: &mut Operation,
     ) -> (usize, Result<Outcome, Failure>) {
-        let (mut first, mut cold) = (None, None);
+        let (mut first, mut cold, mut ahead) = (None, None, None);
         let others = |opened: &Opened| all.iter().filter(|one| one.name != opened.name).collect::<Vec<_>>();
         for (number, opened) in all.iter().enumerate() {
             let others = others(opened);
+            if ahead.is_some() && self.reach(context, asked, opened).map_or(true, |reach| Some(reach) < ahead)
+            {
+                context.out.warn(&format!(
+                    "repository {name}: it is behind, and would restore less; -r {name} takes it all the same",
+                    name = opened.name
+                ));
+                continue;
+            }
             for attempt in 0..2 {
                 let mut begun = false;
                 let last = number + 1 == all.len();
@@ -42,6 +51,18 @@ impl Restore {
                     Err(failure) if !begun && (!last || cold.is_some()) && is_elsewhere(&failure) => {
                         let next = if last { "" } else { "; the next one is asked" };
                         context.out.warn(&format!("repository {}: {}{next}", opened.name, failure.message));
+                        first.get_or_insert((number, Err(failure)));
+                        break;
+                    }
+                    Err(failure) if !begun && !last && knows_more(&failure) => {
+                        let Ok(reach) = self.reach(context, asked, opened) else {
+                            return (number, Err(failure));
+                        };
+                        context.out.warn(&format!(
+                            "repository {}: {}; the next one is asked, if it is not behind",
+                            opened.name, failure.message
+                        ));
+                        ahead = ahead.max(Some(reach));
                         first.get_or_insert((number, Err(failure)));
                         break;
                     }
@@ -79,6 +100,18 @@ impl Restore {
         })
     }
 
+    /// How far it goes what a repository knows of the source.
+    fn reach(&self, context: &Context, asked: &Asked, opened: &Opened) -> Result<Reach, Failure> {
+        let source = self.find(context, opened)?;
+        let past = self.past(context, asked, opened, &source)?;
+        let timelines = past.archive.timelines.iter();
+        let archived =
+            timelines.map(|(timeline, it)| Reach { timeline: *timeline, last: it.segments.last() }).max();
+        let owned = past.owner.map(|owner| Reach { timeline: owner.timeline, last: None });
+        let nothing = || CliError::usage("nothing is archived", "Look at it: refloat wal status").into();
+        archived.max(owned).ok_or_else(nothing)
+    }
+
     /// Makes commits right that cannot be believed here: a restore would choose an older backup without a word.
     pub(super) fn mend_commits(
         &self,
@@ -108,10 +141,22 @@ fn is_cold(failure: &Failure) -> bool {
     failure.code == "THA-001"
 }
 
-/// Whether another repository may have what this one has not. What this one knows of timelines, and of a gap before the target,
-/// is no such thing: one that is behind knows nothing of them, and would restore less without a word.
+/// Whether another repository may have what this one has not.
 fn is_elsewhere(failure: &Failure) -> bool {
     const LACKS: [&str; 8] =
         ["PIT-001", "PIT-002", "PIT-003", "PIT-004", "PIT-006", "PIT-009", "PIT-010", "RST-022"];
     LACKS.contains(&failure.code)
+}
+
+/// Whether it is what this one knows of timelines, and of a gap before the target. One that is behind knows nothing of them, and
+/// would restore less without a word.
+fn knows_more(failure: &Failure) -> bool {
+    matches!(failure.code, "PIT-005" | "PIT-007" | "PIT-008")
+}
+
+/// The last timeline of a source, and the number of the last WAL segment that is stored of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Reach {
+    timeline: TimelineId,
+    last: Option<u64>,
 }

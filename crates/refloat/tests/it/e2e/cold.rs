@@ -128,6 +128,12 @@ fn a_program_that_fails_changes_nothing() {
     let run = site.run(&["restore", "prod", "--to", &path, "--as", "copy", "--yes", "--thaw"]).ends(1);
     assert!(run.stderr.contains("THA-002") && run.stderr.contains("exit status: 1"), "{}", run.stderr);
     assert!(!to.exists());
+    // One that says that all is well, and has asked for nothing.
+    let text = fs::read_to_string(&site.config).expect("reads").replace("/bin/false", "/bin/true");
+    fs::write(&site.config, text).expect("writes");
+    let run = site.run(&["restore", "prod", "--to", &path, "--as", "copy", "--yes", "--thaw"]).ends(1);
+    assert!(run.stderr.contains("THA-002") && run.stderr.contains("was not asked for"), "{}", run.stderr);
+    assert!(!to.exists());
 }
 
 /// The last of several repositories is cold: it is filled without being read, and gives back what it has alone.
@@ -170,6 +176,26 @@ fn a_cold_tier_is_filled_and_gives_back() {
     let run = site.run(&["copy", "prod", "--from", "local", "--to", "cold"]).ends(0);
     assert!(run.stdout.contains("copied 1 backup"), "{}", run.stdout);
     site.run(&["verify", "-r", "cold"]).ends(0);
+
+    // What is cold in the first and at hand in another is taken there, and nothing is asked for.
+    let text = fs::read_to_string(&site.config).expect("reads");
+    let turned = text.replace("[\"local\", \"cold\"]", "[\"cold\", \"local\"]");
+    assert_ne!(turned, text);
+    fs::write(&site.config, turned).expect("writes");
+    let warm = site.path("warm");
+    let path = warm.display().to_string();
+    let line = ["restore", "prod", "--to", &path, "--as", "copy", "--yes", "--thaw"];
+    let plan = site.run(&[&line[..], &["--dry-run", "--json"]].concat()).ends(0).json();
+    assert!(plan["must_be_thawed"].is_null(), "{plan}");
+    let run = site.run(&line).ends(0);
+    assert!(
+        run.stderr.contains("repository cold:") && run.stderr.contains("must be thawed"),
+        "{}",
+        run.stderr
+    );
+    assert!(!secrets.path().join("asked").exists(), "nothing had to be paid for");
+    prove(start_restored(15, &warm));
+    fs::write(&site.config, text).expect("writes");
 
     let away = site.home.join("local-away");
     fs::rename(site.home.join("repo"), &away).expect("renames");

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use refloat_testkit::cluster::{TestCluster, wait_until};
@@ -333,4 +333,70 @@ fn a_tier_gets_what_it_keeps_and_needs_no_server() {
     assert!(run.stdout.contains("which is newer, is there already"), "{}", run.stdout);
     site.run(&["copy", "prod", "--from", "local", "--to", "nowhere"]).ends(2);
     assert_eq!(restored(&site, "cold", "from-cold"), (1..=1000).sum::<u64>().to_string());
+}
+
+/// The stored WAL segments of a repository, oldest first.
+fn wal_files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("lists") {
+        let path = entry.expect("lists").path();
+        if path.is_dir() { found.extend(wal_files(&path)) } else { found.push(path) }
+    }
+    found.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
+    found
+}
+
+/// Where WAL is missing in one repository, another one is restored from; but not one that does not know of the gap because it
+/// ends before it.
+#[test]
+fn a_gap_in_one_is_passed_by_another_that_goes_as_far() {
+    let site = site(&[("second", "")], "");
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    site.run(&["backup", "prod"]).ends(0);
+    for n in [2000, 3000, 4000] {
+        site.cluster.psql("postgres", &format!("insert into t values ({n})"));
+        site.archive_all();
+    }
+    let gone = wal_files(&site.home.join("repo/wal"));
+    fs::remove_file(&gone[gone.len() - 2]).expect("removes");
+    let to = site.path("passed");
+    let path = to.display().to_string();
+    let run = site.run(&["restore", "prod", "--to", &path, "--as", "copy", "--yes"]).ends(0);
+    assert!(run.stderr.contains("the next one is asked, if it is not behind"), "{}", run.stderr);
+    let clone = start_restored(15, &to);
+    assert_eq!(clone.psql("postgres", "select max(n) from t"), "4000");
+    prove(clone);
+
+    let there = wal_files(&site.home.join("second/wal"));
+    for path in &there[there.len() - 2..] {
+        fs::remove_file(path).expect("removes");
+    }
+    let to = site.path("behind");
+    let path = to.display().to_string();
+    let line = ["restore", "prod", "--to", &path, "--as", "copy", "--yes"];
+    let run = site.run(&line).ends(1);
+    assert!(
+        run.stderr.contains("PIT-008") && run.stderr.contains("repository second: it is behind"),
+        "{}",
+        run.stderr
+    );
+    assert!(!to.exists(), "nothing was written");
+    // Whoever names it gets what it has.
+    assert_eq!(restored(&site, "second", "all-the-same"), (500_500 + 2000).to_string());
+}
+
+/// What is restored is whole, whichever repository can be told of it.
+#[test]
+fn a_new_owner_that_cannot_be_recorded_is_said() {
+    let site = site(&[("second", "")], "");
+    site.cluster.psql("postgres", "create table t as select generate_series(1, 1000) n");
+    site.run(&["backup", "prod"]).ends(0);
+    site.archive_all();
+    let _away = Away::take(&site, "second");
+    let to = site.path("primary");
+    let path = to.display().to_string();
+    let run = site.run(&["restore", "prod", "--to", &path, "--as", "primary", "--yes"]).ends(3);
+    assert!(run.stderr.contains("repository second: the new owner is not recorded"), "{}", run.stderr);
+    assert!(run.stderr.contains("takeover prod"), "{}", run.stderr);
+    assert!(to.join("PG_VERSION").exists());
 }
