@@ -207,15 +207,30 @@ impl Question<'_> {
         if ground.gap.is_some() || reaches.alive.is_none_or(|alive| time > alive) {
             return Err(Self::beyond(ground));
         }
-        let note = match reaches.last_commit {
-            Some(last) => format!(
-                "No transaction is archived that ended after {last}: everything archived is replayed, which is the state at {time}."
-            ),
-            None => format!(
-                "No transaction is archived that ended behind the backup: everything archived is replayed, which is the state at {time}."
-            ),
+        let nothing = match reaches.last_commit {
+            Some(last) => format!("No transaction is archived that ended after {last}"),
+            None => "No transaction is archived that ended behind the backup".to_owned(),
         };
-        Ok(Way { target: Target::Latest, stop: None, last: Some(stretch.last), reaches, note: Some(note) })
+        let note = format!("{nothing}: everything archived is replayed, which is the state at {time}");
+        Ok(self.so_far(record, &stretch, reaches, note))
+    }
+
+    /// Everything that is archived by now. What is archived later, before the server starts or while it replays, is behind the
+    /// target: so recovery stops at the last record that is there, where that can be named.
+    fn so_far(&self, record: &CommitRecord, stretch: &Stretch, reaches: Reached, note: String) -> Way {
+        let from = record.commit.cluster.stop_lsn;
+        let last_promise = || {
+            let searched = self.searched(self.situation.archive.number(from).min(stretch.last), stretch);
+            let found = searched.last_before(&Edge { behind: &|_| false, from }, reaches.lsn);
+            found.ok().flatten().map(|event| event.at)
+        };
+        let stop = reaches.last_record.filter(|last| *last >= from).or_else(last_promise);
+        let later = match stop {
+            Some(_) => "nothing that is archived from now on is",
+            None => "what is archived before it is started is too",
+        };
+        let note = Some(format!("{note}; {later}."));
+        Way { target: Target::Latest, stop, last: Some(stretch.last), reaches, note }
     }
 
     /// A time that a transaction is known to end behind.
@@ -268,10 +283,10 @@ impl Question<'_> {
             return Err(Self::beyond(ground));
         }
         let note = format!(
-            "No record is archived that begins at {lsn} or behind it: everything archived is replayed, which ends at {}.",
+            "No record is archived that begins at {lsn} or behind it: everything archived is replayed, which ends at {}",
             reaches.lsn
         );
-        Ok(Way { target: Target::Latest, stop: None, last: Some(stretch.last), reaches, note: Some(note) })
+        Ok(self.so_far(record, &stretch, reaches, note))
     }
 
     fn searched(&self, first: u64, stretch: &Stretch) -> Searched<'_> {

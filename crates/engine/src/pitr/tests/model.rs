@@ -312,6 +312,13 @@ impl World {
     /// Replays the records behind the backup one by one, to the last one that may be shown.
     fn naive_stop(&self, backup: Backup, plan: &Plan, request: &Request) -> Option<Lsn> {
         let last = self.naive_end(plan.backup.commit.number as usize - 1, plan.timeline)?;
+        // All that there is, and nothing that comes later: to its last record, or the last one that may be shown.
+        let so_far =
+            plan.target == Target::Latest && matches!(request.target, Target::Time(_) | Target::Lsn(_));
+        let (ending, _) = self.file(plan.timeline, last);
+        if so_far && self.tail(ending, last).is_none() {
+            return Some(self.last_record(ending, last));
+        }
         let mut stop = None;
         for number in backup.segment..=last {
             let (timeline, _) = self.file(plan.timeline, number);
@@ -321,6 +328,7 @@ impl World {
                 let behind = match &plan.target {
                     Target::Time(at) => time > *at || (request.exclusive && time == *at),
                     Target::Xid(xid) if request.exclusive => event.ends(*xid as u32),
+                    Target::Latest if so_far => false,
                     _ => return None,
                 };
                 match event.what {
@@ -331,7 +339,7 @@ impl World {
                 }
             }
         }
-        None
+        stop.filter(|_| so_far)
     }
 
     /// What ends or is prepared in a file.

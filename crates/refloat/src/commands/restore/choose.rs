@@ -143,16 +143,18 @@ fn is_cold(failure: &Failure) -> bool {
 
 /// Whether another repository may have what this one has not.
 fn is_elsewhere(failure: &Failure) -> bool {
-    const LACKS: [&str; 8] =
-        ["PIT-001", "PIT-002", "PIT-003", "PIT-004", "PIT-006", "PIT-009", "PIT-010", "RST-022"];
-    LACKS.contains(&failure.code)
+    failure.code == "RST-022" || (failure.code.starts_with(TARGET) && !knows_more(failure))
 }
 
 /// Whether it is what this one knows of timelines, and of a gap before the target. One that is behind knows nothing of them, and
 /// would restore less without a word.
 fn knows_more(failure: &Failure) -> bool {
-    matches!(failure.code, "PIT-005" | "PIT-007" | "PIT-008")
+    // The backup is not on the way to the timeline; the timeline cannot be followed; WAL on the way is missing.
+    failure.code.strip_prefix(TARGET).is_some_and(|number| ["005", "007", "008"].contains(&number))
 }
+
+/// What codes begin with that say why a target cannot be had.
+const TARGET: &str = "PIT-";
 
 /// The last timeline of a source, and the number of the last WAL segment that is stored of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 use refloat_testkit::cluster::TestCluster;
 
-use super::site::{Site, start_restored};
+use super::site::{Site, prove, start_restored};
 
 /// A restore that is not decided yet, to a time; what it printed.
 fn restored_to(site: &Site, name: &str, time: &str) -> String {
@@ -55,4 +55,25 @@ fn a_table_that_cannot_be_read_yet_is_told_only_where_there_is_one() {
     let exactly = start_restored(15, &site.path("exactly"));
     let read = exactly.try_psql("postgres", "set lock_timeout = '100ms'; select count(*) from late");
     assert_eq!(read.expect("it can be read").trim(), "2");
+}
+
+/// What is archived after a restore was planned, and before its server starts, lies behind the target.
+#[test]
+fn what_is_archived_later_is_not_replayed() {
+    let site = Site::new(TestCluster::builder());
+    site.cluster.psql("postgres", "create table t as select 1 a");
+    site.backup();
+    site.cluster.psql("postgres", "insert into t values (2)");
+    let time = now(&site);
+    site.archive_all();
+    let to = site.path("before");
+    let path = to.display().to_string();
+    let run = site.run(&["restore", "prod", &time, "--to", &path, "--as", "copy", "--yes"]).ends(0);
+    assert!(run.stderr.contains("nothing that is archived from now on is"), "{}", run.stderr);
+    // No transaction had ended after that time. Now one does.
+    site.cluster.psql("postgres", "delete from t");
+    site.archive_all();
+    let clone = start_restored(15, &to);
+    assert_eq!(clone.psql("postgres", "select sum(a) from t"), "3");
+    prove(clone);
 }
