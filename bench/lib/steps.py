@@ -200,12 +200,13 @@ class Bench:
         return [self.in_turn(step, f"{len(self.cluster.segments())} segments pushed", writes=True)]
 
     def fetch(self):
-        """All collected segments back, one process each, into an empty directory."""
+        """All collected segments back, one process each, to the name that a recovery has them put under."""
         paths = self.cluster.segments()
         into = os.path.join(self.scratch, "fetched")
+        replayed = os.path.join(into, "RECOVERYXLOG")
 
         def commands(side):
-            return [side.fetch(os.path.basename(path), os.path.join(into, os.path.basename(path))) for path in paths]
+            return [side.fetch(os.path.basename(path), replayed) for path in paths]
 
         for side in self.sides:
             side.reset()
@@ -215,7 +216,7 @@ class Bench:
             os.mkdir(into, 0o700)
             for argv, path in zip(commands(side), paths):
                 side.run(argv)
-                if not filecmp.cmp(path, os.path.join(into, os.path.basename(path)), shallow=False):
+                if not filecmp.cmp(path, replayed, shallow=False):
                     raise RuntimeError(f"{side.name} fetched something else than {path}")
 
         def step(side):

@@ -128,6 +128,8 @@ pub struct SourceConfig {
     pub wal_push_timeout: Duration,
     /// Deadline of one `wal fetch`.
     pub wal_fetch_timeout: Duration,
+    /// How many bytes of WAL a recovery may have fetched before it needs them.
+    pub wal_fetch_ahead: ByteSize,
     /// Where the WAL is that a backup needs.
     pub backup_wal: BackupWal,
     /// How the first checkpoint is made.

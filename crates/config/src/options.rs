@@ -6,7 +6,9 @@ use crate::values::compression::Compression;
 use crate::values::connection::Connection;
 use crate::values::credentials::{Credentials, CredentialsOptions};
 use crate::values::encryption::{Encryption, EncryptionOptions};
-use crate::values::plain::{AbsolutePath, Acknowledge, Jobs, Rate, Repositories, Text, Timeout, UserName};
+use crate::values::plain::{
+    AbsolutePath, Acknowledge, Jobs, Rate, Repositories, Size, Text, Timeout, UserName,
+};
 use crate::values::retention::{PolicyOptions, RetentionOptions};
 use crate::values::schedule::{Schedule, ScheduleOptions};
 use crate::values::store::{Connections, Metadata, Sse};
@@ -97,6 +99,10 @@ options! {
         /// How long one `wal fetch` asks a repository that does not answer before it stops the recovery.
         #[schemars(extend("default" = "60s"))]
         wal_fetch_timeout: Timeout,
+        /// How much WAL a recovery may have fetched before PostgreSQL asks for it, beside where it goes (`pg_wal`), where the
+        /// repositories are reached over a network. As long as four times as much is free there; `"0"`: none.
+        #[schemars(extend("default" = "128 MB"))]
+        wal_fetch_ahead: Size,
         /// Where the WAL is that a backup needs to become consistent: `"include"` stores it in the backup, `"archive"`
         /// waits until the archive has it, `"auto"` waits where archiving works and else stores it.
         #[schemars(extend("default" = "auto"))]

@@ -13,7 +13,7 @@ use crate::node::Table;
 use crate::options::{PostgresOptions, SourceHead};
 use crate::place::{Origin, Place};
 use crate::setting::{At, Layer, Layered, Set, refuse_unknown};
-use crate::values::plain::{AbsolutePath, Acknowledge, Text};
+use crate::values::plain::{AbsolutePath, Acknowledge, Size, Text};
 use crate::values::retention::RetentionOptions;
 use crate::values::words::{BackupWal, Checkpoint, Kind, Mode, RunOn, Wal};
 
@@ -183,6 +183,9 @@ impl<'a> Checker<'a> {
             wal: shown.value(path, "wal", &raw.wal, Wal::Push),
             wal_push_timeout: shown.timeout(path, "wal_push_timeout", &raw.wal_push_timeout, WAL_TIMEOUT),
             wal_fetch_timeout: shown.timeout(path, "wal_fetch_timeout", &raw.wal_fetch_timeout, WAL_TIMEOUT),
+            wal_fetch_ahead: shown
+                .value(path, "wal_fetch_ahead", &raw.wal_fetch_ahead, Size::default())
+                .bytes,
             backup_wal: shown.value(path, "backup_wal", &raw.backup_wal, BackupWal::Auto),
             checkpoint: shown.value(path, "checkpoint", &raw.checkpoint, Checkpoint::Fast),
             jobs: shown.optional(path, "jobs", &raw.jobs).map(|jobs| jobs.0),

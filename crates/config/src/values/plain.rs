@@ -149,6 +149,41 @@ impl Setting for Rate {
 }
 schema_of!(Rate, |_g| text_schema("bytes a second, such as \"100MB/s\"", None));
 
+/// How much WAL is read ahead: `"128 MB"`, and `"0"` for none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub bytes: ByteSize,
+    text: String,
+}
+
+/// Most bytes that a recovery may take before it needs them.
+const MOST_AHEAD: ByteSize = ByteSize(64 << 30);
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { bytes: ByteSize(128 << 20), text: "128 MB".to_owned() }
+    }
+}
+
+impl Setting for Size {
+    const TAKES: &'static str = "a size such as \"128 MB\"";
+    fn read(node: &Node, at: &At<'_>, problems: &mut Vec<Problem>) -> Option<Self> {
+        read_text(node, at, Self::TAKES, problems, |text| {
+            let bytes: ByteSize = text.parse().map_err(|_| {
+                format!("\"{text}\" is not a size (expected a number with MB or GB, such as \"128 MB\")")
+            })?;
+            if bytes > MOST_AHEAD {
+                return Err(format!("\"{text}\" is more than 64 GB"));
+            }
+            Ok(Self { bytes, text: text.to_owned() })
+        })
+    }
+    fn show(&self) -> Json {
+        Json::from(self.text.as_str())
+    }
+}
+schema_of!(Size, |_g| text_schema("a size, such as \"128 MB\"", None));
+
 /// How long something may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Timeout {

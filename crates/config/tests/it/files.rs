@@ -107,6 +107,7 @@ fn layers_may_stand_in_different_files() {
     repositories = ["offsite"] # built in
     run_on = "primary" # built in
     wal = "push" # built in
+    wal_fetch_ahead = "128 MB" # built in
     wal_fetch_timeout = "60s" # built in
     wal_push_timeout = "2 min" # /DIR/conf.d/20-tiers.toml:3 [template.tier1]
 

@@ -140,6 +140,7 @@ fn what_applies_is_shown_with_its_origin() {
     run_on = "primary"                                           # built in
     user = "postgres"                                            # /etc/refloat/refloat.toml:38
     wal = "push"                                                 # built in
+    wal_fetch_ahead = "128 MB"                                   # built in
     wal_fetch_timeout = "5 min"                                  # /etc/refloat/refloat.toml:18 [defaults.postgres]
     wal_push_timeout = "60s"                                     # built in
 
@@ -162,6 +163,7 @@ fn what_applies_is_shown_with_its_origin() {
     run_on = "primary"                                           # built in
     schedule = { full = "0 2 * * 0", incr = "0 2 * * MON-FRI,6", zone = "Europe/Berlin" }  # /etc/refloat/refloat.toml:31
     wal = "push"                                                 # built in
+    wal_fetch_ahead = "128 MB"                                   # built in
     wal_fetch_timeout = "5 min"                                  # /etc/refloat/refloat.toml:18 [defaults.postgres]
     wal_push_timeout = "60s"                                     # built in
 
@@ -213,6 +215,7 @@ fn the_json_view_has_a_format_and_no_secret() {
         "source.other.run_on": "built in",
         "source.other.user": "/etc/refloat/refloat.toml:38",
         "source.other.wal": "built in",
+        "source.other.wal_fetch_ahead": "built in",
         "source.other.wal_fetch_timeout": "/etc/refloat/refloat.toml:18 [defaults.postgres]",
         "source.other.wal_push_timeout": "built in",
         "source.prod.acknowledge": "built in",
@@ -232,6 +235,7 @@ fn the_json_view_has_a_format_and_no_secret() {
         "source.prod.run_on": "built in",
         "source.prod.schedule": "/etc/refloat/refloat.toml:31",
         "source.prod.wal": "built in",
+        "source.prod.wal_fetch_ahead": "built in",
         "source.prod.wal_fetch_timeout": "/etc/refloat/refloat.toml:18 [defaults.postgres]",
         "source.prod.wal_push_timeout": "built in",
         "state": "/etc/refloat/refloat.toml:1"
@@ -286,6 +290,7 @@ fn the_json_view_has_a_format_and_no_secret() {
             "run_on": "primary",
             "user": "postgres",
             "wal": "push",
+            "wal_fetch_ahead": "128 MB",
             "wal_fetch_timeout": "5 min",
             "wal_push_timeout": "60s"
           },
@@ -320,6 +325,7 @@ fn the_json_view_has_a_format_and_no_secret() {
               "zone": "Europe/Berlin"
             },
             "wal": "push",
+            "wal_fetch_ahead": "128 MB",
             "wal_fetch_timeout": "5 min",
             "wal_push_timeout": "60s"
           }
@@ -338,7 +344,7 @@ fn without_origin_the_view_is_a_configuration_that_says_the_same() {
     let config = whole();
     let again = parse(&config.show(false)).err().map(|error| error.to_string());
     // Only `like` refers to something that the view has resolved already.
-    assert_eq!(again.as_deref(), Some("/etc/refloat/refloat.toml:43:8: template \"tier1\" is not defined"));
+    assert_eq!(again.as_deref(), Some("/etc/refloat/refloat.toml:44:8: template \"tier1\" is not defined"));
     let resolved = config.show(false).replace("like = \"tier1\"\n", "");
     let again = parse(&resolved).expect("it is right");
     assert_eq!(again.show(false), resolved);

@@ -76,7 +76,7 @@ fn documented_defaults_are_the_real_ones() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 11);
+    assert_eq!(compared, 12);
 }
 
 #[test]

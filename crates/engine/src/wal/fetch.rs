@@ -12,6 +12,8 @@
 mod absence;
 mod error;
 
+pub mod ahead;
+
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};

@@ -68,7 +68,7 @@ impl Copy {
         let sources = context.sources(&named)?;
         context.assume(&sources, false)?;
         if self.background {
-            return background::run(&self, &context, &sources);
+            return Ok(background::run(&self, &context, &sources));
         }
         let (mut reports, mut failed) = (Vec::new(), None::<Failure>);
         for source in &sources {

@@ -1,5 +1,6 @@
 //! `wal push`, `wal fetch`, `wal status`, `wal switch`.
 
+mod ahead;
 mod archive;
 mod look;
 
@@ -52,6 +53,9 @@ pub(crate) struct Fetch {
     pub name: String,
     /// Where to put it: %p
     pub dest: PathBuf,
+    /// Serve the segments that follow: what a fetch over a network starts
+    #[arg(long, hide = true)]
+    pub ahead: bool,
 }
 
 /// What is archived, what is missing, what waits on the server
@@ -85,6 +89,7 @@ impl Wal {
     ) -> Result<Outcome, Ended> {
         match self {
             Self::Push(command) => archive::push(&command, load(global)),
+            Self::Fetch(command) if command.ahead => Ok(ahead::serve(&command, load(global))),
             Self::Fetch(command) => archive::fetch(&command, load(global)),
             Self::Status(command) => Ok(look::status(&command, load(global)?)?),
             Self::Switch(command) => Ok(look::switch(&command, load(global)?)?),

@@ -20,6 +20,7 @@ use refloat_repo::Repository;
 use refloat_store::Key;
 use refloat_types::{Clock as _, SystemIdentifier, WalFileName};
 
+use super::ahead::{self, Reading};
 use super::{Fetch, Push};
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
@@ -88,12 +89,16 @@ fn watch(limit: Duration, code: i32, line: String) -> Arc<AtomicI32> {
 }
 
 /// The data directory that PostgreSQL starts its commands in, where this is one.
-fn here() -> Option<PathBuf> {
+pub(super) fn here() -> Option<PathBuf> {
     let directory = std::env::current_dir().ok()?;
     directory.join("PG_VERSION").exists().then_some(directory)
 }
 
-fn find_source(context: &Context, name: Option<&str>, here: Option<&Path>) -> Result<SourceConfig, Failure> {
+pub(super) fn find_source(
+    context: &Context,
+    name: Option<&str>,
+    here: Option<&Path>,
+) -> Result<SourceConfig, Failure> {
     let source = match (name, here) {
         (Some(name), _) => context.source(Some(name), "this")?,
         (None, Some(directory)) => context.config()?.source_for_data_directory(directory)?,
@@ -137,6 +142,7 @@ fn push_with(command: &Push, mut context: Context) -> Result<(), Failure> {
     let mut operation = Operation::begin(&context, "wal push", Some(source.name.as_str()));
     operation.about = Some(name);
     let result = push_to_all(command, &context, &source, here.as_deref(), &mut operation);
+    ahead::tidy(&command.file);
     operation.finish_locally(&result.as_ref().map(|()| Outcome::Done).map_err(Failure::clone));
     result
 }
@@ -299,10 +305,17 @@ fn fetch_from_any(
     let Asked { source, here, name, is_standby, ends_with } = *asked;
     let unknown = if is_standby { 1 } else { 255 };
     let cannot_know = |failed: Failure| (failed, unknown);
+    let reading = Reading { source, here, name, dest: &command.dest };
+    if let Some((repository, bytes)) = ahead::take(context, &reading) {
+        operation.bytes = bytes;
+        document_fetched(context, name, bytes, &repository);
+        return Ok(());
+    }
     let until = Instant::now() + source.wal_fetch_timeout;
     if let Some((opened, fetched)) = fetch_as_seen(command, context, asked) {
         ends_with.store(0, Ordering::SeqCst);
         tell_fetched(context, name, std::slice::from_ref(&opened), &fetched, operation);
+        ahead::begin(context, &reading);
         return Ok(());
     }
     let mut opened = open_sure(context, source).map_err(cannot_know)?;
@@ -345,6 +358,7 @@ fn fetch_from_any(
             {
                 tracing::debug!(%error, "what was seen of {} could not be kept", first.name);
             }
+            ahead::begin(context, &reading);
             Ok(())
         }
         Err(error) => {
@@ -374,9 +388,12 @@ fn tell_fetched(
     if let Some(answered) = answered {
         context.note_answer(&answered.name, Ok(()));
     }
-    context.out.document(&serde_json::json!({
-        "name": name.to_string(), "bytes": fetched.bytes, "repository": fetched.repository,
-    }));
+    document_fetched(context, name, fetched.bytes, &fetched.repository);
+}
+
+fn document_fetched(context: &Context, name: WalFileName, bytes: u64, repository: &str) {
+    let name = name.to_string();
+    context.out.document(&serde_json::json!({ "name": name, "bytes": bytes, "repository": repository }));
 }
 
 /// The usual case over a network: the only repository has it, and is what it was when this host has opened it last. Then

@@ -1,5 +1,6 @@
 //! The whole way on real servers: back up, archive, restore to a moment, start, compare with the truth of that moment.
 
+mod ahead;
 mod buckets;
 mod chain;
 mod cold;

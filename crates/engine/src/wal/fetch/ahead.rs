@@ -1,0 +1,293 @@
+//! Reading ahead: while PostgreSQL replays one WAL segment, a process fetches those that it will ask for next.
+//!
+//! Over a network a segment costs several questions and their way there and back, whatever its bytes; asked for one after the
+//! other, by a process each, they make a long recovery wait more than it replays. What comes ahead was verified like every
+//! other, and lies in a [`Spool`] until it is asked for.
+//!
+//! Nothing is decided here: what cannot be had (it is not there, it is damaged, the repository does not answer) is left to the
+//! process that is asked for it, which says so, heals it or stops the recovery.
+
+mod spool;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use refloat_repo::Repository;
+use refloat_types::{SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSize};
+
+use super::out_of;
+
+pub use spool::{Served, Spool, Taken};
+
+/// Segments that are on their way at once: one gives its way there and back to the other's bytes.
+const WORKERS: usize = 2;
+/// What nobody asks for any more is given up after this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often it is looked what was asked for while somebody asks.
+const LOOK: Duration = Duration::from_millis(5);
+/// The same where nobody did for a second.
+const SELDOM: Duration = Duration::from_millis(100);
+/// How often it is looked whether the recovery goes on.
+const RECOVERY: Duration = Duration::from_millis(250);
+/// Of the room that may be taken, so many times as much has to be free: a recovery must not end for what it did not need yet.
+const FREE: u64 = 4;
+
+/// What to read ahead.
+#[derive(Clone, Copy)]
+pub struct ReadAhead<'a> {
+    /// The repositories, the first one first, and their names.
+    pub repositories: &'a [(&'a str, &'a Repository)],
+    /// The cluster.
+    pub system: SystemIdentifier,
+    /// The size of its segments.
+    pub segment_size: WalSegmentSize,
+    /// The segment that was asked for last.
+    pub after: WalSegmentName,
+    /// How many bytes may lie there.
+    pub room: u64,
+}
+
+/// How many segments of `size` may lie in `room`; none where reading ahead is not worth a process.
+pub fn window(room: u64, size: WalSegmentSize) -> Option<u64> {
+    let segments = room / size.bytes();
+    (segments >= WORKERS as u64).then_some(segments)
+}
+
+/// Reads ahead of whoever takes segments out of `served`, as long as segments come and are taken and `goes_on`.
+pub fn read_ahead(served: &Served, what: ReadAhead<'_>, goes_on: &dyn Fn() -> bool) {
+    let Some(window) = window(what.room, what.segment_size) else { return };
+    let place = Place { at: what.after, held: BTreeMap::new(), end: None, stop: false };
+    let reader = Reader { served, what, window, place: Mutex::new(place), moved: Condvar::new() };
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            // Where no thread can be started (too many processes), the recovery fetches for itself.
+            let _ =
+                std::thread::Builder::new().name("ahead".to_owned()).spawn_scoped(scope, || reader.work());
+        }
+        reader.follow(goes_on);
+        reader.place().stop = true;
+        reader.moved.notify_all();
+        // What is on its way yet may hang: all else goes at once.
+        let _ = served.clear();
+    });
+}
+
+struct Reader<'a> {
+    served: &'a Served,
+    what: ReadAhead<'a>,
+    window: u64,
+    place: Mutex<Place>,
+    moved: Condvar,
+}
+
+/// How far all is.
+struct Place {
+    /// The segment that was asked for last.
+    at: WalSegmentName,
+    /// What was begun: whether it is complete.
+    held: BTreeMap<WalSegmentName, bool>,
+    /// The first that could not be had.
+    end: Option<WalSegmentName>,
+    stop: bool,
+}
+
+impl Place {
+    /// Whether `name` may still be asked for: it is the one that is, or within the window behind it.
+    fn is_ahead(&self, name: WalSegmentName, window: u64, size: WalSegmentSize) -> bool {
+        let number = self.at.number(size);
+        name.timeline == self.at.timeline && (number..=number + window).contains(&name.number(size))
+    }
+
+    /// The next one to begin.
+    fn next(&self, window: u64, size: WalSegmentSize) -> Option<WalSegmentName> {
+        let behind = std::iter::successors(Some(self.at.next(size)), |name| Some(name.next(size)));
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        behind
+            .take(window)
+            .take_while(|name| Some(*name) != self.end)
+            .find(|name| !self.held.contains_key(name))
+    }
+
+    /// Nothing more comes, and all that came was asked for.
+    fn is_over(&self, size: WalSegmentSize) -> bool {
+        self.end == Some(self.at.next(size)) && self.held.values().all(|complete| *complete)
+    }
+}
+
+impl Reader<'_> {
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows whoever asks, until nobody does.
+    fn follow(&self, goes_on: &dyn Fn() -> bool) {
+        let (mut moved, mut looked) = (Instant::now(), Instant::now());
+        loop {
+            if looked.elapsed() >= RECOVERY {
+                looked = Instant::now();
+                if !self.served.is_there() || !goes_on() {
+                    return;
+                }
+            }
+            if let Some(asked) = self.served.asked()
+                && self.place().at != asked
+            {
+                moved = Instant::now();
+                self.move_to(asked);
+            }
+            if moved.elapsed() >= IDLE || self.place().is_over(self.what.segment_size) {
+                return;
+            }
+            std::thread::sleep(if moved.elapsed() < Duration::from_secs(1) { LOOK } else { SELDOM });
+        }
+    }
+
+    fn move_to(&self, asked: WalSegmentName) {
+        let mut place = self.place();
+        place.at = asked;
+        let size = self.what.segment_size;
+        // It is asked for again, or somewhere else is gone on: what could not be had may be there now.
+        if place.end.is_some_and(|end| end == asked || !place.is_ahead(end, u64::MAX / 2, size)) {
+            place.end = None;
+        }
+        let passed: Vec<WalSegmentName> = place
+            .held
+            .iter()
+            .filter(|(name, complete)| **complete && !place.is_ahead(**name, self.window, size))
+            .map(|(name, _)| *name)
+            .collect();
+        for name in passed {
+            place.held.remove(&name);
+            self.remove(name);
+        }
+        self.moved.notify_all();
+    }
+
+    /// Removes a segment, which most often was taken.
+    fn remove(&self, name: WalSegmentName) {
+        for (repository, _) in self.what.repositories {
+            let _ = fs::remove_file(self.served.place(self.what.system, name, repository));
+        }
+    }
+
+    /// Fetches what comes next, until the end.
+    fn work(&self) {
+        let size = self.what.segment_size;
+        while let Some(name) = self.begin() {
+            let came = self.bring(name);
+            let mut place = self.place();
+            if came && place.is_ahead(name, self.window, size) {
+                place.held.insert(name, true);
+                continue;
+            }
+            place.held.remove(&name);
+            if came {
+                self.remove(name);
+            } else if place.end.is_none_or(|end| end.timeline != name.timeline || name < end) {
+                place.end = Some(name);
+            }
+        }
+    }
+
+    /// Waits for something to do; `None` at the end.
+    fn begin(&self) -> Option<WalSegmentName> {
+        let mut place = self.place();
+        loop {
+            if place.stop {
+                return None;
+            }
+            let has_room = || self.served.free_bytes().is_some_and(|free| free / FREE >= self.what.room);
+            if let Some(name) = place.next(self.window, self.what.segment_size)
+                && has_room()
+            {
+                place.held.insert(name, false);
+                return Some(name);
+            }
+            place = self.moved.wait_timeout(place, SELDOM).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether it is there, out of the first repository that has it.
+    fn bring(&self, name: WalSegmentName) -> bool {
+        let system = self.what.system;
+        let Ok(_coming) = self.served.coming(system, name) else { return false };
+        for (repository, opened) in self.what.repositories {
+            let place = self.served.place(system, name, repository);
+            match out_of(opened, system, WalFileName::Segment(name), &place) {
+                Ok(Some(_)) => return true,
+                Ok(None) => {}
+                Err(trouble) => {
+                    tracing::debug!(%name, repository, ?trouble, "it is left to whoever asks for it");
+                    return false;
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size() -> WalSegmentSize {
+        WalSegmentSize::new(16 << 20).expect("a size")
+    }
+
+    fn segment(timeline: u32, number: u64) -> WalSegmentName {
+        let timeline = refloat_types::TimelineId::new(timeline).expect("a timeline");
+        WalSegmentName::numbered(timeline, number, size())
+    }
+
+    fn place(at: u64) -> Place {
+        Place { at: segment(1, at), held: BTreeMap::new(), end: None, stop: false }
+    }
+
+    #[test]
+    fn segments_are_begun_in_order_within_the_window_and_before_the_end() {
+        let mut place = place(254);
+        let mut begun = Vec::new();
+        while let Some(name) = place.next(4, size()) {
+            begun.push(name.number(size()));
+            place.held.insert(name, false);
+        }
+        assert_eq!(begun, [255, 256, 257, 258]);
+        place.held.remove(&segment(1, 257));
+        place.end = Some(segment(1, 257));
+        assert_eq!(place.next(4, size()), None);
+        place.at = segment(2, 254);
+        assert_eq!(place.next(4, size()), Some(segment(2, 255)));
+    }
+
+    #[test]
+    fn what_was_passed_is_not_ahead() {
+        let place = place(10);
+        let ahead = |name| place.is_ahead(name, 3, size());
+        // The one that is asked for is being taken.
+        assert!(ahead(segment(1, 10)) && ahead(segment(1, 13)));
+        assert!(!ahead(segment(1, 9)) && !ahead(segment(1, 14)) && !ahead(segment(2, 11)));
+    }
+
+    #[test]
+    fn it_is_over_when_all_that_came_was_asked_for() {
+        let mut place = place(10);
+        assert!(!place.is_over(size()));
+        place.end = Some(segment(1, 12));
+        place.held.insert(segment(1, 11), true);
+        assert!(!place.is_over(size()));
+        place.at = segment(1, 11);
+        assert!(place.is_over(size()));
+        // Another one is on its way yet, behind the end.
+        place.held.insert(segment(1, 13), false);
+        assert!(!place.is_over(size()));
+    }
+
+    #[test]
+    fn large_segments_are_not_read_ahead() {
+        assert_eq!(window(128 << 20, size()), Some(8));
+        assert_eq!(window(128 << 20, WalSegmentSize::new(128 << 20).expect("a size")), None);
+        assert_eq!(window(0, size()), None);
+    }
+}
