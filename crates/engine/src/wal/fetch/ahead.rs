@@ -11,6 +11,7 @@ mod spool;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -137,11 +138,24 @@ impl Reader<'_> {
                 moved = Instant::now();
                 self.move_to(asked);
             }
-            if moved.elapsed() >= IDLE || self.place().is_over(self.what.segment_size) {
+            if moved.elapsed() >= IDLE || self.is_over() {
                 return;
             }
             std::thread::sleep(if moved.elapsed() < Duration::from_secs(1) { LOOK } else { SELDOM });
         }
+    }
+
+    /// Nothing more comes, and all that came was taken. The last one was asked for before it is taken.
+    fn is_over(&self) -> bool {
+        let place = self.place();
+        let mut last = self.places(place.at);
+        place.is_over(self.what.segment_size) && !last.any(|path| path.exists())
+    }
+
+    /// Where a segment may lie.
+    fn places(&self, name: WalSegmentName) -> impl Iterator<Item = PathBuf> {
+        let repositories = self.what.repositories.iter();
+        repositories.map(move |(repository, _)| self.served.place(self.what.system, name, repository))
     }
 
     fn move_to(&self, asked: WalSegmentName) {
@@ -167,8 +181,8 @@ impl Reader<'_> {
 
     /// Removes a segment, which most often was taken.
     fn remove(&self, name: WalSegmentName) {
-        for (repository, _) in self.what.repositories {
-            let _ = fs::remove_file(self.served.place(self.what.system, name, repository));
+        for path in self.places(name) {
+            let _ = fs::remove_file(path);
         }
     }
 

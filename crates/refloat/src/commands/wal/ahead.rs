@@ -57,13 +57,15 @@ pub(super) fn take(context: &Context, reading: &Reading<'_>) -> Option<(String, 
     Some((config.url.to_string(), taken.bytes))
 }
 
-/// Starts the process that fetches what comes behind a segment, where that is worth it and none does.
-pub(super) fn begin(context: &Context, reading: &Reading<'_>) {
-    let is_remote = |config: &RepositoryConfig| config.url.directory().is_none();
-    let all_remote = || context.repositories(Some(reading.source)).is_ok_and(|all| all.iter().all(is_remote));
+/// Starts the process that fetches what comes behind a segment, which `repository` has given, where that is worth it and none
+/// does.
+pub(super) fn begin(context: &Context, reading: &Reading<'_>, repository: &str) {
+    let is_near =
+        |config: &RepositoryConfig| config.url.directory().is_some() && config.url.to_string() == repository;
+    let is_remote = || context.repositories(Some(reading.source)).is_ok_and(|all| !all.iter().any(is_near));
     if reading.segment().is_none()
         || reading.source.wal_fetch_ahead.0 == 0
-        || !all_remote()
+        || !is_remote()
         || Spool::beside(reading.dest).is_served()
     {
         return;

@@ -315,7 +315,7 @@ fn fetch_from_any(
     if let Some((opened, fetched)) = fetch_as_seen(command, context, asked) {
         ends_with.store(0, Ordering::SeqCst);
         tell_fetched(context, name, std::slice::from_ref(&opened), &fetched, operation);
-        ahead::begin(context, &reading);
+        ahead::begin(context, &reading, &fetched.repository);
         return Ok(());
     }
     let mut opened = open_sure(context, source).map_err(cannot_know)?;
@@ -358,7 +358,7 @@ fn fetch_from_any(
             {
                 tracing::debug!(%error, "what was seen of {} could not be kept", first.name);
             }
-            ahead::begin(context, &reading);
+            ahead::begin(context, &reading, &fetched.repository);
             Ok(())
         }
         Err(error) => {

@@ -43,8 +43,11 @@ impl Spool {
         Self { directory: dest.with_file_name(NAME) }
     }
 
-    /// Whether a process reads ahead into it.
+    /// Whether a process of this user reads ahead into it.
     pub fn is_served(&self) -> bool {
+        if self.is_ours().is_err() {
+            return false;
+        }
         let Ok(lock) = File::open(self.directory.join(LOCK)) else { return false };
         matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
@@ -316,6 +319,9 @@ mod tests {
         let elsewhere = tempfile::tempdir().expect("a directory");
         std::os::unix::fs::symlink(elsewhere.path(), directory.path().join(NAME)).expect("a link");
         spool.serve().expect_err("it leads elsewhere");
-        assert_eq!(fs::read_dir(elsewhere.path()).expect("it is there").count(), 0);
+        let lock = File::create(elsewhere.path().join(LOCK)).expect("a lock");
+        lock.lock().expect("it is locked");
+        assert!(!spool.is_served());
+        assert_eq!(fs::read_dir(elsewhere.path()).expect("it is there").count(), 1);
     }
 }
