@@ -15,7 +15,8 @@ use refloat_types::{ByteSize, ObjectId, Timestamp};
 use super::files::{FileToCopy, Listed, Listing};
 use super::parent::{Choice, Held, Parent, Trust, Uses};
 use super::places::PlaceReader;
-use super::run::{Copied, Prepared, page_key};
+use super::prepare::Prepared;
+use super::run::{Copied, page_key};
 use super::{BackupError, BackupReport, BackupRequest};
 use crate::guard::GuardError;
 

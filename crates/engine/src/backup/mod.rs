@@ -1,13 +1,15 @@
 //! A backup of a running server: full, or one that stores only what has changed.
 //!
-//! `run` is the whole story: prepare, put the server into backup mode, choose the parent, copy ranges of files on several threads, read the
-//! control file last, end the backup mode, make sure of the WAL, write the manifest, commit. Nothing is visible before
-//! the commit; whatever a crash leaves behind is known to `leftovers`, and the next backup uses or clears it.
+//! `run` is the whole story: prepare (`prepare`), put the server into backup mode, choose the parent, copy ranges of files on
+//! several threads, read the control file last, end the backup mode and make sure of the WAL (`end`), write the manifest, commit.
+//! Nothing is visible before the commit; whatever a crash leaves behind is known to `leftovers`, and the next backup uses or
+//! clears it.
 
 mod collect;
 mod commit;
 mod copy;
 mod draft;
+mod end;
 mod error;
 pub mod facts;
 mod files;
@@ -19,6 +21,7 @@ mod pages;
 mod parent;
 mod places;
 mod preflight;
+mod prepare;
 mod queue;
 mod record;
 mod run;

@@ -11,7 +11,7 @@ use refloat_store::Store;
 use refloat_types::{BackupId, Explain as _, Severity};
 use serde::Serialize;
 
-use super::run::Prepared;
+use super::prepare::Prepared;
 use super::tee::Tee;
 use super::{BackupReport, BackupRequest};
 use crate::copy::{self, CopyError, CopyRequest, Fresh, Named};

@@ -6,64 +6,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use refloat_pg::control::{self, ControlFile};
-use refloat_pg::sql::{BackupMode, BackupStart, Session, StartPoint, StopPoint};
+use refloat_pg::control;
+use refloat_pg::sql::{BackupMode, BackupStart, Session, StopPoint};
 use refloat_repo::crypt::page_hash::{PageHasher, PageKey};
-use refloat_repo::crypt::random;
 use refloat_repo::crypt::seal::DataKey;
-use refloat_repo::manifest::{Entry, FileStat, What};
 use refloat_repo::pack::{PackSummary, Packer};
-use refloat_repo::repository::{OwnerRecord, SourceDescription, Uses as Pins};
 use refloat_repo::{Repository, layout};
-use refloat_store::Store;
-use refloat_types::{BackupId, Lsn, ObjectId, SourceId, Timestamp, WalSegmentName, fault};
+use refloat_types::{BackupId, Lsn, Timestamp, fault};
 
 use super::collect::{Collected, collect};
 use super::commit::commit;
 use super::copy::{Copier, Copies, Message, Shared};
+use super::end::{Late, end_backup};
 use super::facts::{self, RecordedFacts};
-use super::files::{self, CONTROL_FILE, FileToCopy, Listing};
-use super::leftovers::{self, Crashed, Note, SourceLock};
-use super::own_wal::{self, LastRecord, WalRange};
+use super::files::{self, FileToCopy, Listing};
+use super::leftovers::{self, Crashed, SourceLock};
+use super::own_wal;
 use super::parent::{self, Parent, ParentReader, Situation, Uses};
 use super::places::Places;
+use super::prepare::{Prepared, clear_abandoned, prepare, refuse_locked};
 use super::queue::{Queue, Task};
 use super::throttle::Throttle;
 use super::{
     BackupError, BackupReport, BackupRequest, BadPage, FailingArchiver, histories, others, pages, preflight,
-    standby, turn,
+    standby,
 };
-use crate::generation::{self, NewGeneration};
-use crate::guard::{Guard, GuardRequest, SinceBoot};
-use crate::locked::Locked;
 use crate::progress::ByteCounter;
 use crate::spill::Spill;
 
 /// How often the server is asked whether the backup still goes on.
 const PING_EVERY: Duration = Duration::from_secs(5);
-
-/// What is known before anything is copied.
-pub(super) struct Prepared<'a> {
-    pub(super) guard: Guard<'a>,
-    pub(super) id: BackupId,
-    pub(super) source: SourceId,
-    pub(super) started: Timestamp,
-    pub(super) key: Option<Arc<DataKey>>,
-    /// Seals page maps and the manifest: a key of its own where this host cannot read its data again.
-    pub(super) map_key: Option<Arc<DataKey>>,
-    pub(super) note: Arc<Note>,
-    /// Where packs are written to.
-    pub(super) packs: Arc<dyn Store>,
-    /// What backups that died have left.
-    pub(super) crashed: Crashed,
-    pub(super) control: ControlFile,
-    /// The server is a standby.
-    pub(super) is_standby: bool,
-    /// The source is another cluster than before.
-    pub(super) generation: Option<NewGeneration>,
-    pub(super) notes: Vec<String>,
-    pub(super) cleared_packs: u64,
-}
 
 /// What copying made.
 pub(super) struct Copied {
@@ -170,179 +142,6 @@ fn settle(
         report.cleared_packs += cleared;
         report
     })
-}
-
-fn refuse_locked(request: &BackupRequest<'_>) -> Result<(), BackupError> {
-    let path = &request.data_directory;
-    let locked = Locked::read(path)
-        .map_err(|source| BackupError::Read { path: path.join(crate::locked::LOCK_FILE), source })?;
-    match locked {
-        None => Ok(()),
-        Some(locked) => Err(BackupError::Locked {
-            directory: path.clone(),
-            source_name: locked.source,
-            at: locked.at.to_string(),
-        }),
-    }
-}
-
-fn prepare<'a>(
-    request: &BackupRequest<'a>,
-    session: &Session,
-    lock: &SourceLock,
-) -> Result<Prepared<'a>, BackupError> {
-    let repository = request.repository;
-    let now = request.clock.now();
-    repository.ensure_enrolled(now)?;
-    let (control, _) = control::read_settled(&request.data_directory)?;
-    let is_standby = session.is_in_recovery()?;
-    let mut notes = if is_standby { standby::admit(request, session, &control)? } else { Vec::new() };
-    let major = session.info().major();
-    let source = find_or_describe(request, &control, is_standby, major, now)?;
-    let generation = generation::since_last(repository, source, control.system_identifier, major)?;
-    turn::by_role(request, source, is_standby, now)?;
-    let id = random::backup_id();
-    let guard = guarded(request, source, id, now)?;
-    turn::by_others(request, &guard, source, now)?;
-    let mut header = leftovers::header(request, control.system_identifier);
-    let (crashed, cleared_packs) = leftovers::survey(repository, source, lock, &guard, &header)?;
-    let abandoned = clear_abandoned(repository, &request.repository_name);
-    if cleared_packs + abandoned > 0 {
-        let cleared_packs = cleared_packs + abandoned;
-        notes.push(format!("cleared {cleared_packs} objects of a backup that did not finish"));
-    }
-    warn_about_clock(request, source, now, &mut notes)?;
-    let key = repository.draw_key("backup", now)?;
-    let map_key = if repository.can_read() { key.clone() } else { repository.draw_map_key(now)? };
-    header.key = key.as_ref().map_or(ObjectId::NONE, |key| key.id());
-    let note = Arc::new(Note::begin(repository, source, id, &header)?);
-    Ok(Prepared {
-        guard,
-        id,
-        source,
-        started: now,
-        key,
-        map_key,
-        note,
-        packs: others::store(request),
-        crashed,
-        control,
-        is_standby,
-        generation,
-        notes,
-        cleared_packs,
-    })
-}
-
-/// Clears what died before it was an object, and answers how much. Whatever keeps it from that is no reason to fail a backup:
-/// the next one tries again, and a store that is really away is found out by what the backup has to do there.
-fn clear_abandoned(repository: &Repository, name: &str) -> u64 {
-    match repository.store().clear_abandoned(layout::is_only_ours) {
-        Ok(cleared) => cleared,
-        // Where this host may only add, the store's own rules clear what was never finished.
-        Err(error) if error.is_denied() => 0,
-        Err(error) => {
-            let cause = &error.source;
-            tracing::warn!(repository = name, %error, %cause, "what was never finished stays until the next backup");
-            0
-        }
-    }
-}
-
-/// The pin of this backup, and a look at what is being deleted. Until its parent is chosen it keeps the whole source.
-fn guarded<'a>(
-    request: &BackupRequest<'a>,
-    source: SourceId,
-    backup: BackupId,
-    now: Timestamp,
-) -> Result<Guard<'a>, BackupError> {
-    let asked = GuardRequest {
-        operation: "backup",
-        backup: Some(backup),
-        uses: Pins::Source(source),
-        host: &request.host,
-        now,
-        uptime: Arc::new(SinceBoot),
-        renew: true,
-    };
-    Ok(Guard::begin(request.repository, &asked)?)
-}
-
-/// The source in the repository. A cluster that is another one than before is refused, unless it can only be an upgrade of
-/// that in its place.
-fn find_or_describe(
-    request: &BackupRequest<'_>,
-    control: &ControlFile,
-    is_standby: bool,
-    major: u32,
-    now: Timestamp,
-) -> Result<SourceId, BackupError> {
-    let repository = request.repository;
-    let description = SourceDescription {
-        name: request.source.clone(),
-        kind: "postgres".to_owned(),
-        host: request.host.clone(),
-        data_directory: request.data_directory.display().to_string(),
-    };
-    let known = match repository.find_source(&request.source)? {
-        None => repository.unreadable_source(control.system_identifier)?,
-        known => known,
-    };
-    if let Some(known) = &known {
-        let found = control.system_identifier;
-        if let Some(system) = known.system.filter(|system| *system != found) {
-            if !is_standby && generation::is_upgrade(repository, known, &description, control, major)? {
-                return Ok(generation::begin(repository, known, &description, control, now)?.id);
-            }
-            return Err(BackupError::OtherCluster {
-                name: request.source.to_string(),
-                repository: request.repository_name.clone(),
-                known: system,
-                directory: request.data_directory.clone(),
-                found,
-            });
-        }
-        // A crash may have left an owner that is of another cluster.
-        if !is_standby && repository.owner(known.id)?.is_none_or(|owner| owner.system != found) {
-            generation::put_owner(repository, known.id, control, now)?;
-        }
-        // The description says where the source's own server is; a standby is another one.
-        if is_standby || known.description.as_ref() == Some(&description) {
-            return Ok(known.id);
-        }
-    }
-    let id = known.as_ref().map(|k| k.id);
-    let described = repository.describe_source(id, &description, control.system_identifier, now)?;
-    if id.is_none() {
-        let timeline = control.checkpoint.timeline;
-        repository.put_owner(OwnerRecord {
-            source: described.id,
-            number: 0,
-            at: now,
-            system: control.system_identifier,
-            timeline,
-            fork_lsn: None,
-            restored_from: None,
-        })?;
-    }
-    Ok(described.id)
-}
-
-/// The order of backups never comes from a clock, but windows and ages do.
-fn warn_about_clock(
-    request: &BackupRequest<'_>,
-    source: SourceId,
-    now: Timestamp,
-    notes: &mut Vec<String>,
-) -> Result<(), BackupError> {
-    let Some(last) = request.repository.commit_keys(source)?.pop() else { return Ok(()) };
-    let finished = request.repository.read_commit(&last)?.commit.finished;
-    if finished > now {
-        notes.push(format!(
-            "this host's clock says {now}, but the backup before this one was finished at {finished}: is the clock right?"
-        ));
-    }
-    Ok(())
 }
 
 fn copy_and_commit(
@@ -496,10 +295,6 @@ fn copy(
     })
 }
 
-/// Most files that come after the copy, the control file and the backup's own WAL: 2^20 segments of 16 MiB are 16 TiB of
-/// WAL written during one backup.
-const LATE_FILES: usize = 1 << 20;
-
 /// Copies all files on `jobs` threads and pings the server meanwhile.
 fn copy_files<'scope, 'env: 'scope>(
     scope: &'scope std::thread::Scope<'scope, 'env>,
@@ -572,128 +367,4 @@ fn work(mut copier: Copier<'_>, queue: &Queue) -> Result<Copies, BackupError> {
             copier.range(file.place as usize, &file, span as usize)?;
         }
     }
-}
-
-/// Files that come after the copy: the control file and the backup's own WAL.
-struct Late<'a> {
-    copier: Copier<'a>,
-    /// The next span's number.
-    place: u64,
-    files: Vec<FileToCopy>,
-}
-
-impl Late<'_> {
-    fn add(&mut self, path: Vec<u8>, bytes: &[u8]) -> Result<(), BackupError> {
-        if self.files.len() >= LATE_FILES {
-            return Err(BackupError::Internal("too much WAL was written during the backup"));
-        }
-        let what = What::File { size: 0, stat: FileStat::default(), leaves: Arc::from([]) };
-        let entry = Entry { path, mode: 0o600, uid: 0, gid: 0, mtime_ns: 0, what };
-        let (place, size) = (self.place, bytes.len() as u64);
-        let file = FileToCopy { place, entry, size, first_block: None, checked: false, former: None };
-        self.copier.bytes(place as usize, bytes)?;
-        self.place += file.spans();
-        self.files.push(file);
-        Ok(())
-    }
-}
-
-/// What is known when the backup mode has ended.
-struct Ended {
-    stop: StopPoint,
-    facts: RecordedFacts,
-    outside: Vec<facts::OutsideFile>,
-    own_wal: bool,
-    stop_record: Option<Lsn>,
-    failing: Option<FailingArchiver>,
-}
-
-/// Facts, the control file, the end of backup mode, and the WAL, in this order.
-fn end_backup(
-    request: &BackupRequest<'_>,
-    prepared: &Prepared<'_>,
-    mode: BackupMode,
-    start: &StartPoint,
-    mut late: Late<'_>,
-    expect_archive: bool,
-) -> Result<(Ended, Copies, Vec<FileToCopy>), BackupError> {
-    let mut notes = Vec::new();
-    let facts = facts::read(mode.session(), request.repository.state())?;
-    let outside = facts::outside_files(mode.session(), &request.data_directory, &mut notes)?;
-    for note in notes {
-        request.progress.note(&note);
-    }
-    if prepared.is_standby {
-        standby::settle(request, &mode)?;
-    }
-    let (control, control_bytes) = control::read_settled(&request.data_directory)?;
-    late.add(CONTROL_FILE.to_vec(), &control_bytes)?;
-    fault::point("backup.before_stop").map_err(|_| BackupError::Internal("failpoint"))?;
-    let (mut stop, session) = mode.stop()?;
-    fault::point("backup.after_stop").map_err(|_| BackupError::Internal("failpoint"))?;
-    if prepared.is_standby {
-        stop = standby::stop(request, stop, start, &control, &session)?;
-    }
-    let range = WalRange {
-        system: prepared.control.system_identifier,
-        size: start.wal_segment_size,
-        first: start.wal_segment,
-        last: stop.wal_segment,
-        unfinished_to: prepared.is_standby.then_some(stop.lsn),
-    };
-    request.progress.phase("wal", 0);
-    let missing = if expect_archive {
-        own_wal::wait_for_archive(request, range, &prepared.guard.forbidden())?
-    } else {
-        Some(range.first)
-    };
-    let mut last = LastRecord::default();
-    let own_wal = match missing {
-        None => {
-            if prepared.is_standby {
-                last = own_wal::archived_last(request, range)?;
-            }
-            false
-        }
-        Some(segment) if request.own_wal == super::OwnWal::Archive => {
-            return Err(own_wal::missing(request, segment));
-        }
-        Some(segment) => {
-            if expect_archive {
-                request
-                    .progress
-                    .note(&format!("{segment} is not in the archive yet: the backup takes its WAL along"));
-            }
-            last = take_wal(request, range, &mut late)?;
-            if prepared.is_standby && request.own_wal == super::OwnWal::Auto {
-                own_wal::archive(request, range);
-            }
-            true
-        }
-    };
-    let failing = FailingArchiver::lasting(&session)?;
-    // The slot, if there is one, has held the WAL until here.
-    session.close();
-    let copies = late.copier.finish()?;
-    let stop_record = last.ending_at(stop.lsn).filter(|_| prepared.is_standby);
-    Ok((Ended { stop, stop_record, facts, outside, own_wal, failing }, copies, late.files))
-}
-
-/// Takes the WAL along; answers its last whole record.
-fn take_wal(
-    request: &BackupRequest<'_>,
-    range: WalRange,
-    late: &mut Late<'_>,
-) -> Result<LastRecord, BackupError> {
-    let mut last = LastRecord::default();
-    for segment in range.segments() {
-        let bytes;
-        (bytes, last) = own_wal::read_segment(&request.data_directory, range, segment)?;
-        late.add(wal_path(segment), &bytes)?;
-    }
-    Ok(last)
-}
-
-fn wal_path(segment: WalSegmentName) -> Vec<u8> {
-    format!("pg_wal/{segment}").into_bytes()
 }
