@@ -1,5 +1,7 @@
 //! The recovery sheet: what a person needs when the host is gone.
 
+mod file;
+
 use std::fmt::Write as _;
 
 use refloat_repo::repository::Generation;
@@ -7,6 +9,8 @@ use refloat_types::Timestamp;
 
 use crate::render::time;
 use crate::rescue::Stored;
+
+pub(crate) use file::SheetFile;
 
 /// What stands on the sheet.
 pub(crate) struct Sheet<'a> {

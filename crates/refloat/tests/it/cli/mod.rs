@@ -4,6 +4,7 @@ pub(crate) mod completions;
 mod errors;
 mod generate;
 mod help;
+mod kept;
 mod man;
 mod output;
 mod sheet;
