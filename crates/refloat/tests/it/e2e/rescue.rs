@@ -95,6 +95,28 @@ fn a_repository_and_its_key_are_enough() {
         assert_eq!(clone.psql("postgres", SUM), truth, "{name}");
         prove(clone);
     }
+
+    // One that shall be the source from now on: the line that is printed is one that works.
+    let to = desk.join("undecided");
+    let told = root(&["restore", "prod", "--to", &to.display().to_string(), "--yes"]).ends(0);
+    let mut clone = start_restored(15, &to);
+    let step = told.stdout.lines().find_map(|line| line.trim().strip_prefix("3  right?  "));
+    let step = step.and_then(|line| line.split("   ").next()).expect("a third step").to_owned();
+    assert!(step.contains("undecided.refloat/refloat.toml") && !step.contains(" -r "), "{step}");
+    assert!(told.stdout.contains("  4  so that archiving goes on: "), "{}", told.stdout);
+    let mut shell = Command::new("sh");
+    // As root who types it: there may be no sudo here.
+    let user = site.cluster.owner().name.clone();
+    let step = step.replace(&format!("sudo -u {user}"), &format!("runuser -u {user} --"));
+    shell.current_dir(&desk).args(["-c", &step]);
+    let done = run(&mut shell).ends(0);
+    assert!(done.stdout.contains("archiving is unlocked"), "{}", done.stdout);
+    assert!(!to.join("refloat.locked").exists());
+    assert_eq!(clone.psql("postgres", "select pg_is_in_recovery()"), "f");
+    clone.stop(StopMode::Fast);
+    // With the URL alone it says what it needs.
+    let refused = plain(&["takeover", "prod"]).ends(2);
+    assert!(refused.stderr.contains("--config DIR.refloat/refloat.toml takeover prod"), "{}", refused.stderr);
 }
 
 #[test]
