@@ -112,7 +112,7 @@ impl Init {
                     return Err(failure);
                 }
             };
-            rescue::keep(&context, &opened, &plan.config.url.to_string(), Look::Now);
+            rescue::keep(&context, &opened, Look::Now);
             let how = KeepKey { sheet: sheet.as_mut(), key_kept: self.key_kept };
             let result = keep(&context, &plan.config, &opened, KeptKey::Configured, how);
             let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);

@@ -48,6 +48,39 @@ pub struct KitFile {
     pub sha256: [u8; 32],
 }
 
+/// What reaching a repository takes beside its URL, as a host that writes there does. None of it is secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// The URL.
+    pub address: String,
+    /// Region of a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Address of a store that is not where others of its kind are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// How a bucket is addressed there: `path` or `virtual`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style: Option<String>,
+    /// The storage account that a container is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Its certificate is signed by none that systems know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_certificates: bool,
+}
+
+impl Reach {
+    /// Of a URL that is all there is to say.
+    pub fn plain(address: &str) -> Self {
+        Self { address: address.to_owned(), ..Self::default() }
+    }
+    /// Whether the URL says it all.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::plain(&self.address)
+    }
+}
+
 /// A kit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kit {
@@ -59,6 +92,9 @@ pub struct Kit {
     pub release: String,
     /// URLs that the repository was reached by.
     pub addresses: Vec<String>,
+    /// How, where a URL does not say it; of one address the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<Reach>,
     /// The sources that it speaks of.
     pub sources: Vec<SourceId>,
     /// The generation of who can read that it speaks of.
@@ -85,6 +121,8 @@ pub struct NewKit {
     pub release: String,
     /// As in [`Kit`].
     pub addresses: Vec<String>,
+    /// As in [`Kit`].
+    pub reach: Vec<Reach>,
     /// As in [`Kit`].
     pub sources: Vec<SourceId>,
     /// All files, those that lie there already too.
@@ -234,6 +272,7 @@ impl Repository {
             at: now,
             release: new.release,
             addresses: new.addresses,
+            reach: new.reach,
             sources: new.sources,
             generation: self.current.number,
             files: new.files,

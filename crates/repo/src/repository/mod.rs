@@ -45,7 +45,7 @@ pub use holds::{Hold, HoldWords};
 pub use init::{InitOptions, Protection};
 pub use inspect::{Claim, Inspected};
 pub use invite::{Invitation, TOKEN_PREFIX, Token};
-pub use kit::{KIT_PROGRAM, Kit, KitFile, KitFinding, KitWrong, Kits, NewKit, sha256_of};
+pub use kit::{KIT_PROGRAM, Kit, KitFile, KitFinding, KitWrong, Kits, NewKit, Reach, sha256_of};
 pub use mend::is_damage;
 pub use open::{CredentialSource, Credentials};
 pub use operations::{OperationClear, OperationRecord};

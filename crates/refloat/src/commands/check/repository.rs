@@ -139,7 +139,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
 /// The rescue kit: put there if need be, then compared byte by byte.
 fn kit(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
     let about = format!("rescue {}", config.name);
-    rescue::keep(lines.context(), opened, &config.url.to_string(), Look::Now);
+    rescue::keep(lines.context(), opened, Look::Now);
     healing::keep_copies(lines.context(), opened);
     let looked = opened.repository.kits().and_then(|kits| Ok((opened.repository.inspect_kits(&kits)?, kits)));
     let (findings, kits) = match looked {

@@ -3,13 +3,14 @@
 //! No sheet is printed, and nothing recorded, of a key that was not tried on the repository right then.
 
 use refloat_config::RepositoryConfig;
-use refloat_repo::repository::{Confirmation, Shown};
-use refloat_types::Clock as _;
+use refloat_repo::repository::{Confirmation, Shown, sha256_of};
+use refloat_types::{Clock as _, hex};
 
 use super::proof::{Named, Proven, named, prove};
 use super::try_entered;
 use crate::context::{Context, Opened};
 use crate::error::{CliError, Failure};
+use crate::reach;
 use crate::render::{can_ask, on_terminal};
 use crate::rescue::Stored;
 use crate::sheet::{Sheet, SheetFile};
@@ -130,9 +131,15 @@ fn sheet_text(context: &Context, config: &RepositoryConfig, opened: &Opened, pro
             .map_or_else(|_| "PostgreSQL".to_owned(), |version| format!("PostgreSQL {version}"));
         format!("{}: {version} in {}", source.name, source.data_directory.display())
     });
+    let certificates = config.store.ca_file.as_ref().map(|file| {
+        // One that cannot be read is told of where the store is used.
+        let digest = std::fs::read(file).map(|bytes| format!(", sha256 {}", hex::encode(&sha256_of(&bytes))));
+        format!("keep a copy of {}{}", file.display(), digest.unwrap_or_default())
+    });
     Sheet {
         name: config.name.as_str(),
-        url: config.url.to_string(),
+        reach: &reach::of(config),
+        certificates,
         generation: opened.repository.generation(),
         fingerprint: opened.repository.fingerprint(),
         passphrase: proven.passphrase.as_deref(),

@@ -44,6 +44,11 @@ impl Scene {
         self.write("refloat.toml", &text, 0o644);
     }
 
+    /// Who runs it.
+    pub(super) const fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }

@@ -7,5 +7,6 @@ mod help;
 mod kept;
 mod man;
 mod output;
+mod reached;
 mod sheet;
 mod wal;
