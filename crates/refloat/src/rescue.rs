@@ -109,19 +109,34 @@ fn keep_quietly(context: &Context, opened: &Opened, look: Look) -> Result<(), Fa
     if look == Look::Seldom && seen.is_some_and(|seen| seen.wanted == wanted && lately(&seen)) {
         return Ok(());
     }
-    if let Some(kit) = put(repository, &reach, program.as_ref(), now)?
-        && let Some(stored) = Stored::of(&kit)
+    if let Some((kit, before)) = put(repository, &reach, program.as_ref(), now)?
         && kit.number > 1
+        && let Some(told) = told(&kit, before)
     {
-        context.out.say(&format!(
-            "repository {}: a new rescue kit, {}; on the recovery sheet the digest of {} is now {} (key sheet prints it)",
-            opened.name,
-            layout::kit_directory(kit.number),
-            stored.key,
-            stored.sha256
-        ));
+        context.out.say(&format!("repository {}: {told}", opened.name));
     }
     Ok(repository.state().write(&name, &Seen { wanted, at: now })?)
+}
+
+/// What a person is told of a kit that replaces another one: whether the digest on the recovery sheet is still that of its program,
+/// which was the one `before`.
+fn told(kit: &Kit, before: Option<Stored>) -> Option<String> {
+    let (directory, stored) = (layout::kit_directory(kit.number), Stored::of(kit)?);
+    Some(match before {
+        Some(before) if before.sha256 == stored.sha256 && before.key == stored.key => {
+            format!(
+                "the texts of the rescue kit are renewed, in {directory}; the program and its digest on the recovery sheet stay"
+            )
+        }
+        Some(before) if before.sha256 == stored.sha256 => format!(
+            "a new rescue kit, {directory}; the program is the same and lies at {} now; its digest on the recovery sheet stays",
+            stored.key
+        ),
+        _ => format!(
+            "a new rescue kit, {directory}; on the recovery sheet the digest of {} is now {}: print it again by key sheet",
+            stored.key, stored.sha256
+        ),
+    })
 }
 
 /// All that a kit depends on and that is known without asking the repository.
@@ -155,13 +170,13 @@ fn without_user(url: &str) -> String {
     format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
 }
 
-/// Puts a kit there unless the newest one is right. Answers the new one.
+/// Puts a kit there unless the newest one is right. Answers the new one, and the program of the one before.
 fn put(
     repository: &Repository,
     reach: &Reach,
     program: Option<&Program>,
     now: Timestamp,
-) -> Result<Option<Kit>, RepoError> {
+) -> Result<Option<(Kit, Option<Stored>)>, RepoError> {
     for _ in 0..3 {
         let kits = repository.kits()?;
         let sources = sources(repository)?;
@@ -169,7 +184,7 @@ fn put(
         match needed.put(repository, now) {
             // Another host has just put one there: perhaps that one is right.
             Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists => {}
-            other => return other.map(Some),
+            other => return other.map(|kit| Some((kit, kits.newest().and_then(Stored::of)))),
         }
     }
     Ok(None)
@@ -311,8 +326,9 @@ mod tests {
             Repository::init(Arc::new(store.clone()), StateDirectory::new(state.path()), options)
                 .expect("made");
         let read = |file: &KitFile| read_whole(&store, &file.key, 10 << 20).expect("it is there");
-        let put_by =
-            |reach: &Reach, program: Option<&Program>| put(&repository, reach, program, now).expect("put");
+        let put_by = |reach: &Reach, program: Option<&Program>| {
+            put(&repository, reach, program, now).expect("put").map(|(kit, _)| kit)
+        };
         let put = |url: &str, program: Option<&Program>| put_by(&Reach::plain(url), program);
 
         // A program that needs libraries is none; one that is linked statically takes its place as soon as it comes.
@@ -384,6 +400,30 @@ mod tests {
         store.delete(&file.key).expect("deletes");
         let again = put("s3://bucket/pg", Some(&program)).expect("a new one");
         assert!(read(again.file(PROGRAM).expect("a program")) == program.bytes().expect("its bytes"));
+    }
+
+    #[test]
+    fn a_digest_that_stays_is_not_told_as_a_new_one() {
+        let (store, state) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+        let options = InitOptions { protection: Protection::None, now: SystemClock.now() };
+        let state = StateDirectory::new(state.path());
+        let repository = Repository::init(Arc::new(store.clone()), state, options).expect("made");
+        let program = linked_statically(b"does everything");
+        let put = |url: &str| {
+            let put = put(&repository, &Reach::plain(url), Some(&program), SystemClock.now());
+            let (kit, before) = put.expect("put").expect("a new one");
+            (told(&kit, before).expect("it has a program"), Stored::of(&kit).expect("it has a program"))
+        };
+        let (first, stored) = put("file:///a");
+        assert!(first.contains(&stored.sha256) && first.contains("print it again"), "{first}");
+        let (texts, _) = put("file:///b");
+        assert!(texts.contains("its digest on the recovery sheet stay"), "{texts}");
+        assert!(!texts.contains("print it again") && !texts.contains(&stored.sha256), "{texts}");
+        // Taken away and put there again it lies elsewhere.
+        store.delete(&stored.key.parse().expect("a key")).expect("deletes");
+        let (moved, again) = put("file:///b");
+        assert_ne!(again.key, stored.key);
+        assert!(moved.contains(&again.key) && !moved.contains("print it again"), "{moved}");
     }
 
     #[test]
