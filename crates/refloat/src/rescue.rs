@@ -371,7 +371,7 @@ mod tests {
         };
         let (first, second) = (near("https://minio:9000"), near("https://10.0.0.1:9000"));
         let said = put_by(&first, None).expect("how it is reached");
-        assert_eq!(said.reach, [first.clone()]);
+        assert_eq!(said.reach, std::slice::from_ref(&first));
         let text = String::from_utf8(read(said.file(TEXT).expect("a text"))).expect("text");
         assert!(text.contains("OR BY s3://bucket/pg\n"), "{text}");
         assert!(

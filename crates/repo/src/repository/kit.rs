@@ -15,7 +15,7 @@ use refloat_store::{Key, ObjectInfo, Store, StoreErrorKind};
 use refloat_types::{ObjectId, SourceId, Timestamp, fault, hex};
 use serde::{Deserialize, Serialize};
 
-use super::Repository;
+use super::{Reach, Repository};
 use crate::crypt::random;
 use crate::error::RepoError;
 use crate::kind::Kind;
@@ -46,39 +46,6 @@ pub struct KitFile {
     /// Their SHA-256 digest: what `sha256sum` prints.
     #[serde(with = "hex::array")]
     pub sha256: [u8; 32],
-}
-
-/// What reaching a repository takes beside its URL, as a host that writes there does. None of it is secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reach {
-    /// The URL.
-    pub address: String,
-    /// Region of a bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    /// Address of a store that is not where others of its kind are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// How a bucket is addressed there: `path` or `virtual`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub style: Option<String>,
-    /// The storage account that a container is in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub account: Option<String>,
-    /// Its certificate is signed by none that systems know.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub own_certificates: bool,
-}
-
-impl Reach {
-    /// Of a URL that is all there is to say.
-    pub fn plain(address: &str) -> Self {
-        Self { address: address.to_owned(), ..Self::default() }
-    }
-    /// Whether the URL says it all.
-    pub fn is_plain(&self) -> bool {
-        *self == Self::plain(&self.address)
-    }
 }
 
 /// A kit.

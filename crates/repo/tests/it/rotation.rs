@@ -221,7 +221,7 @@ fn a_confirmation_is_of_its_generation() {
     assert_eq!(rotated.confirmation().unwrap(), None);
     assert!(rotated.try_passphrase("new").is_ok() && rotated.try_passphrase("old").is_err());
     let opens = rotated.try_passphrase("new").unwrap();
-    assert_eq!(rotated.generation().recipients, [opens.clone()]);
+    assert_eq!(rotated.generation().recipients, std::slice::from_ref(&opens));
     rotated.put_confirmation(Shown::Entered, Some(opens.clone()), now()).unwrap();
     let counts = rotated.confirmation().unwrap().unwrap();
     assert_eq!((counts.generation, counts.opens), (1, Some(opens)));
