@@ -306,9 +306,9 @@ impl Explain for CliError {
                 "CLI-015",
                 "nothing was printed or recorded of it; this host goes on with what it keeps of the repository, and all backups stay as they are",
             )
-            .hint("Put the passphrase of the newest recovery sheet back there; `refloat key confirm` tries one that is pasted.")
+            .hint("Put back there what opens it: the passphrase of the newest recovery sheet, or an identity of one of its recipients. `refloat key confirm` tries one that is pasted.")
             .hint(format!(
-                "Or let the repository open with what is there now, or with one that is drawn: refloat -r {repository} key rotate [--new-passphrase-file FILE]"
+                "Or let the repository open with another passphrase, or other recipients, from now on: refloat -r {repository} key rotate [--new-passphrase-file FILE]"
             )),
             Self::NoKeyNamed(_) => Advice::failed("CLI-016", "nothing was printed or recorded; no backup was touched")
                 .hint("Let the configuration name it: encryption = { passphrase = { file = … } }"),

@@ -174,36 +174,30 @@ fn kit(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
     }
 }
 
-/// Whether the configuration opens, or seals to, what the repository is sealed to now. Answers `false` where what it names to open
+/// Whether the configuration opens, and seals to, what the repository is sealed to now. Answers `false` where what it names to open
 /// it was tried and does not.
 fn agree(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) -> bool {
     let (about, generation) = (format!("key {}", config.name), opened.repository.generation());
-    match &config.encryption {
-        Encryption::Passphrase(_) if generation.has_passphrase => {
-            // One that cannot be read is told of elsewhere.
-            let Ok(read) = named(lines.context(), config, opened) else { return true };
-            if let Err(failure) = prove(lines.context(), config, opened, read) {
-                lines.failure(about, &failure);
-                return false;
-            }
-        }
-        Encryption::Recipients { recipients, .. } => {
-            let sealed: Vec<&str> = generation.recipients.iter().map(|one| one.as_str()).collect();
-            let same = sealed.len() == recipients.len()
-                && recipients.iter().all(|one| sealed.contains(&one.as_str()));
-            if !same {
-                let what = format!(
-                    "backups are sealed to {}, and the configuration names others: correct `recipients`, or rotate to them",
-                    sealed.join(", ")
-                );
-                lines.warn(
-                    about,
-                    what,
-                    format!("{} -r {} key rotate", lines.context().command(), config.name),
-                );
-            }
-        }
-        _ => {}
+    let tried = match named(lines.context(), config, opened) {
+        Ok(read) => prove(opened, read).map(drop),
+        Err(failure) if matches!(config.encryption, Encryption::None) => Err(failure),
+        // A secret that cannot be read, and recipients that are others, are told of elsewhere.
+        Err(_) => Ok(()),
+    };
+    let opens = tried.is_ok();
+    if let Err(failure) = tried {
+        lines.failure(about.clone(), &failure);
     }
-    true
+    let Encryption::Recipients { recipients, .. } = &config.encryption else { return opens };
+    let sealed: Vec<&str> = generation.recipients.iter().map(|one| one.as_str()).collect();
+    let same =
+        sealed.len() == recipients.len() && recipients.iter().all(|one| sealed.contains(&one.as_str()));
+    if !same {
+        let what = format!(
+            "backups are sealed to {}, and the configuration names others: correct `recipients`, or rotate to them",
+            sealed.join(", ")
+        );
+        lines.warn(about, what, format!("{} -r {} key rotate", lines.context().command(), config.name));
+    }
+    opens
 }

@@ -29,7 +29,7 @@ pub(crate) enum Key {
     /// It is what the configuration names.
     Configured,
     /// It is this passphrase, which the repository was just sealed to.
-    New(Option<Named>),
+    New(Named),
 }
 
 /// Shows the sheet of what nobody has confirmed yet, and asks whether it is kept. A file gets it in any case. Answers whether that
@@ -61,7 +61,7 @@ pub(crate) fn keep(
             other => other?,
         },
     };
-    let proven = prove(context, config, opened, read)?;
+    let proven = prove(opened, read)?;
     if how.key_kept {
         if !confirmed {
             repository.put_confirmation(Shown::Declared, proven.opens, context.clock.now())?;
@@ -103,7 +103,7 @@ pub(super) fn print_again(
     opened: &Opened,
     file: Option<&mut SheetFile>,
 ) -> Result<(), Failure> {
-    let proven = prove(context, config, opened, named(context, config, opened)?)?;
+    let proven = prove(opened, named(context, config, opened)?)?;
     give_sheet(context, &sheet_text(context, config, opened, &proven), file)
 }
 

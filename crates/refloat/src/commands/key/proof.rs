@@ -1,9 +1,9 @@
 //! What the configuration names to open a repository, tried on it. A file can hold something else by now than what the
-//! repository was made with, and a host that has opened it once does not notice: it needs no passphrase any more.
+//! repository was made with, and a host that has opened it once does not notice: it needs neither any more.
 
 use refloat_config::{Encryption, RepositoryConfig, SecretRef, SecretSource};
-use refloat_repo::RepoError;
 use refloat_repo::crypt::identity::{Identity as AgeIdentity, Recipient};
+use refloat_repo::{KeyError, RepoError};
 
 use crate::context::{Context, Opened};
 use crate::error::{CliError, Failure};
@@ -17,70 +17,69 @@ pub(crate) struct Proven {
     pub(crate) opens: Option<Recipient>,
 }
 
-/// A passphrase that was not tried yet, and how people know it.
-pub(crate) struct Named {
-    pub(crate) text: String,
-    pub(crate) what: String,
+/// What was read and not tried yet, and how people know it.
+pub(crate) enum Named {
+    /// A passphrase.
+    Passphrase { text: String, what: String },
+    /// A recipient's identity, or a text that is none.
+    Identity { identity: Option<AgeIdentity>, what: String },
+    /// Nothing: it opens with keys that need not be on any host, or is not encrypted.
+    Nothing,
 }
 
-/// Reads the passphrase that the configuration names, where the repository opens by one.
+/// Reads what the configuration names to open the repository as it is sealed now.
 ///
 /// # Errors
-/// It cannot be read, or none is named.
-pub(crate) fn named(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-) -> Result<Option<Named>, Failure> {
-    if !opened.repository.generation().has_passphrase {
-        return Ok(None);
+/// It cannot be read, or no passphrase is named where one is needed.
+pub(crate) fn named(context: &Context, config: &RepositoryConfig, opened: &Opened) -> Result<Named, Failure> {
+    let generation = opened.repository.generation();
+    let reader = context.secret_reader();
+    match &config.encryption {
+        _ if generation.recipients.is_empty() => Ok(Named::Nothing),
+        Encryption::Passphrase(secret) if generation.has_passphrase => {
+            let text = secret.read(&reader)?.expose().to_owned();
+            Ok(Named::Passphrase { text, what: what("passphrase", secret) })
+        }
+        _ if generation.has_passphrase => Err(CliError::NoKeyNamed(opened.name.clone()).into()),
+        Encryption::Recipients { identity: Some(secret), .. } => {
+            let identity = AgeIdentity::parse(secret.read(&reader)?.expose());
+            Ok(Named::Identity { identity, what: what("identity", secret) })
+        }
+        _ => Ok(Named::Nothing),
     }
-    let Encryption::Passphrase(secret) = &config.encryption else {
-        return Err(CliError::NoKeyNamed(opened.name.clone()).into());
-    };
-    let text = secret.read(&context.secret_reader())?.expose().to_owned();
-    Ok(Some(Named { text, what: what(secret) }))
 }
 
-/// How a person knows what a passphrase is read from.
-fn what(secret: &SecretRef) -> String {
+/// How a person knows what a secret is read from.
+fn what(kind: &str, secret: &SecretRef) -> String {
     match secret.source() {
-        SecretSource::File(path) => format!("the passphrase in {}", path.display()),
-        _ => format!("the passphrase that {} names", secret.setting()),
+        SecretSource::File(path) => format!("the {kind} in {}", path.display()),
+        _ => format!("the {kind} that {} names", secret.setting()),
     }
 }
 
-/// Tries what the configuration names; `named` is what [`named`] has read.
+/// Tries what was read on the repository.
 ///
 /// # Errors
 /// `OpensNothing`, or what the repository says.
-pub(crate) fn prove(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-    named: Option<Named>,
-) -> Result<Proven, Failure> {
+pub(crate) fn prove(opened: &Opened, named: Named) -> Result<Proven, Failure> {
+    let repository = &opened.repository;
+    let nothing =
+        |what, source| Err(CliError::OpensNothing { what, repository: opened.name.clone(), source }.into());
     match named {
-        Some(Named { text, what }) => match opened.repository.try_passphrase(&text) {
+        Named::Nothing => Ok(Proven::default()),
+        Named::Passphrase { text, what } => match repository.try_passphrase(&text) {
             Ok(opens) => Ok(Proven { passphrase: Some(text), opens: Some(opens) }),
-            Err(source @ RepoError::WrongPassphrase { .. }) => {
-                Err(CliError::OpensNothing { what, repository: opened.name.clone(), source }.into())
-            }
+            Err(source @ RepoError::WrongPassphrase { .. }) => nothing(what, source),
             Err(error) => Err(error.into()),
         },
-        None => Ok(Proven { passphrase: None, opens: identity(context, config, opened)? }),
+        Named::Identity { identity, what } => {
+            let recipient = identity.map(|identity| identity.recipient());
+            if recipient.as_ref().is_some_and(|one| repository.generation().recipients.contains(one)) {
+                return Ok(Proven { passphrase: None, opens: recipient });
+            }
+            let source = recipient
+                .map_or(KeyError::NoIdentity, |one| KeyError::OtherRecipients { have: one.to_string() });
+            nothing(what, RepoError::NoKey { key: repository.marker().id, source })
+        }
     }
-}
-
-/// The identity that the configuration names, where it is one of the recipients'. Its private half is on no sheet, and need not
-/// be on this host.
-fn identity(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-) -> Result<Option<Recipient>, Failure> {
-    let Encryption::Recipients { identity: Some(secret), .. } = &config.encryption else { return Ok(None) };
-    let text = secret.read(&context.secret_reader())?;
-    let recipient = AgeIdentity::parse(text.expose()).map(|identity| identity.recipient());
-    Ok(recipient.filter(|one| opened.repository.generation().recipients.contains(one)))
 }

@@ -163,7 +163,10 @@ impl Rotate {
             || "the passphrase that the configuration names".to_owned(),
             |file| format!("the passphrase in {}", file.display()),
         );
-        let key = KeptKey::New(passphrase.map(|text| Named { text, what }));
+        let key = match passphrase {
+            Some(text) => KeptKey::New(Named::Passphrase { text, what }),
+            None => KeptKey::Configured,
+        };
         let confirmed = keep(context, config, &again, key, KeepKey { sheet, key_kept: self.key_kept })?;
         tell(context, &again, &generation, turned_on);
         if let Some(file) = self.new_passphrase_file.as_deref() {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
+use refloat_repo::crypt::identity::Identity;
 use refloat_testkit::failpoints::arm;
 
 use super::errors::{Run, Scene, can_give_away, made, run};
@@ -56,6 +57,36 @@ fn nothing_is_declared_of_a_passphrase_that_opens_nothing() {
     scene.run(&["init", "--key-kept"]).ends(1, "error[CLI-015]");
     scene.run(&["check"]).ends(3, "no one has shown");
     assert_eq!(scene.count("repo/keys/confirmation"), 0);
+}
+
+#[test]
+fn an_identity_that_opens_nothing_is_not_kept() {
+    let scene = Scene::new();
+    let (ours, other) = (Identity::draw(), Identity::draw());
+    let encryption = |recipient: &Identity| {
+        let identity = scene.path("identity").display().to_string();
+        format!("{{ recipients = [\"{}\"], identity = {{ file = \"{identity}\" }} }}", recipient.recipient())
+    };
+    let text = fs::read_to_string(scene.path("refloat.toml")).expect("reads");
+    let passphrase = format!("{{ passphrase = {{ file = \"{}\" }} }}", scene.path("passphrase").display());
+    assert!(text.contains(&passphrase));
+    scene.write("refloat.toml", &text.replace(&passphrase, &encryption(&ours)), 0o644);
+    scene.write("identity", &format!("{}\n", ours.expose()), 0o600);
+    scene.run(&["init", "--key-kept"]).ends(0, "is made");
+    scene.run(&["check"]).ends(3, KEPT);
+
+    scene.write("identity", &format!("{}\n", other.expose()), 0o600);
+    let sheet = scene.path("sheet").display().to_string();
+    for line in [&["init"][..], &["key", "sheet", "--sheet", &sheet]] {
+        let run = scene.run(line).ends(1, "error[CLI-015]: the identity in");
+        assert!(!run.stderr.contains("AGE-SECRET-KEY"), "{}", run.stderr);
+    }
+    let check = scene.run(&["check"]).ends(3, "(CLI-015)");
+    assert!(!check.stdout.contains(KEPT), "{}", check.stdout);
+    // One that is on no host at all is nobody's fault.
+    fs::remove_file(scene.path("identity")).expect("own file");
+    let run = scene.run(&["init"]).ends(0, "fingerprint");
+    assert!(run.stderr.contains("was not tried"), "{}", run.stderr);
 }
 
 #[test]
