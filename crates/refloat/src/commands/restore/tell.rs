@@ -324,7 +324,7 @@ fn next(
             ));
             if let Some(config) = place.cannot_record() {
                 out.push_str(&format!(
-                    "     it is recorded in the repository, which could not be written from here: first put credentials that may into {}\n",
+                    "     it records that in the repository, which could not be written from here: first let it be, by what {} names\n",
                     shell_path(&config)
                 ));
             }
