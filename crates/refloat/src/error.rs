@@ -215,6 +215,31 @@ pub(crate) enum CliError {
     /// What was pasted does not open the repository.
     #[error("what you entered does not open repository \"{0}\"")]
     NotTheKey(String),
+    /// What the configuration names opens nothing.
+    #[error("{what} does not open repository \"{repository}\"")]
+    OpensNothing {
+        /// `the passphrase in /etc/refloat/passphrase`.
+        what: String,
+        /// Which repository.
+        repository: String,
+        /// What it says.
+        #[source]
+        source: refloat_repo::RepoError,
+    },
+    /// The configuration names nothing that could open the repository.
+    #[error("repository \"{0}\" opens with a passphrase, and the configuration names none")]
+    NoKeyNamed(String),
+    /// All was done but the sheet.
+    #[error("could not write the recovery sheet to {}", path.display())]
+    SheetNotWritten {
+        /// Which file.
+        path: PathBuf,
+        /// What prints it.
+        again: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file of the program itself.
     #[error("could not {action} {}", path.display())]
     File {
@@ -277,6 +302,21 @@ impl Explain for CliError {
                 Advice::failed("CLI-012", "nothing was changed; this host can still open its backups")
                     .hint("Was it pasted from where you keep it? `refloat key sheet` prints the sheet again.")
             }
+            Self::OpensNothing { repository, .. } => Advice::failed(
+                "CLI-015",
+                "nothing was printed or recorded of it; this host goes on with what it keeps of the repository, and all backups stay as they are",
+            )
+            .hint("Put back there what opens it: the passphrase of the newest recovery sheet, or an identity of one of its recipients. `refloat key confirm` tries one that is pasted.")
+            .hint(format!(
+                "Or let the repository open with another passphrase, or other recipients, from now on: refloat -r {repository} key rotate [--new-passphrase-file FILE]"
+            )),
+            Self::NoKeyNamed(_) => Advice::failed("CLI-016", "nothing was printed or recorded; no backup was touched")
+                .hint("Let the configuration name it: encryption = { passphrase = { file = … } }"),
+            Self::SheetNotWritten { again, .. } => Advice::failed(
+                "CLI-017",
+                "the repository and its key are as they shall be, and this host is enrolled; only the sheet is missing",
+            )
+            .hint(format!("Print it, while this host has the key: {again}, or {again} --sheet FILE")),
             Self::File { .. } => Advice::failed("CLI-013", "nothing else was changed"),
             Self::TooFew { backup, behind, .. } => Advice::failed("CLI-020", "the backup is made and can be restored")
                 .hint(format!(

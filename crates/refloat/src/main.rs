@@ -15,6 +15,7 @@ mod log;
 mod names;
 mod operations;
 mod progress;
+mod reach;
 mod render;
 mod rescue;
 mod retention;

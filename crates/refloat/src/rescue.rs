@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use refloat_repo::layout::{self, Named};
-use refloat_repo::repository::{KIT_PROGRAM as PROGRAM, Kit, KitFile, Kits, NewKit, sha256_of};
+use refloat_repo::repository::{KIT_PROGRAM as PROGRAM, Kit, KitFile, Kits, NewKit, Reach, sha256_of};
 use refloat_repo::{RepoError, Repository};
 use refloat_store::{Key, StoreErrorKind};
 use refloat_types::{Clock as _, SourceId, Timestamp, hex};
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::{Context, Opened};
 use crate::error::Failure;
+use crate::reach;
 use crate::render::time;
 use program::Program;
 
@@ -69,9 +70,9 @@ pub(crate) enum Look {
     Now,
 }
 
-/// Sees to it that the repository at `url` has a kit; what cannot be done is a warning.
-pub(crate) fn keep(context: &Context, opened: &Opened, url: &str, look: Look) {
-    let result = keep_quietly(context, opened, url, look);
+/// Sees to it that a configured repository has a kit; what cannot be done is a warning.
+pub(crate) fn keep(context: &Context, opened: &Opened, look: Look) {
+    let result = keep_quietly(context, opened, look);
     if let Err(failure) = result {
         let causes: String = failure.detail.iter().map(|cause| format!(": {cause}")).collect();
         context.out.warn(&format!(
@@ -87,48 +88,66 @@ pub(crate) fn keep(context: &Context, opened: &Opened, url: &str, look: Look) {
 /// What the repository says; the next `backup` or `check` puts there what is missing.
 pub(crate) fn renew(context: &Context, opened: &Opened, files: &[Key]) -> Result<Vec<Key>, Failure> {
     let deleted = opened.repository.delete_changed_kit_files(files)?;
-    let configs = context.config.iter().flat_map(|config| config.repositories.values());
-    let config = configs.into_iter().find(|config| config.name.as_str() == opened.name);
-    if let Some(config) = config.filter(|_| !deleted.is_empty()) {
-        keep_quietly(context, opened, &config.url.to_string(), Look::Now)?;
+    if !deleted.is_empty() {
+        keep_quietly(context, opened, Look::Now)?;
     }
     Ok(deleted)
 }
 
-fn keep_quietly(context: &Context, opened: &Opened, url: &str, look: Look) -> Result<(), Failure> {
+fn keep_quietly(context: &Context, opened: &Opened, look: Look) -> Result<(), Failure> {
+    let mut configs = context.config.iter().flat_map(|config| config.repositories.values());
+    // One that no configuration names was not opened to be written.
+    let Some(config) = configs.find(|config| config.name.as_str() == opened.name) else { return Ok(()) };
+    let reach = in_plain_view(reach::of(config));
     let repository = &opened.repository;
     let program = Program::running();
     let name = format!("repositories/{}/rescue.json", repository.marker().id);
     let now = context.clock.now();
-    let wanted = wanted(context, opened, url, program.as_ref());
+    let wanted = wanted(context, opened, &reach, program.as_ref());
     let seen: Option<Seen> = repository.state().read(&name).unwrap_or_default();
     let lately = |seen: &Seen| seen.at <= now && time::since(seen.at, now) < SELDOM;
     if look == Look::Seldom && seen.is_some_and(|seen| seen.wanted == wanted && lately(&seen)) {
         return Ok(());
     }
-    if let Some(kit) = put(repository, url, program.as_ref(), now)?
-        && let Some(stored) = Stored::of(&kit)
+    if let Some((kit, before)) = put(repository, &reach, program.as_ref(), now)?
         && kit.number > 1
+        && let Some(told) = told(&kit, before)
     {
-        context.out.say(&format!(
-            "repository {}: a new rescue kit, {}; on the recovery sheet the digest of {} is now {} (key sheet prints it)",
-            opened.name,
-            layout::kit_directory(kit.number),
-            stored.key,
-            stored.sha256
-        ));
+        context.out.say(&format!("repository {}: {told}", opened.name));
     }
     Ok(repository.state().write(&name, &Seen { wanted, at: now })?)
 }
 
+/// What a person is told of a kit that replaces another one: whether the digest on the recovery sheet is still that of its program,
+/// which was the one `before`.
+fn told(kit: &Kit, before: Option<Stored>) -> Option<String> {
+    let (directory, stored) = (layout::kit_directory(kit.number), Stored::of(kit)?);
+    Some(match before {
+        Some(before) if before.sha256 == stored.sha256 && before.key == stored.key => {
+            format!(
+                "the texts of the rescue kit are renewed, in {directory}; the program and its digest on the recovery sheet stay"
+            )
+        }
+        Some(before) if before.sha256 == stored.sha256 => format!(
+            "a new rescue kit, {directory}; the program is the same and lies at {} now; its digest on the recovery sheet stays",
+            stored.key
+        ),
+        _ => format!(
+            "a new rescue kit, {directory}; on the recovery sheet the digest of {} is now {}: print it again by key sheet",
+            stored.key, stored.sha256
+        ),
+    })
+}
+
 /// All that a kit depends on and that is known without asking the repository.
-fn wanted(context: &Context, opened: &Opened, url: &str, program: Option<&Program>) -> String {
+fn wanted(context: &Context, opened: &Opened, reach: &Reach, program: Option<&Program>) -> String {
     let mut all = Vec::new();
     let sources = context.config.iter().flat_map(|config| config.sources.values());
     let mine = sources.filter(|source| source.repositories.iter().any(|name| name.as_str() == opened.name));
     let program = program.map(Program::identity).unwrap_or_default();
     let generation = opened.repository.generation().number.to_string();
-    let parts = [RELEASE, url, &program, &generation].map(str::to_owned);
+    let reach = serde_json::to_string(reach).unwrap_or_default();
+    let parts = [RELEASE, &reach, &program, &generation].map(str::to_owned);
     for part in parts.into_iter().chain(mine.map(|source| source.name.to_string())) {
         all.extend_from_slice(&(part.len() as u64).to_le_bytes());
         all.extend_from_slice(part.as_bytes());
@@ -136,28 +155,36 @@ fn wanted(context: &Context, opened: &Opened, url: &str, program: Option<&Progra
     hex::encode(&sha256_of(&all))
 }
 
-/// A URL without who logs in there: a kit lies in plain view and holds no name.
+/// A way to a repository without who logs in there: a kit lies in plain view and holds no name.
+fn in_plain_view(reach: Reach) -> Reach {
+    Reach {
+        address: without_user(&reach.address),
+        endpoint: reach.endpoint.as_deref().map(without_user),
+        ..reach
+    }
+}
+
 fn without_user(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
 }
 
-/// Puts a kit there unless the newest one is right. Answers the new one.
+/// Puts a kit there unless the newest one is right. Answers the new one, and the program of the one before.
 fn put(
     repository: &Repository,
-    url: &str,
+    reach: &Reach,
     program: Option<&Program>,
     now: Timestamp,
-) -> Result<Option<Kit>, RepoError> {
+) -> Result<Option<(Kit, Option<Stored>)>, RepoError> {
     for _ in 0..3 {
         let kits = repository.kits()?;
         let sources = sources(repository)?;
-        let Some(needed) = Needed::of(repository, &kits, url, sources, program)? else { return Ok(None) };
+        let Some(needed) = Needed::of(repository, &kits, reach, sources, program)? else { return Ok(None) };
         match needed.put(repository, now) {
             // Another host has just put one there: perhaps that one is right.
             Err(RepoError::Store(error)) if error.kind == StoreErrorKind::AlreadyExists => {}
-            other => return other.map(Some),
+            other => return other.map(|kit| Some((kit, kits.newest().and_then(Stored::of)))),
         }
     }
     Ok(None)
@@ -186,7 +213,7 @@ impl Needed {
     fn of(
         repository: &Repository,
         kits: &Kits,
-        url: &str,
+        reach: &Reach,
         sources: Vec<SourceId>,
         program: Option<&Program>,
     ) -> Result<Option<Self>, RepoError> {
@@ -198,14 +225,20 @@ impl Needed {
         let renews = program.is_some() || (is_later && there.is_none());
         let mut addresses: Vec<String> = Vec::new();
         let known = newest.iter().flat_map(|kit| kit.addresses.iter().map(String::as_str));
-        for address in known.chain([url]).map(without_user) {
-            if !addresses.contains(&address) {
-                addresses.push(address);
+        for address in known.chain([reach.address.as_str()]) {
+            if !addresses.iter().any(|there| there == address) {
+                addresses.push(address.to_owned());
             }
+        }
+        // Hosts may reach it in several ways; none of them makes a kit anew because of another's.
+        let mut ways: Vec<Reach> = newest.map(|kit| kit.reach.clone()).unwrap_or_default();
+        if !reach.is_plain() && !ways.contains(reach) {
+            ways.insert(0, reach.clone());
         }
         let right = newest.is_some_and(|kit| {
             kit.sources == sources
                 && kit.addresses == addresses
+                && kit.reach == ways
                 && kit.generation == repository.generation().number
                 && kit.files.iter().all(|file| kits.seems_whole(file))
         });
@@ -218,6 +251,7 @@ impl Needed {
                 number: kits.next_number(),
                 release: kept.map_or(RELEASE, |kit| &kit.release).to_owned(),
                 addresses,
+                reach: ways,
                 sources,
                 files: Vec::new(),
             },
@@ -292,7 +326,10 @@ mod tests {
             Repository::init(Arc::new(store.clone()), StateDirectory::new(state.path()), options)
                 .expect("made");
         let read = |file: &KitFile| read_whole(&store, &file.key, 10 << 20).expect("it is there");
-        let put = |url: &str, program: Option<&Program>| put(&repository, url, program, now).expect("put");
+        let put_by = |reach: &Reach, program: Option<&Program>| {
+            put(&repository, reach, program, now).expect("put").map(|(kit, _)| kit)
+        };
+        let put = |url: &str, program: Option<&Program>| put_by(&Reach::plain(url), program);
 
         // A program that needs libraries is none; one that is linked statically takes its place as soon as it comes.
         let without = put("file:///backup/db1", None).expect("the first");
@@ -325,6 +362,37 @@ mod tests {
             assert_eq!(without_user(url), address);
         }
         assert_eq!(put("file:///backup/db1", None), None);
+
+        // What a URL does not say is said, once for each way, whoever comes next.
+        let near = |endpoint: &str| Reach {
+            endpoint: Some(endpoint.to_owned()),
+            own_certificates: true,
+            ..Reach::plain("s3://bucket/pg")
+        };
+        let (first, second) = (near("https://minio:9000"), near("https://10.0.0.1:9000"));
+        let said = put_by(&first, None).expect("how it is reached");
+        assert_eq!(said.reach, std::slice::from_ref(&first));
+        let text = String::from_utf8(read(said.file(TEXT).expect("a text"))).expect("text");
+        assert!(text.contains("OR BY s3://bucket/pg\n"), "{text}");
+        assert!(
+            text.contains("below  ./refloat -r s3://bucket/pg  instead of  ./refloat -r file:///backup/db1"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "export AWS_REGION=us-east-1 AWS_ENDPOINT_URL_S3=https://minio:9000 AWS_CA_BUNDLE=ca.pem"
+            ),
+            "{text}"
+        );
+        assert_eq!(put_by(&second, None).expect("another way").reach, [second.clone(), first.clone()]);
+        for reach in [&first, &second, &Reach::plain("s3://bucket/pg")] {
+            assert_eq!(put_by(reach, None), None, "no host makes it anew because of another");
+        }
+        let hidden = Reach { endpoint: Some("https://me@h".to_owned()), ..Reach::plain("sftp://me@h/p") };
+        assert_eq!(
+            in_plain_view(hidden),
+            Reach { endpoint: Some("https://h".to_owned()), ..Reach::plain("sftp://h/p") }
+        );
         let kits = repository.kits().expect("lists");
         assert_eq!(repository.inspect_kits(&kits).expect("reads"), []);
 
@@ -332,6 +400,30 @@ mod tests {
         store.delete(&file.key).expect("deletes");
         let again = put("s3://bucket/pg", Some(&program)).expect("a new one");
         assert!(read(again.file(PROGRAM).expect("a program")) == program.bytes().expect("its bytes"));
+    }
+
+    #[test]
+    fn a_digest_that_stays_is_not_told_as_a_new_one() {
+        let (store, state) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+        let options = InitOptions { protection: Protection::None, now: SystemClock.now() };
+        let state = StateDirectory::new(state.path());
+        let repository = Repository::init(Arc::new(store.clone()), state, options).expect("made");
+        let program = linked_statically(b"does everything");
+        let put = |url: &str| {
+            let put = put(&repository, &Reach::plain(url), Some(&program), SystemClock.now());
+            let (kit, before) = put.expect("put").expect("a new one");
+            (told(&kit, before).expect("it has a program"), Stored::of(&kit).expect("it has a program"))
+        };
+        let (first, stored) = put("file:///a");
+        assert!(first.contains(&stored.sha256) && first.contains("print it again"), "{first}");
+        let (texts, _) = put("file:///b");
+        assert!(texts.contains("its digest on the recovery sheet stay"), "{texts}");
+        assert!(!texts.contains("print it again") && !texts.contains(&stored.sha256), "{texts}");
+        // Taken away and put there again it lies elsewhere.
+        store.delete(&stored.key.parse().expect("a key")).expect("deletes");
+        let (moved, again) = put("file:///b");
+        assert_ne!(again.key, stored.key);
+        assert!(moved.contains(&again.key) && !moved.contains("print it again"), "{moved}");
     }
 
     #[test]

@@ -1,19 +1,26 @@
 //! The recovery sheet: what a person needs when the host is gone.
 
+mod file;
+
 use std::fmt::Write as _;
 
-use refloat_repo::repository::Generation;
+use refloat_repo::repository::{Generation, Reach};
 use refloat_types::Timestamp;
 
+use crate::reach::Way;
 use crate::render::time;
 use crate::rescue::Stored;
+
+pub(crate) use file::SheetFile;
 
 /// What stands on the sheet.
 pub(crate) struct Sheet<'a> {
     /// Name in the configuration.
     pub name: &'a str,
-    /// Where it is.
-    pub url: String,
+    /// Where it is, and how it is reached.
+    pub reach: &'a Reach,
+    /// The certificates of a store that has its own: which file holds them here, with its digest.
+    pub certificates: Option<String>,
     /// Who can read it.
     pub generation: &'a Generation,
     /// How people compare it.
@@ -45,7 +52,8 @@ impl Sheet<'_> {
                 self.generation.recipients.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(" or ")
             ),
         };
-        line("store", &self.url);
+        let way = Way { reach: self.reach, generation: self.generation };
+        line("store", &self.reach.address);
         line("", "who can sign in to it: ______________________");
         line(if self.generation.has_passphrase { "passphrase" } else { "key" }, &opened_by);
         line("fingerprint", &self.fingerprint);
@@ -58,8 +66,27 @@ impl Sheet<'_> {
         for cluster in &self.clusters {
             line("cluster", cluster);
         }
-        line("type", &format!("refloat -r {} status", self.url));
-        line("", &format!("refloat -r {} restore SOURCE --to /new/directory", self.url));
+        let mut label = "first";
+        if way.needs_file() {
+            let (file, about) = way.file();
+            let [directory, then] = Way::before_file();
+            line(label, &directory);
+            label = "";
+            line(label, &then);
+            file.iter().chain(&about).for_each(|text| line("", text));
+        } else {
+            for export in way.exports() {
+                line(label, &export);
+                label = "";
+            }
+            way.about_exports().iter().for_each(|text| line("", &format!("({text})")));
+        }
+        if let Some(certificates) = &self.certificates {
+            line(label, certificates);
+        }
+        let run = way.command("refloat");
+        line("type", &format!("{run} list"));
+        line("", &format!("{run} restore SOURCE --to /new/directory"));
         line("", "refloat help restore");
         format!(
             "REFLOAT RECOVERY SHEET · repository {} · printed {} on {}\n\

@@ -77,7 +77,7 @@ impl Explain for ThawError {
                 .hint("Run it again with --thaw: thaw_command asks for it, which the store may charge, and it is waited for.")
                 .hint("--dry-run --json lists the objects."),
             Self::NotAsked { repository, .. } => Advice::failed("THA-001", "nothing was written, and nothing was asked for")
-                .hint(format!("Write thaw_command = [\"/path\"] into [repository.{repository}], and run it again with --thaw; docs/src/cold.md has such a program."))
+                .hint(format!("Write thaw_command = [\"/path\"] into [repository.{repository}], and run it again with --thaw; the page \"Cold classes\" of the manual has such a program."))
                 .hint("Or ask for the objects yourself and run the same command again: --dry-run --json lists them."),
             Self::Command { .. } => Advice::failed("THA-002", "nothing was written; what was asked for already stays asked for")
                 .hint("Correct the program, and run the same command again."),

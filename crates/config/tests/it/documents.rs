@@ -77,3 +77,34 @@ fn every_page_is_in_the_table_of_contents() {
         );
     }
 }
+
+#[test]
+fn no_hint_sends_anybody_to_a_file_of_the_sources() {
+    fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(root().join("crates")).expect("there are crates").flatten() {
+        sources(&entry.path().join("src"), &mut files);
+    }
+    assert!(files.len() > 100);
+    for file in files {
+        for line in read(&file).lines() {
+            let is_said = !line.trim_start().starts_with("//")
+                && !["include_str!", "CARGO_MANIFEST_DIR"].iter().any(|of_tests| line.contains(of_tests));
+            let names = line.contains("docs/src/") && is_said;
+            assert!(
+                !names,
+                "{}: who has the program alone has no such path; name the page: {line}",
+                file.display()
+            );
+        }
+    }
+}

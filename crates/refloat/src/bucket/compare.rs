@@ -180,7 +180,7 @@ fn destroys(live: &BucketSettings, denied: Denied, add: &mut Add<'_>) {
             add(
                 Weight::Note,
                 what.to_owned(),
-                "see docs/src/buckets.md: versions with a default lock, or the generated policies".to_owned(),
+                "see the page \"Buckets that nobody can empty\" of the manual: versions with a default lock, or the generated policies".to_owned(),
             );
         }
     }

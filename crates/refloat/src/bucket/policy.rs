@@ -24,6 +24,30 @@ impl Principals {
         }
     }
 
+    /// Reads the ARN of a role or user. A name that is none would match nobody: the policy would let nobody delete.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<String, String> {
+        let parts: Vec<&str> = text.splitn(6, ':').collect();
+        // Stores that are not Amazon's leave the account out; a wildcard may stand for it, and in names.
+        let is_account = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "*?-_".contains(c));
+        let is_principal = |text: &str| {
+            let kinds = ["user/", "role/", "assumed-role/", "federated-user/"];
+            text == "root"
+                || kinds.iter().any(|kind| text.strip_prefix(kind).is_some_and(|name| !name.is_empty()))
+        };
+        match parts.as_slice() {
+            ["arn", partition, "iam" | "sts", "", account, principal]
+                if !partition.is_empty() && is_account(account) && is_principal(principal) =>
+            {
+                Ok(text.to_owned())
+            }
+            _ => Err("it is no ARN of a role or user, such as arn:aws:iam::123456789012:role/refloat-expire"
+                .to_owned()),
+        }
+    }
+
     /// Nobody was named.
     pub(crate) fn is_placeholder(&self) -> bool {
         self.expirers.iter().any(|arn| arn == Self::PLACEHOLDER)

@@ -173,8 +173,6 @@ impl Backup {
             0 | 1 => Access::Bulk,
             _ => Access::Within(PATIENCE_WITH_ONE),
         };
-        let urls: Vec<(String, String)> =
-            configs.iter().map(|config| (config.name.to_string(), config.url.to_string())).collect();
         let mut all = several::open(context, configs, enough, patience);
         let result = self.in_several(context, source, &mut all, enough);
         if let Ok(Made::Backup(report, _)) = &result {
@@ -200,8 +198,7 @@ impl Backup {
         }
         if matches!(result, Ok(Made::Backup(..))) {
             for one in all.opened.iter().filter(stored) {
-                let url = urls.iter().find(|(name, _)| *name == one.name).map(|(_, url)| url.as_str());
-                rescue::keep(context, one, url.unwrap_or_default(), Look::Seldom);
+                rescue::keep(context, one, Look::Seldom);
                 healing::keep_copies(context, one);
             }
         }

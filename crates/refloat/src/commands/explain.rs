@@ -26,7 +26,7 @@ impl Explain {
             let area = code.split('-').next().unwrap_or_default();
             let known: Vec<&str> = codes().filter(|known| known.starts_with(&format!("{area}-"))).collect();
             let hint = if known.is_empty() {
-                "Codes look like WAL-105; docs/src/reference/errors.md lists them.".to_owned()
+                "Codes look like WAL-105; the page \"Error codes\" of the manual lists them.".to_owned()
             } else {
                 format!("Of this area there are: {}", known.join(", "))
             };

@@ -64,7 +64,7 @@ pub(crate) struct BucketPolicy {
     #[command(flatten)]
     common: Common,
     /// ARN of a role or user that may delete; may be given several times
-    #[arg(long, value_name = "ARN")]
+    #[arg(long, value_name = "ARN", value_parser = Principals::parse)]
     expirer: Vec<String>,
 }
 
@@ -149,7 +149,7 @@ fn one_bucket(context: &Context, lock_days: Option<u32>) -> Result<Bucket, Failu
                     other.name,
                     scheme.name()
                 ),
-                "docs/src/buckets.md says what to give to whom in Google Cloud Storage and Azure.",
+                "The page \"Buckets that nobody can empty\" of the manual says what to give to whom in Google Cloud Storage and Azure.",
             )
             .into())
         }

@@ -13,7 +13,7 @@ use refloat_store::posix::Options;
 use refloat_types::Clock as _;
 use serde::Serialize;
 
-use super::key::{KeepKey, configured_passphrase, keep, no_place_for_sheet, unconfirmed};
+use super::key::{KeepKey, KeptKey, keep, no_place_for_sheet, refuse_kept};
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
@@ -22,6 +22,7 @@ use crate::operations::Operation;
 use crate::render::on_terminal;
 use crate::render::text::shell_path;
 use crate::rescue::{self, Look};
+use crate::sheet::SheetFile;
 
 /// Make the repositories that are configured, enrol this host, print the recovery sheet and PostgreSQL's settings
 ///
@@ -38,8 +39,8 @@ pub(crate) struct Init {
     /// Write the recovery sheet to this new file (0600) instead of the terminal
     #[arg(long, value_name = "FILE")]
     sheet: Option<PathBuf>,
-    /// What opens the repository is kept elsewhere already: no sheet, no question
-    #[arg(long)]
+    /// What opens the repository is there and kept elsewhere already: no sheet, no question
+    #[arg(long, conflicts_with = "sheet")]
     key_kept: bool,
     /// Enrol this host by a token of `key invite`: @FILE, or - for stdin; the token itself would be seen by `ps`
     #[arg(long, value_name = "TOKEN")]
@@ -83,13 +84,19 @@ impl Init {
         if token.is_some() {
             super::key::only(plans.iter().map(|plan| plan.config.clone()).collect::<Vec<_>>().as_slice())?;
         }
-        let makes_key = |plan: &Plan| !plan.exists && !matches!(plan.config.encryption, Encryption::None);
-        if !self.key_kept && self.sheet.is_none() && !on_terminal() && plans.iter().any(makes_key) {
-            return Err(no_place_for_sheet().into());
+        for file in
+            plans.iter().filter(|plan| plan.draws_passphrase).filter_map(|plan| passphrase_file(&plan.config))
+        {
+            refuse_kept(self.key_kept, file)?;
         }
         if self.dry_run {
             return Ok(tell_plan(&context, &plans));
         }
+        let makes_key = |plan: &Plan| !plan.exists && !matches!(plan.config.encryption, Encryption::None);
+        if !self.key_kept && self.sheet.is_none() && !on_terminal() && plans.iter().any(makes_key) {
+            return Err(no_place_for_sheet().into());
+        }
+        let mut sheet = self.sheet.as_deref().map(SheetFile::make).transpose()?;
         for plan in &plans {
             prepare(&context, plan, owner)?;
         }
@@ -105,8 +112,9 @@ impl Init {
                     return Err(failure);
                 }
             };
-            rescue::keep(&context, &opened, &plan.config.url.to_string(), Look::Now);
-            let result = self.keep_key(&context, &plan, &opened);
+            rescue::keep(&context, &opened, Look::Now);
+            let how = KeepKey { sheet: sheet.as_mut(), key_kept: self.key_kept };
+            let result = keep(&context, &plan.config, &opened, KeptKey::Configured, how);
             let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
             operation.finish(&context, [&opened.repository], &ended);
             made.push(tell(&context, &plan, &opened, result?));
@@ -115,14 +123,6 @@ impl Init {
         tell_settings(&context, &lines);
         context.out.document(&serde_json::json!({ "repositories": made, "postgresql_conf": lines }));
         Ok(Outcome::Done)
-    }
-
-    /// Shows the sheet of a new repository and asks whether it is kept. Answers whether that is shown.
-    fn keep_key(&self, context: &Context, plan: &Plan, opened: &Opened) -> Result<bool, Failure> {
-        let shows = !self.key_kept && unconfirmed(opened)?;
-        let passphrase = if shows { configured_passphrase(context, &plan.config, opened)? } else { None };
-        let how = KeepKey { sheet: self.sheet.as_deref(), key_kept: self.key_kept };
-        keep(context, &plan.config, opened, how, passphrase.as_deref())
     }
 }
 
@@ -350,7 +350,8 @@ fn tell(context: &Context, plan: &Plan, opened: &Opened, confirmed: bool) -> Mad
     }
     if !confirmed {
         context.out.text(&format!(
-            "! nobody has shown that the recovery sheet is kept: if {} is lost, nobody can open these backups.     {} key confirm\n",
+            "! nobody has shown that the recovery sheet is kept: if {} is lost, nobody can open these backups.     {1} key confirm\n  \
+             where there is no sheet yet, this prints it:     {1} key sheet\n",
             context.host,
             context.command()
         ));

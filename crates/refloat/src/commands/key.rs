@@ -1,24 +1,30 @@
 //! Keys: `confirm` and `sheet` here, the others in files of their own.
 
 mod invite;
+mod keeping;
 mod list;
+mod proof;
 mod rewrap;
 mod rotate;
 
 use clap::Subcommand;
-use refloat_config::{Encryption, RepositoryConfig, SourceConfig};
-use refloat_repo::crypt::identity::Identity as AgeIdentity;
-use refloat_repo::repository::{Confirmation, Shown};
+use refloat_config::{RepositoryConfig, SourceConfig};
+use refloat_repo::crypt::identity::{Identity as AgeIdentity, Recipient};
+use refloat_repo::repository::Shown;
 use refloat_types::Clock as _;
 
 use crate::Outcome;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::operations::Operation;
-use crate::render::{can_ask, on_terminal, time};
-use crate::rescue::Stored;
-use crate::sheet::Sheet;
+use crate::render::{can_ask, time};
+use crate::sheet::SheetFile;
 use crate::terminal;
+use keeping::print_again;
+pub(crate) use keeping::{
+    KeepKey, Key as KeptKey, confirmation, keep, no_place_for_sheet, refuse_kept, unconfirmed,
+};
+pub(crate) use proof::{Named, named, prove};
 
 /// Keys.
 #[derive(Debug, Subcommand)]
@@ -29,6 +35,8 @@ pub(crate) enum Key {
     )]
     Confirm,
     /// Print the recovery sheet again, on the terminal only
+    ///
+    /// What the configuration names is tried on the repository first: no sheet is printed that opens nothing.
     Sheet {
         /// Write it to this new file (0600) instead
         #[arg(long, value_name = "FILE")]
@@ -54,15 +62,19 @@ impl Key {
             return rotate.run(context);
         }
         let sources: Vec<SourceConfig> = context.config()?.sources.values().cloned().collect();
-        context.assume(&sources, false)?;
         let configs = context.repositories(None)?;
+        let mut file = match &self {
+            Self::Sheet { sheet: Some(path) } => Some(SheetFile::make(path)?),
+            _ => None,
+        };
+        context.assume(&sources, false)?;
         match self {
             Self::List => list::run(&context, &configs),
             Self::Invite(invite) => invite.run(&context, &configs),
             Self::Rewrap(rewrap) => rewrap.run(&context, &configs),
             Self::Confirm => each(&context, &configs, "key confirm", |_, opened| confirm(&context, opened)),
-            Self::Sheet { sheet } => each(&context, &configs, "key sheet", |config, opened| {
-                print_again(&context, config, opened, sheet.as_deref())
+            Self::Sheet { .. } => each(&context, &configs, "key sheet", |config, opened| {
+                print_again(&context, config, opened, file.as_mut())
             }),
             Self::Rotate(_) => Ok(Outcome::Done),
         }
@@ -74,7 +86,7 @@ fn each(
     context: &Context,
     configs: &[RepositoryConfig],
     name: &'static str,
-    work: impl Fn(&RepositoryConfig, &Opened) -> Result<(), Failure>,
+    mut work: impl FnMut(&RepositoryConfig, &Opened) -> Result<(), Failure>,
 ) -> Result<Outcome, Failure> {
     for config in configs {
         let opened = context.open(config, Access::Bulk)?;
@@ -97,58 +109,6 @@ pub(crate) fn only(configs: &[RepositoryConfig]) -> Result<&RepositoryConfig, Fa
     Err(CliError::usage("which repository is meant?", hint).into())
 }
 
-/// How what opens a new repository, or a new generation of it, is kept.
-#[derive(Clone, Copy)]
-pub(crate) struct KeepKey<'a> {
-    /// The sheet goes to this new file.
-    pub(crate) sheet: Option<&'a std::path::Path>,
-    /// Somebody says that it is kept.
-    pub(crate) key_kept: bool,
-}
-
-/// Shows the sheet of what nobody has confirmed yet, and asks whether it is kept. Answers whether that is shown.
-///
-/// # Errors
-/// What the repository or the terminal says.
-pub(crate) fn keep(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-    how: KeepKey<'_>,
-    passphrase: Option<&str>,
-) -> Result<bool, Failure> {
-    let repository = &opened.repository;
-    if !unconfirmed(opened)? {
-        return Ok(true);
-    }
-    if how.key_kept {
-        repository.put_confirmation(Shown::Declared, context.clock.now())?;
-        return Ok(true);
-    }
-    if how.sheet.is_some() || on_terminal() {
-        give_sheet(context, &sheet_text(context, config, opened, passphrase), how.sheet)?;
-    }
-    if !can_ask() || how.sheet.is_some() {
-        return Ok(false);
-    }
-    loop {
-        let entered = terminal::secret(&format!(
-            "Paste what opens repository {} from where you kept it (Enter alone: later, by key confirm): ",
-            opened.name
-        ))?;
-        if entered.is_empty() {
-            return Ok(false);
-        }
-        match try_entered(opened, &entered) {
-            Ok(()) => {
-                repository.put_confirmation(Shown::Entered, context.clock.now())?;
-                return Ok(true);
-            }
-            Err(failure) => context.out.say(&format!("{}; try again", failure.message)),
-        }
-    }
-}
-
 /// Asks for what opens the repository, and records that it was shown.
 fn confirm(context: &Context, opened: &Opened) -> Result<(), Failure> {
     let repository = &opened.repository;
@@ -157,8 +117,8 @@ fn confirm(context: &Context, opened: &Opened) -> Result<(), Failure> {
         return Ok(());
     }
     let entered = entered(context, &opened.name)?;
-    try_entered(opened, &entered)?;
-    let confirmation = repository.put_confirmation(Shown::Entered, context.clock.now())?;
+    let opens = try_entered(opened, &entered)?;
+    let confirmation = repository.put_confirmation(Shown::Entered, Some(opens), context.clock.now())?;
     context.out.say(&format!(
         "repository {}: it opens. Confirmed {}; repeat it now and then.",
         opened.name,
@@ -188,19 +148,18 @@ fn entered(context: &Context, name: &str) -> Result<String, Failure> {
     .into())
 }
 
-/// Whether what was entered opens the repository.
+/// Whether what was entered opens the repository: answers the public half of the identity that does.
 ///
 /// # Errors
 /// It does not.
-pub(crate) fn try_entered(opened: &Opened, entered: &str) -> Result<(), Failure> {
+fn try_entered(opened: &Opened, entered: &str) -> Result<Recipient, Failure> {
     if entered.contains("AGE-SECRET-KEY-") {
-        let fits = AgeIdentity::parse(entered).is_some_and(|identity| {
-            opened.repository.generation().recipients.contains(&identity.recipient())
-        });
-        return if fits { Ok(()) } else { Err(CliError::NotTheKey(opened.name.clone()).into()) };
+        let recipient = AgeIdentity::parse(entered).map(|identity| identity.recipient());
+        let fits = recipient.filter(|one| opened.repository.generation().recipients.contains(one));
+        return fits.ok_or_else(|| CliError::NotTheKey(opened.name.clone()).into());
     }
     match opened.repository.try_passphrase(entered) {
-        Ok(()) => Ok(()),
+        Ok(opens) => Ok(opens),
         Err(refloat_repo::RepoError::WrongPassphrase { .. }) => {
             Err(CliError::NotTheKey(opened.name.clone()).into())
         }
@@ -219,124 +178,4 @@ pub(crate) fn unencrypted(opened: &Opened) -> Result<Option<String>, Failure> {
     Ok((count > 0).then(|| {
         format!("{backups} in {}, and the WAL before, {are} not encrypted until they expire", opened.name)
     }))
-}
-
-/// Whether somebody has to be reminded, and what is known.
-///
-/// # Errors
-/// What the repository says.
-pub(crate) fn unconfirmed(opened: &Opened) -> Result<bool, Failure> {
-    let repository = &opened.repository;
-    let confirmed: Option<Confirmation> =
-        if repository.needs_confirmation() { repository.confirmation()? } else { return Ok(false) };
-    Ok(confirmed.is_none())
-}
-
-fn print_again(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-    file: Option<&std::path::Path>,
-) -> Result<(), Failure> {
-    let passphrase = configured_passphrase(context, config, opened)?;
-    give_sheet(context, &sheet_text(context, config, opened, passphrase.as_deref()), file)
-}
-
-/// The passphrase that the configuration names, for the sheet. One that opens nothing any more is on no sheet.
-///
-/// # Errors
-/// It cannot be read, or the repository was rotated to another one.
-pub(crate) fn configured_passphrase(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-) -> Result<Option<String>, Failure> {
-    let Encryption::Passphrase(secret) = &config.encryption else { return Ok(None) };
-    let generation = opened.repository.generation();
-    if !generation.has_passphrase {
-        return Ok(None);
-    }
-    let text = secret.read(&context.secret_reader())?.expose().to_owned();
-    if generation.number > 0 {
-        opened.repository.try_passphrase(&text)?;
-    }
-    Ok(Some(text))
-}
-
-/// The sheet of a repository.
-pub(crate) fn sheet_text(
-    context: &Context,
-    config: &RepositoryConfig,
-    opened: &Opened,
-    passphrase: Option<&str>,
-) -> String {
-    let all = context.config.iter().flat_map(|all| all.sources.values());
-    let clusters = all.filter(|source| source.repositories.contains(&config.name)).map(|source| {
-        let version = refloat_pg::server::read_pg_version(&source.data_directory)
-            .map_or_else(|_| "PostgreSQL".to_owned(), |version| format!("PostgreSQL {version}"));
-        format!("{}: {version} in {}", source.name, source.data_directory.display())
-    });
-    Sheet {
-        name: config.name.as_str(),
-        url: config.url.to_string(),
-        generation: opened.repository.generation(),
-        fingerprint: opened.repository.fingerprint(),
-        passphrase,
-        host: &context.host,
-        now: context.clock.now(),
-        clusters: clusters.collect(),
-        stored: stored_program(context, opened),
-    }
-    .text()
-}
-
-/// The program in the rescue kit; a kit that cannot be read is no reason to print no sheet.
-fn stored_program(context: &Context, opened: &Opened) -> Option<Stored> {
-    match opened.repository.kits() {
-        Ok(kits) => kits.newest().and_then(Stored::of),
-        Err(error) => {
-            context.out.warn(&format!("the rescue kit of {} cannot be read: {error}", opened.name));
-            None
-        }
-    }
-}
-
-/// Shows a sheet on the terminal, or writes it to a new file; never to a pipe.
-///
-/// # Errors
-/// There is neither, or the file exists.
-pub(crate) fn give_sheet(
-    context: &Context,
-    text: &str,
-    file: Option<&std::path::Path>,
-) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    if let Some(path) = file {
-        let fail = |source| CliError::file("write the recovery sheet to", path, source);
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
-        context.out.say(&format!(
-            "The recovery sheet is in {}. Keep it elsewhere, then delete it here.",
-            path.display()
-        ));
-        return Ok(());
-    }
-    if !on_terminal() {
-        return Err(no_place_for_sheet().into());
-    }
-    crate::render::print(&format!("\n{text}\n"));
-    Ok(())
-}
-
-/// A sheet is never written to a pipe.
-pub(crate) fn no_place_for_sheet() -> CliError {
-    CliError::NeedsTerminal {
-        message: "the recovery sheet is shown on a terminal only, and there is none".to_owned(),
-        hints: vec![
-            "Run it on a terminal, or let it be written: --sheet FILE".to_owned(),
-            "For automation whose passphrase comes from a secret store: refloat init --key-kept".to_owned(),
-        ],
-    }
 }

@@ -44,6 +44,16 @@ pub(crate) struct Takeover {
 impl Takeover {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
+        if context.is_ad_hoc()? && context.config.is_none() {
+            return Err(CliError::usage(
+                "takeover needs a configuration that has the source: a URL does not say which directory and which server it is",
+                format!(
+                    "What `restore -r URL` has made has one beside its directory: refloat --config DIR.refloat/refloat.toml takeover {}",
+                    self.source
+                ),
+            )
+            .into());
+        }
         let source = context.source(Some(&self.source), "takeover")?.clone();
         context.assume(std::slice::from_ref(&source), false)?;
         if self.dry_run {

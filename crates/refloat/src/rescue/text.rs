@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 
-use refloat_repo::repository::{KitFile, NewKit};
+use refloat_repo::repository::{KitFile, NewKit, Reach};
 use refloat_repo::{Repository, layout};
 use refloat_types::hex;
 
 use super::{FORMAT, PROGRAM, TEXT};
+use crate::reach::Way;
 
 /// The pages that describe the format, in the order of their table of contents.
 const PAGES: &[(&str, &str)] = &[
@@ -39,6 +40,12 @@ pub(super) fn format() -> String {
 /// The text of `RESCUE.txt`: how to recover from this repository as it stands.
 pub(super) fn rescue(repository: &Repository, kit: &NewKit) -> String {
     let url = kit.addresses.first().map_or("URL", String::as_str);
+    let ways = ways(kit, url);
+    let generation = repository.generation();
+    let run = ways.first().map_or_else(
+        || format!("./refloat -r {url}"),
+        |reach| Way { reach, generation }.command("./refloat"),
+    );
     let mut out = format!(
         "REFLOAT RESCUE KIT\n\n\
          This store is a repository of Refloat: backups of PostgreSQL clusters, and their WAL. It and its key are enough to\n\
@@ -59,31 +66,42 @@ pub(super) fn rescue(repository: &Repository, kit: &NewKit) -> String {
     if !kit.sources.is_empty() {
         out.push_str("             (by their ids; what they are called is sealed, and `list` shows it)\n");
     }
-    out.push_str(&needs(url));
-    out.push_str(&program(kit, url));
-    out.push_str(&key(repository));
+    for (number, address) in kit.addresses.iter().enumerate() {
+        for (other, reach) in self::ways(kit, address).iter().enumerate() {
+            let way = Way { reach, generation };
+            let title = match (number, other) {
+                (0, 0) => "THE STORE".to_owned(),
+                (_, 0) => format!("OR BY {address}"),
+                _ => format!("OR BY {address}, AS ANOTHER HOST HAS REACHED IT"),
+            };
+            let instead = (number > 0).then(|| way.command("./refloat")).filter(|other| *other != run);
+            out.push_str(&needs(&way, &title, instead.map(|instead| (instead, run.as_str()))));
+        }
+    }
+    out.push_str(&program(kit, url, ways.first()));
+    out.push_str(&key(repository, ways.first().is_some_and(|reach| Way { reach, generation }.needs_file())));
     let _ = write!(
         out,
         "\n3. RECOVER\n\n\
          On a host that has PostgreSQL of the same major version, whose server is stopped:\n\n\
-         \x20   ./refloat -r {url} list\n\
-         \x20   ./refloat -r {url} restore SOURCE --to /new/directory --dry-run\n\
-         \x20   ./refloat -r {url} restore SOURCE --to /new/directory\n\n\
+         \x20   {run} list\n\
+         \x20   {run} restore SOURCE --to /new/directory --dry-run\n\
+         \x20   {run} restore SOURCE --to /new/directory\n\n\
          SOURCE is a name that `list` shows. --dry-run prints the plan, the space it needs and the moments that can be restored,\n\
          and writes nothing. A moment follows the name: restore SOURCE '2026-01-31 14:30:00 UTC' --to /new/directory\n\
          --to wants a directory that is empty or not there; nothing that exists is deleted. As root, the directory and the\n\
          server belong to the user postgres where there is one. At the end `restore` prints how to start the server; leave\n\
          the program where it is until then, because the server calls it for its WAL. ./refloat help restore says more.\n\n\
          4. BEFORE YOU TRUST ALL OF IT\n\n\
-         \x20   ./refloat -r {url} verify             everything is there, and signed by the hosts of this repository\n\
-         \x20   ./refloat -r {url} verify --read-data every byte of it is right\n\n\
+         \x20   {run} verify             everything is there, and signed by the hosts of this repository\n\
+         \x20   {run} verify --read-data every byte of it is right\n\n\
          Without Refloat: {format} describes every byte, so that common libraries are enough.\n",
         format = kit.files.iter().find(|file| file.name == FORMAT).map_or(FORMAT, |file| file.key.as_str()),
     );
     out
 }
 
-fn program(kit: &NewKit, url: &str) -> String {
+fn program(kit: &NewKit, url: &str, reach: Option<&Reach>) -> String {
     let Some(file) = kit.files.iter().find(|file| file.name == PROGRAM) else {
         return format!(
             "\n1. GET THE PROGRAM\n\n\
@@ -106,14 +124,14 @@ fn program(kit: &NewKit, url: &str) -> String {
         file.key,
         kit.release,
         std::env::consts::ARCH,
-        fetch(url, file),
+        fetch(url, file, reach.and_then(|reach| reach.endpoint.as_deref())),
         hex::encode(&file.sha256),
         layout::RESCUE,
     )
 }
 
 /// The line that fetches a file by what every host has, or the store's own client.
-fn fetch(url: &str, file: &KitFile) -> String {
+fn fetch(url: &str, file: &KitFile, endpoint: Option<&str>) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let rest = rest.trim_end_matches('/');
     let (key, name) = (&file.key, &file.name);
@@ -126,7 +144,11 @@ fn fetch(url: &str, file: &KitFile) -> String {
         "azblob" => {
             let (container, path) = rest.split_once('/').unwrap_or((rest, ""));
             let path = if path.is_empty() { key.to_string() } else { format!("{path}/{key}") };
-            format!("    az storage blob download --container-name {container} --name {path} --file {name}")
+            let at = endpoint
+                .map_or_else(String::new, |endpoint| format!(" --blob-endpoint {}", quoted(endpoint)));
+            format!(
+                "    az storage blob download{at} --container-name {container} --name {path} --file {name}"
+            )
         }
         "sftp" => format!("    sftp {}/{key} ./{name}", with_user(url)),
         "webdav" => format!("    curl --fail --user USER --output {name} http://{rest}/{key}"),
@@ -145,56 +167,49 @@ fn with_user(url: &str) -> String {
     format!("{scheme}://USER@{rest}")
 }
 
-/// What the programs need to be told of the store, beside its URL.
-fn needs(url: &str) -> String {
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    let said = match scheme {
-        "s3" => {
-            "export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and AWS_ENDPOINT_URL_S3 where the store is not Amazon's\n\
-             own (https://host:port). Both `aws` and `refloat` go by them. On a machine whose role may read here only AWS_REGION.\n"
-                .to_owned()
-        }
-        "gs" => {
-            "export GOOGLE_APPLICATION_CREDENTIALS, the key file of a service account, for `refloat`, and log in with it for `gcloud`\n\
-             (gcloud auth activate-service-account --key-file FILE); or export CLOUDSDK_AUTH_ACCESS_TOKEN for both. On a machine whose\n\
-             account may read here nothing.\n"
-                .to_owned()
-        }
-        "azblob" => {
-            "export AZURE_STORAGE_ACCOUNT, and AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN. Both `az` and `refloat` go by them.\n"
-                .to_owned()
-        }
-        "sftp" => by_file(&with_user(url), "known_hosts = \"/root/known_hosts\"\n\
-             \x20   credentials = { private_key = { file = \"/root/private_key\" } }",
-             "USER is the name that logs in there. /root/known_hosts is what `ssh-keyscan` prints of that host, once compared with\n\
-             what its administrator says"),
-        "webdav" | "webdavs" => by_file(url.trim_end_matches('/'),
-            "credentials = { user = \"USER\", password = { file = \"/root/password\" } }",
-            "USER is the name that logs in there"),
-        "dropbox" => {
-            "export DROPBOX_APP_KEY, DROPBOX_APP_SECRET and DROPBOX_REFRESH_TOKEN, or DROPBOX_ACCESS_TOKEN alone.\n".to_owned()
-        }
-        "gdrive" => {
-            "export GDRIVE_CLIENT_ID, GDRIVE_CLIENT_SECRET and GDRIVE_REFRESH_TOKEN, or GDRIVE_ACCESS_TOKEN alone. Another client\n\
-             than the one that wrote here sees the files only with the scope https://www.googleapis.com/auth/drive.\n"
-                .to_owned()
-        }
-        _ => return String::new(),
-    };
-    format!("\nTHE STORE\n\n{said}")
+/// How an address is reached, by each host that has said it; by its URL alone where none has.
+fn ways(kit: &NewKit, url: &str) -> Vec<Reach> {
+    let place = |reach: Reach| Reach { address: with_place(url), ..reach };
+    let known: Vec<Reach> =
+        kit.reach.iter().filter(|reach| reach.address == url).cloned().map(place).collect();
+    if known.is_empty() { vec![place(Reach::plain(url))] } else { known }
 }
 
-/// A store that takes more than variables.
-fn by_file(url: &str, lines: &str, who: &str) -> String {
-    format!(
-        "-r URL alone does not reach it. Write a file rescue.toml, and `--config rescue.toml -r rescue` instead of -r URL below:\n\n\
-         \x20   state = \"/root/refloat-state\"\n\
-         \x20   [repository.rescue]\n\
-         \x20   url = \"{url}\"\n\
-         \x20   encryption = {{ passphrase = {{ file = \"/root/passphrase\" }} }}\n\
-         \x20   {lines}\n\n\
-         {who}; who may log in and by what stands nowhere in this kit.\n"
-    )
+/// A URL as a person types it: SFTP has a place for whoever logs in.
+fn with_place(url: &str) -> String {
+    if url.starts_with("sftp://") { with_user(url) } else { url.to_owned() }
+}
+
+/// What the programs need to be told of the store, beside its URL; and, of another address than the first one, which words stand for
+/// which below.
+fn needs(way: &Way<'_>, title: &str, instead: Option<(String, &str)>) -> String {
+    let indented = |lines: &[String]| lines.iter().map(|line| format!("    {line}\n")).collect::<String>();
+    let listed = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
+    let (lines, mut about) = if way.needs_file() {
+        let (lines, mut about) = way.file();
+        about.push("who may log in and by what stands nowhere in this kit".to_owned());
+        (lines, about)
+    } else {
+        (way.exports(), way.about_exports())
+    };
+    if lines.is_empty() {
+        return String::new();
+    }
+    if way.reach.is_plain() && way.reach.address.starts_with("s3://") {
+        let unsaid =
+            "AWS_REGION too, and AWS_ENDPOINT_URL_S3 where the store is not Amazon's own (https://host:port)";
+        about.insert(0, unsaid.to_owned());
+    }
+    if let Some((instead, first)) = instead {
+        about.push(format!("below  {instead}  instead of  {first}"));
+    }
+    let file = if way.needs_file() {
+        let [directory, then] = Way::before_file();
+        format!("    {directory}\n\n{then}\n\n")
+    } else {
+        String::new()
+    };
+    format!("\n{title}\n\n{file}{}\n{}", indented(&lines), listed(&about))
 }
 
 fn percent_decoded(path: &str) -> String {
@@ -206,7 +221,7 @@ fn quoted(path: &str) -> String {
     crate::render::text::shell(path)
 }
 
-fn key(repository: &Repository) -> String {
+fn key(repository: &Repository, by_file: bool) -> String {
     let generation = repository.generation();
     let what = if generation.recipients.is_empty() {
         "This repository is not encrypted: there is no key, and whoever can read the store can read the databases.".to_owned()
@@ -223,7 +238,12 @@ fn key(repository: &Repository) -> String {
             recipients.join("\n    ")
         )
     };
-    format!("\n2. HAVE THE KEY\n\n{what}\n")
+    let by_file = if by_file && !generation.recipients.is_empty() {
+        "\nWith rescue.toml it asks for nothing: the key is in the file that `encryption` names there."
+    } else {
+        ""
+    };
+    format!("\n2. HAVE THE KEY\n\n{what}{by_file}\n")
 }
 
 #[cfg(test)]
@@ -265,12 +285,29 @@ mod tests {
                 "with any client of Google Drive, from the folder pg: the file called rescue/0000000001/refloat",
             ),
         ] {
-            assert_eq!(fetch(url, &file).trim(), line);
+            assert_eq!(fetch(url, &file, None).trim(), line);
         }
+        let own = fetch("azblob://box/pg", &file, Some("https://own:10000/acme"));
+        assert!(
+            own.contains("download --blob-endpoint https://own:10000/acme --container-name box"),
+            "{own}"
+        );
     }
 
     #[test]
     fn what_a_store_wants_to_be_told_names_it_and_nobody() {
+        let generation = crate::reach::tests::generation(0, false);
+        let needs = |url: &str| {
+            let kit = NewKit {
+                number: 1,
+                release: String::new(),
+                addresses: vec![url.to_owned()],
+                reach: Vec::new(),
+                sources: Vec::new(),
+                files: Vec::new(),
+            };
+            needs(&Way { reach: &ways(&kit, url)[0], generation: &generation }, "THE STORE", None)
+        };
         let sftp = needs("sftp://backup.example.net/pg");
         assert!(sftp.contains("url = \"sftp://USER@backup.example.net/pg\"\n"), "{sftp}");
         let webdav = needs("webdavs://backup.example.net/pg");

@@ -6,6 +6,7 @@ use refloat_types::{ObjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
+use crate::crypt::identity::Recipient;
 use crate::crypt::random;
 use crate::error::RepoError;
 use crate::kind::Kind;
@@ -39,6 +40,10 @@ pub struct Confirmation {
     /// The generation of who can read that it is about.
     #[serde(default, skip_serializing_if = "is_first")]
     pub generation: u64,
+    /// The public half of the identity that was opened, or shown. `None`: that was not recorded, or it was declared of keys that
+    /// no host has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens: Option<Recipient>,
 }
 
 /// Confirmations from before the first rotation say nothing about generations.
@@ -53,20 +58,26 @@ impl Repository {
         self.is_encrypted() && (self.current.has_passphrase || self.can_read())
     }
 
-    /// Records that what opens the repository is kept.
+    /// Records that what opens the repository is kept: the identity whose public half is `opens`.
     ///
     /// # Errors
     /// When it cannot be stored.
-    pub fn put_confirmation(&self, shown: Shown, now: Timestamp) -> Result<Confirmation, RepoError> {
+    pub fn put_confirmation(
+        &self,
+        shown: Shown,
+        opens: Option<Recipient>,
+        now: Timestamp,
+    ) -> Result<Confirmation, RepoError> {
         let number = 1 + self.highest_number(layout::CONFIRMATIONS)?;
         let generation = self.current.number;
-        let confirmation = Confirmation { number, at: now, shown, agent: self.agent(), generation };
+        let confirmation = Confirmation { number, at: now, shown, agent: self.agent(), generation, opens };
         let key = layout::generation(layout::CONFIRMATIONS, number);
         self.put_signed(&key, Kind::Confirmation, random::object_id(), &confirmation, &[], Body::Empty)?;
         Ok(confirmation)
     }
 
-    /// The newest confirmation; `None` when nobody has shown anything yet, or not since the last rotation.
+    /// The newest confirmation; `None` when nobody has shown anything yet, or not since the last rotation, or what was shown
+    /// opens nothing of it.
     ///
     /// # Errors
     /// When the store cannot list, or the confirmation cannot be believed.
@@ -77,7 +88,10 @@ impl Repository {
         }
         let confirmation = self.read_confirmation(number)?;
         // What opened it before a rotation says nothing about what opens it now.
-        Ok((confirmation.generation >= self.current.number).then_some(confirmation))
+        let is_now = confirmation.generation == self.current.number;
+        let opens = confirmation.opens.as_ref().is_none_or(|opens| self.current.recipients.contains(opens));
+        let counts = confirmation.generation > self.current.number || (is_now && opens);
+        Ok(counts.then_some(confirmation))
     }
 
     pub(super) fn read_confirmation(&self, number: u64) -> Result<Confirmation, RepoError> {

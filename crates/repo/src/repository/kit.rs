@@ -15,7 +15,7 @@ use refloat_store::{Key, ObjectInfo, Store, StoreErrorKind};
 use refloat_types::{ObjectId, SourceId, Timestamp, fault, hex};
 use serde::{Deserialize, Serialize};
 
-use super::Repository;
+use super::{Reach, Repository};
 use crate::crypt::random;
 use crate::error::RepoError;
 use crate::kind::Kind;
@@ -59,6 +59,9 @@ pub struct Kit {
     pub release: String,
     /// URLs that the repository was reached by.
     pub addresses: Vec<String>,
+    /// How, where a URL does not say it; of one address the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<Reach>,
     /// The sources that it speaks of.
     pub sources: Vec<SourceId>,
     /// The generation of who can read that it speaks of.
@@ -85,6 +88,8 @@ pub struct NewKit {
     pub release: String,
     /// As in [`Kit`].
     pub addresses: Vec<String>,
+    /// As in [`Kit`].
+    pub reach: Vec<Reach>,
     /// As in [`Kit`].
     pub sources: Vec<SourceId>,
     /// All files, those that lie there already too.
@@ -234,6 +239,7 @@ impl Repository {
             at: now,
             release: new.release,
             addresses: new.addresses,
+            reach: new.reach,
             sources: new.sources,
             generation: self.current.number,
             files: new.files,

@@ -3,7 +3,7 @@
 //! `open` finds and trusts it, `init` makes one, `keys` makes and opens data keys,
 //! `generations` and `rotate` say who can read, `rewrap` seals keys again, `mend` makes what another copy puts right, `invite` enrols hosts that cannot read, `backups` lists and
 //! writes commits, `commit_cache` knows them,
-//! `sources` knows what a source is called, `believed` which of them can be used, `kit` what lies there for whoever recovers, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
+//! `sources` knows what a source is called, `believed` which of them can be used, `kit` what lies there for whoever recovers, `reach` how they get there, `pins`, `tombstones` and `holds` are what deleting goes by, `wal` and `operations`
 //! do the rest. Nothing is ever overwritten.
 
 mod agents;
@@ -22,6 +22,7 @@ mod mend;
 mod open;
 mod operations;
 mod pins;
+mod reach;
 mod rewrap;
 mod rotate;
 mod sources;
@@ -50,6 +51,7 @@ pub use mend::is_damage;
 pub use open::{CredentialSource, Credentials};
 pub use operations::{OperationClear, OperationRecord};
 pub use pins::{Pin, PinWriter, SeenPin, Uses};
+pub use reach::Reach;
 pub use rewrap::{KeyFacts, Rewrapped, StoredKey};
 pub use sources::{OwnerRecord, SourceDescription, SourceInfo};
 pub use tombstones::{Marked, StoredTombstone, Tombstone};

@@ -10,7 +10,7 @@ use refloat_types::{ObjectId, Timestamp, hex};
 
 use super::generations::{self, GENERATION, Generation, Opening};
 use super::{LOCAL, Marker, Repository, Secrets, state_name};
-use crate::crypt::identity::{self, Identity};
+use crate::crypt::identity::{self, Identity, Recipient};
 use crate::crypt::random;
 use crate::crypt::sign::{PublicKey, SigningKey};
 use crate::error::{KeyError, RepoError};
@@ -161,12 +161,14 @@ impl Repository {
         self.keep_marker(&bytes)
     }
 
-    /// Tries `passphrase` on the repository's identity, whatever this host holds: the proof that it was kept.
+    /// Tries `passphrase` on the repository's identity, whatever this host holds: the proof that it was kept. Answers the public
+    /// half of the identity behind it.
     ///
     /// # Errors
     /// `WrongPassphrase`, or what reading says.
-    pub fn try_passphrase(&self, passphrase: &str) -> Result<(), RepoError> {
-        open_identity(self.store.describe(), &self.marker, &self.opening()?, passphrase).map(|_| ())
+    pub fn try_passphrase(&self, passphrase: &str) -> Result<Recipient, RepoError> {
+        let identity = open_identity(self.store.describe(), &self.marker, &self.opening()?, passphrase)?;
+        Ok(identity.recipient())
     }
 
     /// Checks the repository object itself, and that this host's identity opens what is sealed in it.

@@ -31,6 +31,7 @@ fn put(repository: &Repository, program: &[u8], text: &[u8]) -> Kit {
         number,
         release: "0.1.0".to_owned(),
         addresses: vec!["file:///backup/db1".to_owned()],
+        reach: Vec::new(),
         sources: Vec::new(),
         files,
     };
@@ -125,6 +126,7 @@ fn two_hosts_never_put_the_same_kit() {
         number: 1,
         release: "0.1.0".to_owned(),
         addresses: Vec::new(),
+        reach: Vec::new(),
         sources: Vec::new(),
         files: Vec::new(),
     };

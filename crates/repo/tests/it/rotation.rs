@@ -220,8 +220,14 @@ fn a_confirmation_is_of_its_generation() {
     let (_, rotated) = rotate(&home, "first", &secret("new"));
     assert_eq!(rotated.confirmation().unwrap(), None);
     assert!(rotated.try_passphrase("new").is_ok() && rotated.try_passphrase("old").is_err());
-    rotated.put_confirmation(Shown::Entered, now()).unwrap();
-    assert_eq!(rotated.confirmation().unwrap().unwrap().generation, 1);
+    let opens = rotated.try_passphrase("new").unwrap();
+    assert_eq!(rotated.generation().recipients, std::slice::from_ref(&opens));
+    rotated.put_confirmation(Shown::Entered, Some(opens.clone()), now()).unwrap();
+    let counts = rotated.confirmation().unwrap().unwrap();
+    assert_eq!((counts.generation, counts.opens), (1, Some(opens)));
+    // One of a key that opens nothing of this generation says nothing about it.
+    rotated.put_confirmation(Shown::Declared, Some(Identity::draw().recipient()), now()).unwrap();
+    assert_eq!(rotated.confirmation().unwrap(), None);
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(crate) fn fill(repository: &Repository) -> Filled {
     };
     repository.put_owner(owner).unwrap();
     if repository.needs_confirmation() {
-        repository.put_confirmation(Shown::Entered, now()).unwrap();
+        repository.put_confirmation(Shown::Entered, None, now()).unwrap();
     }
     put_wal(repository, &wal_bytes()).unwrap();
     let backup = put_backup(repository, source);

@@ -43,7 +43,7 @@ pub(super) fn operator(
     };
     let operator = built.map_err(|error| {
         let why = format!("its settings do not fit: {}", error.message());
-        fail(why, "Correct the settings of this repository; docs/src/stores.md has an example for each kind.")
+        fail(why, "Correct the settings of this repository; the page \"Stores\" of the manual has an example for each kind.")
     })?;
     Ok(operator.with_context(OperationContext::new().with_http_transport(transport)))
 }

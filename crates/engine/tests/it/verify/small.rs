@@ -145,7 +145,7 @@ impl Small {
             repository.put_owner(record).unwrap();
         }
         for shown in [Shown::Declared, Shown::Entered] {
-            repository.put_confirmation(shown, now).unwrap();
+            repository.put_confirmation(shown, None, now).unwrap();
         }
         self.record(&self.repository, "init", None);
         for name in wal.segments.iter().map(ToString::to_string).chain([wal.backup_file.clone()]) {

@@ -8,11 +8,12 @@ use refloat_store::Conditional;
 use refloat_types::ByteSize;
 
 use super::{Lines, bucket};
-use crate::commands::key::{unconfirmed, unencrypted};
+use crate::commands::key::{confirmation, named, prove, unencrypted};
 use crate::context::abilities::shortcomings;
 use crate::context::{Access, Opened};
 use crate::error::Failure;
 use crate::healing;
+use crate::render::time;
 use crate::rescue::{self, Look, Stored};
 
 /// How long a store may take for each call.
@@ -99,18 +100,34 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
         let what = "who can read was changed elsewhere: this host writes on, and cannot read what is newer";
         lines.warn(format!("key {name}"), what, format!("{} init", lines.context().command()));
     }
-    agree(lines, config, opened);
+    let opens = agree(lines, config, opened);
     match unencrypted(opened) {
         Ok(None) => {}
         Ok(Some(what)) => lines.warn(format!("key {name}"), what, ""),
         Err(failure) => lines.failure(format!("key {name}"), &failure),
     }
-    match unconfirmed(opened) {
-        Ok(false) => lines.ok(
+    match confirmation(opened) {
+        _ if !opened.repository.needs_confirmation() => lines.ok(
+            format!("key {name}"),
+            format!(
+                "this host only writes, and keeps nothing that opens it; fingerprint {}",
+                opened.repository.fingerprint()
+            ),
+        ),
+        // What was shown then is not what is there now.
+        Ok(Some(shown)) if !opens => lines.look(
+            format!("key {name}"),
+            format!(
+                "somebody has shown at {} what opens it: make sure that this is still kept",
+                time::moment(shown.at)
+            ),
+            format!("{} key confirm", lines.context().command()),
+        ),
+        Ok(Some(_)) => lines.ok(
             format!("key {name}"),
             format!("kept, as somebody has shown; fingerprint {}", opened.repository.fingerprint()),
         ),
-        Ok(true) => lines.look(
+        Ok(None) => lines.look(
             format!("key {name}"),
             "no one has shown that the recovery sheet is kept",
             format!("{} key confirm", lines.context().command()),
@@ -122,7 +139,7 @@ fn check(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened, abou
 /// The rescue kit: put there if need be, then compared byte by byte.
 fn kit(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
     let about = format!("rescue {}", config.name);
-    rescue::keep(lines.context(), opened, &config.url.to_string(), Look::Now);
+    rescue::keep(lines.context(), opened, Look::Now);
     healing::keep_copies(lines.context(), opened);
     let looked = opened.repository.kits().and_then(|kits| Ok((opened.repository.inspect_kits(&kits)?, kits)));
     let (findings, kits) = match looked {
@@ -157,33 +174,30 @@ fn kit(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
     }
 }
 
-/// Whether the configuration opens, or seals to, what the repository is sealed to since it was rotated.
-fn agree(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) {
+/// Whether the configuration opens, and seals to, what the repository is sealed to now. Answers `false` where what it names to open
+/// it was tried and does not.
+fn agree(lines: &mut Lines<'_>, config: &RepositoryConfig, opened: &Opened) -> bool {
     let (about, generation) = (format!("key {}", config.name), opened.repository.generation());
-    match &config.encryption {
-        Encryption::Passphrase(secret) if generation.number > 0 && generation.has_passphrase => {
-            // One that cannot be read is told of elsewhere.
-            let Ok(passphrase) = secret.read(&lines.context().secret_reader()) else { return };
-            if let Err(error) = opened.repository.try_passphrase(passphrase.expose()) {
-                lines.failure(about, &Failure::from(error));
-            }
-        }
-        Encryption::Recipients { recipients, .. } => {
-            let sealed: Vec<&str> = generation.recipients.iter().map(|one| one.as_str()).collect();
-            let same = sealed.len() == recipients.len()
-                && recipients.iter().all(|one| sealed.contains(&one.as_str()));
-            if !same {
-                let what = format!(
-                    "backups are sealed to {}, and the configuration names others: correct `recipients`, or rotate to them",
-                    sealed.join(", ")
-                );
-                lines.warn(
-                    about,
-                    what,
-                    format!("{} -r {} key rotate", lines.context().command(), config.name),
-                );
-            }
-        }
-        _ => {}
+    let tried = match named(lines.context(), config, opened) {
+        Ok(read) => prove(opened, read).map(drop),
+        Err(failure) if matches!(config.encryption, Encryption::None) => Err(failure),
+        // A secret that cannot be read, and recipients that are others, are told of elsewhere.
+        Err(_) => Ok(()),
+    };
+    let opens = tried.is_ok();
+    if let Err(failure) = tried {
+        lines.failure(about.clone(), &failure);
     }
+    let Encryption::Recipients { recipients, .. } = &config.encryption else { return opens };
+    let sealed: Vec<&str> = generation.recipients.iter().map(|one| one.as_str()).collect();
+    let same =
+        sealed.len() == recipients.len() && recipients.iter().all(|one| sealed.contains(&one.as_str()));
+    if !same {
+        let what = format!(
+            "backups are sealed to {}, and the configuration names others: correct `recipients`, or rotate to them",
+            sealed.join(", ")
+        );
+        lines.warn(about, what, format!("{} -r {} key rotate", lines.context().command(), config.name));
+    }
+    opens
 }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use refloat_pg::server::{Binaries, find_binaries};
 
 use super::Voice;
+use crate::commands::init::keep_passphrase;
 use crate::error::{CliError, Failure};
 use crate::identity::{is_root, make_directory};
 
@@ -148,6 +149,9 @@ impl Stage {
             self.directory.display()
         );
         std::fs::write(self.config(), text).map_err(io("write the configuration"))?;
+        // Nobody has to keep what is gone in a minute, and only what is there can be said to be kept.
+        keep_passphrase(&self.directory.join("passphrase"), owner.unwrap_or((0, 0)))
+            .map_err(io("keep a passphrase"))?;
         let mut initdb = self.command(self.binaries.path("initdb"));
         initdb.args(["-A", "trust", "-E", "UTF8", "--locale=C", "--data-checksums", "-N", "-D"]).arg(&data);
         self.run(&mut initdb)?;

@@ -10,7 +10,7 @@ use refloat_config::{Encryption, RepositoryConfig, SecretSource, SourceConfig};
 use refloat_repo::repository::{Generation, Protection};
 use refloat_types::Clock as _;
 
-use super::{KeepKey, keep, no_place_for_sheet};
+use super::{KeepKey, KeptKey, Named, keep, no_place_for_sheet, refuse_kept};
 use crate::Outcome;
 use crate::commands::init::{keep_passphrase, protection};
 use crate::context::{Access, Context, Opened};
@@ -18,6 +18,7 @@ use crate::error::{CliError, Failure};
 use crate::operations::Operation;
 use crate::render::on_terminal;
 use crate::render::text::shell_path;
+use crate::sheet::SheetFile;
 
 /// Change who can read what is stored from now on: a new passphrase, or other recipients. No data is written again
 ///
@@ -37,8 +38,8 @@ pub(crate) struct Rotate {
     /// Write the new recovery sheet to this new file (0600) instead of the terminal
     #[arg(long, value_name = "FILE")]
     sheet: Option<PathBuf>,
-    /// What opens the repository is kept elsewhere already: no sheet, no question
-    #[arg(long)]
+    /// The new passphrase is in its file and kept elsewhere already: no sheet, no question
+    #[arg(long, conflicts_with = "sheet")]
     key_kept: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -59,8 +60,15 @@ impl Rotate {
         if !self.dry_run && !self.key_kept && self.sheet.is_none() && !on_terminal() {
             return Err(no_place_for_sheet().into());
         }
-        let owner = context.wanted_ids().unwrap_or((context.identity.uid, context.identity.gid));
         let missing = self.file(config).filter(|file| !file.exists()).map(Path::to_owned);
+        if let Some(file) = &missing {
+            refuse_kept(self.key_kept, file)?;
+        }
+        let mut sheet = match &self.sheet {
+            Some(path) if !self.dry_run => Some(SheetFile::make(path)?),
+            _ => None,
+        };
+        let owner = context.wanted_ids().unwrap_or((context.identity.uid, context.identity.gid));
         if let Some(file) = missing.as_deref().filter(|_| !self.dry_run) {
             keep_passphrase(file, owner)
                 .map_err(|source| CliError::file("keep a new passphrase in", file, source))?;
@@ -80,7 +88,7 @@ impl Rotate {
         }
         let mut operation = Operation::begin(&context, "key rotate", None);
         operation.detail = Some(format!("repository {}", config.name));
-        let result = self.rotate(&context, config, &opened);
+        let result = self.rotate(&context, config, &opened, sheet.as_mut());
         let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
         // With the state as it is now: the record is sealed to the new recipients.
         let again = context.open(config, Access::Bulk).unwrap_or(opened);
@@ -142,6 +150,7 @@ impl Rotate {
         context: &Context,
         config: &RepositoryConfig,
         opened: &Opened,
+        sheet: Option<&mut SheetFile>,
     ) -> Result<Generation, Failure> {
         let (to, passphrase, file) = match self.target(context, config, opened)? {
             Target::Passphrase { text, file } => (Protection::Passphrase(text.clone()), Some(text), file),
@@ -150,8 +159,15 @@ impl Rotate {
         let turned_on = !opened.repository.is_encrypted();
         let generation = opened.repository.rotate(&to, context.clock.now())?;
         let again = context.open(config, Access::Bulk)?;
-        let keeping = KeepKey { sheet: self.sheet.as_deref(), key_kept: self.key_kept };
-        let confirmed = keep(context, config, &again, keeping, passphrase.as_deref())?;
+        let what = file.as_deref().map_or_else(
+            || "the passphrase that the configuration names".to_owned(),
+            |file| format!("the passphrase in {}", file.display()),
+        );
+        let key = match passphrase {
+            Some(text) => KeptKey::New(Named::Passphrase { text, what }),
+            None => KeptKey::Configured,
+        };
+        let confirmed = keep(context, config, &again, key, KeepKey { sheet, key_kept: self.key_kept })?;
         tell(context, &again, &generation, turned_on);
         if let Some(file) = self.new_passphrase_file.as_deref() {
             context.out.text(&format!(

@@ -3,6 +3,7 @@
 //! Without a configuration (`-r URL`), or for a source that it does not have, the restored server needs one of its own: it
 //! is put into `DIR.refloat` beside the data directory, with the state that opens the repository.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub(super) struct Place {
     /// `DIR.refloat`, where the server gets a configuration of its own.
     pub own: Option<PathBuf>,
     source: String,
+    /// The repository could not be written with what was given to reach it.
+    read_only: Cell<bool>,
 }
 
 /// Decides where and as whom, and becomes that user; root is kept for making directories.
@@ -78,7 +81,8 @@ pub(super) fn settle(context: &mut Context, options: &Restore) -> Result<Place, 
         name.push(".refloat");
         directory.with_file_name(name)
     });
-    Ok(Place { directory, in_place: options.in_place, own, source: options.source.clone() })
+    let (in_place, source, read_only) = (options.in_place, options.source.clone(), Cell::new(false));
+    Ok(Place { directory, in_place, own, source, read_only })
 }
 
 /// Whom a restored directory belongs to where no configuration says it: the owner of what is nearest to it, else of the
@@ -181,8 +185,8 @@ impl Place {
         );
         let file = own.join("refloat.toml");
         write_new(&file, &text).map_err(fail(&file))?;
-        if context.is_ad_hoc()?
-            && !context.enrol_at(&state)?
+        self.read_only.set(context.is_ad_hoc()? && !context.enrol_at(&state)?);
+        if self.read_only.get()
             && let Some(entered) = context.entered()
         {
             // A repository that cannot be written does not enrol this host: each fetch opens it by the passphrase.
@@ -200,6 +204,30 @@ impl Place {
         let opened = context.open_url_with(&state).ok()?;
         let known = Repository::is_known(&StateDirectory::new(&state), opened.repository.marker().id);
         known.is_ok_and(|is_known| is_known).then_some(opened)
+    }
+
+    /// The line that makes this server the source: with the configuration that the restore made, as the user whom that belongs
+    /// to, where no other one has the source.
+    pub(super) fn takeover(&self, context: &Context) -> String {
+        let Some(own) = &self.own else { return format!("{} takeover {}", context.command(), self.source) };
+        let owner = &context.identity.name;
+        let sudo = if context.who == *owner { String::new() } else { format!("sudo -u {owner} ") };
+        let (program, config) = (shell_path(&context.executable), shell_path(&own.join("refloat.toml")));
+        format!("{sudo}{program} --config {config} takeover {}", self.source)
+    }
+
+    /// The configuration in which what reaches the repository has to be replaced before anything is recorded there.
+    pub(super) fn cannot_record(&self) -> Option<PathBuf> {
+        self.own.as_ref().filter(|_| self.read_only.get()).map(|own| own.join("refloat.toml"))
+    }
+
+    /// What a person does so that this host archives and backs up, where no configuration has the source.
+    pub(super) fn configure(&self) -> String {
+        format!(
+            "bring back /etc/refloat, or write a configuration with this repository and data_directory = {} for {}, then:  sudo refloat init;  sudo refloat check",
+            quoted(&self.directory),
+            self.source
+        )
     }
 
     /// What PostgreSQL runs to fetch a WAL file: out of the repository that was named with -r, because others may be gone; a
@@ -236,7 +264,7 @@ impl Place {
         };
         let missing = |name: &str, why: &Failure| {
             context.out.warn(&format!("repository {name}: the new owner is not recorded: {}", why.message));
-            let again = format!("{} takeover {}", context.command(), self.source);
+            let again = self.takeover(context);
             context
                 .out
                 .say(&format!("What was restored is whole. Once that repository can be written: {again}"));

@@ -279,7 +279,9 @@ fn next(
             out.push_str(&format!(
                 "  3  {}\n\
                  it is {source} from now on; a new full backup makes the next recovery shorter\n",
-                if place.is_elsewhere(context) {
+                if place.own.is_some() {
+                    format!("{};  sudo refloat backup {source}", place.configure())
+                } else if place.is_elsewhere(context) {
                     format!(
                         "set data_directory of {source} to {} in the configuration, then:  sudo refloat init;  sudo refloat check;  sudo refloat backup {source}",
                         place.directory.display()
@@ -293,7 +295,9 @@ fn next(
             out.push_str(&format!(
                 "  3  {}\n\
                  it is a standby of {source}: it writes nothing of its own until it is promoted\n",
-                if place.is_elsewhere(context) {
+                if place.own.is_some() {
+                    place.configure()
+                } else if place.is_elsewhere(context) {
                     format!(
                         "set data_directory of {source} to {} in this host's configuration, then:  sudo refloat init;  sudo refloat check",
                         place.directory.display()
@@ -304,18 +308,30 @@ fn next(
             ));
         }
         Become::Undecided => {
-            let elsewhere = if place.is_elsewhere(context) {
-                format!(" (first set data_directory of {source} to {})", place.directory.display())
-            } else {
-                String::new()
+            let about = match &place.own {
+                Some(_) => "opens it for writing".to_owned(),
+                None if place.is_elsewhere(context) => format!(
+                    "opens it for writing, archiving goes on (first set data_directory of {source} to {})",
+                    place.directory.display()
+                ),
+                None => "opens it for writing, archiving goes on".to_owned(),
             };
             out.push_str(&format!(
-                "  3  right?  {0} takeover {source}       opens it for writing, archiving goes on{elsewhere}\n\
-                 \x20    wrong?  {1}, then restore again with another moment\n\
-                 until step 3 archiving is locked: WAL stays in pg_wal\n",
-                context.command(),
+                "  3  right?  {}       {about}\n\
+                 \x20    wrong?  {}, then restore again with another moment\n",
+                place.takeover(context),
                 steps.stop
             ));
+            if let Some(config) = place.cannot_record() {
+                out.push_str(&format!(
+                    "     it records that in the repository, which could not be written from here: first let it be, by what {} names\n",
+                    shell_path(&config)
+                ));
+            }
+            if place.own.is_some() {
+                out.push_str(&format!("  4  so that archiving goes on: {}\n", place.configure()));
+            }
+            out.push_str("until step 3 archiving is locked: WAL stays in pg_wal\n");
             // It stops within what comes next, not behind what came before.
             if action == TargetAction::Pause && stops && found.stop_lsn.is_none() {
                 out.push_str("until then a table that is dropped just behind the target cannot be read\n");

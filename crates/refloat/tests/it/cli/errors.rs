@@ -44,6 +44,11 @@ impl Scene {
         self.write("refloat.toml", &text, 0o644);
     }
 
+    /// Who runs it.
+    pub(super) const fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -108,7 +113,7 @@ impl Scene {
     }
 
     /// The error of a run that must fail and change nothing.
-    fn refused(&self, arguments: &[&str]) -> String {
+    pub(super) fn refused(&self, arguments: &[&str]) -> String {
         let before = self.state();
         let run = self.run(arguments);
         assert_eq!(run.stdout, "", "an error is no data");
@@ -134,7 +139,7 @@ pub(super) fn run(command: &mut Command) -> Run {
 }
 
 /// A scene whose repository is made.
-fn made() -> Scene {
+pub(super) fn made() -> Scene {
     let scene = Scene::new();
     let run = scene.run(&["init", "--key-kept"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
@@ -265,7 +270,7 @@ fn read_only_repository() {
 }
 
 /// Whether files can be given away.
-fn can_give_away(scene: &Scene) -> bool {
+pub(super) fn can_give_away(scene: &Scene) -> bool {
     std::os::unix::fs::chown(scene.path("refloat.toml"), Some(0), Some(0)).is_ok()
 }
 

@@ -76,3 +76,29 @@ fn what_is_in_no_bucket_of_s3_is_refused() {
     let text = refused(&two, &["-r", "other", "generate", "iam-policy", "--role", "boss"]);
     assert!(text.contains("agent"), "{text}");
 }
+
+#[test]
+fn who_may_delete_is_named_so_that_the_store_knows_it() {
+    let scene = scene(S3, "{ full = 4 }");
+    for wrong in [
+        "foo",
+        "refloat-expire",
+        "arn:aws:s3:::acme-backups",
+        "arn:aws:iam::123456789012:policy/x",
+        "arn:aws:iam::1:role/",
+    ] {
+        let run = scene.run(&["generate", "bucket-policy", "--expirer", wrong]);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{wrong}");
+        assert!(run.stderr.contains("it is no ARN of a role or user"), "{}", run.stderr);
+    }
+    for right in [
+        "arn:aws:iam::123456789012:role/refloat-expire",
+        "arn:aws-cn:iam::123456789012:role/ops/refloat-*",
+        "arn:aws:sts::123456789012:assumed-role/expire/session",
+        "arn:aws:iam:::user/expirer",
+        "arn:aws:iam::ACCOUNT:role/EXPIRER",
+    ] {
+        let run = scene.run(&["generate", "bucket-policy", "--expirer", right]);
+        assert!(run.code == 0 && run.stdout.contains(right), "{right}: {}", run.stderr);
+    }
+}

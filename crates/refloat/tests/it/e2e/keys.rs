@@ -360,14 +360,20 @@ fn killed_anywhere_the_key_is_the_old_one_or_the_new() {
     };
     let (old, new, newest) = (site.path("passphrase"), site.path("passphrase-2"), site.path("passphrase-3"));
     let (new_text, newest_text) = (new.display().to_string(), newest.display().to_string());
-    let rotate = ["key", "rotate", "--key-kept", "--new-passphrase-file", &new_text];
+    let (sheet, newest_sheet) = (site.path("sheet"), site.path("sheet-3"));
+    let (sheet_text, newest_sheet) = (sheet.display().to_string(), newest_sheet.display().to_string());
+    let rotate = ["key", "rotate", "--new-passphrase-file", &new_text, "--sheet", &sheet_text];
     kill(&rotate, "rotate.before_generation");
     assert!(opens("a", &old) && !opens("b", &new), "nothing has changed but a file");
+    assert_eq!(fs::read_to_string(&sheet).expect("made first"), "");
     site.run(&rotate).ends(0);
     assert!(!opens("c", &old) && opens("d", &new));
-    site.run(&rotate).ends(2);
+    let drawn = fs::read_to_string(&new).expect("drawn");
+    assert!(fs::read_to_string(&sheet).expect("the sheet").contains(drawn.trim()));
+    site.run(&["key", "rotate", "--key-kept", "--new-passphrase-file", &new_text]).ends(2);
 
-    kill(&["key", "rotate", "--key-kept", "--new-passphrase-file", &newest_text], "rotate.after_generation");
+    let rotate = ["key", "rotate", "--new-passphrase-file", &newest_text, "--sheet", &newest_sheet];
+    kill(&rotate, "rotate.after_generation");
     assert!(!opens("e", &new) && opens("f", &newest));
     // The host itself writes on, and follows by init.
     let second = (change(&site, 2), incremental(&site));

@@ -36,6 +36,14 @@ fn fetch_program(site: &Site, to: &Path) -> PathBuf {
     program
 }
 
+/// Gives the repository to this user; everybody may read it.
+fn give_repository(site: &Site, user: &str) {
+    for (program, what) in [("chown", user), ("chmod", "u+rwX,a+rX,go-w")] {
+        let status = Command::new(program).args(["-R", what]).arg(site.repo()).status();
+        assert!(status.expect("it starts").success());
+    }
+}
+
 #[test]
 fn a_repository_and_its_key_are_enough() {
     let mut site = Site::new(TestCluster::builder());
@@ -95,6 +103,50 @@ fn a_repository_and_its_key_are_enough() {
         assert_eq!(clone.psql("postgres", SUM), truth, "{name}");
         prove(clone);
     }
+
+    // One that shall be the source from now on: the line that is printed is one that works.
+    let owner = site.cluster.owner().name.clone();
+    let undecided = |name: &str, is_read_only: bool| {
+        let to = desk.join(name);
+        // The first one's timeline is the source's, and nothing archives its history here.
+        let timeline = ["--target-timeline", "1"];
+        let arguments = ["restore", "prod", "--to", &to.display().to_string(), "--yes"];
+        let arguments = [&arguments[..], &timeline].concat();
+        let told = if is_read_only { plain(&arguments) } else { root(&arguments) }.ends(0);
+        let mut clone = start_restored(15, &to);
+        let step = told.stdout.lines().find_map(|line| line.trim().strip_prefix("3  right?  "));
+        let step = step.and_then(|line| line.split("   ").next()).expect("a third step").to_owned();
+        assert!(step.contains(&format!("{name}.refloat/refloat.toml")) && !step.contains(" -r "), "{step}");
+        assert!(told.stdout.contains("  4  so that archiving goes on: "), "{}", told.stdout);
+        let said = told.stdout.contains("which could not be written from here");
+        assert_eq!(said, is_read_only, "{}", told.stdout);
+        // As whoever types it: there may be no sudo here.
+        let step = step.replace(&format!("sudo -u {owner}"), &format!("runuser -u {owner} --"));
+        let typed = || match is_read_only {
+            true => run(site.cluster.owner().bare_command("sh").current_dir(&desk).args(["-c", &step])),
+            false => run(Command::new("sh").current_dir(&desk).args(["-c", &step])),
+        };
+        if is_read_only {
+            assert_ne!(typed().code, Some(0), "nothing can be recorded");
+            assert!(to.join("refloat.locked").exists());
+            give_repository(&site, &owner);
+        }
+        let done = typed().ends(0);
+        assert!(done.stdout.contains("archiving is unlocked"), "{}", done.stdout);
+        assert!(!to.join("refloat.locked").exists());
+        assert_eq!(clone.psql("postgres", "select pg_is_in_recovery()"), "f");
+        clone.stop(StopMode::Fast);
+    };
+    undecided("undecided", false);
+    if rustix::process::geteuid().is_root() {
+        give_repository(&site, "root");
+        undecided("read-only", true);
+    } else {
+        eprintln!("SKIPPED: only root can make a repository that its reader cannot make writable again");
+    }
+    // With the URL alone it says what it needs.
+    let refused = plain(&["takeover", "prod"]).ends(2);
+    assert!(refused.stderr.contains("--config DIR.refloat/refloat.toml takeover prod"), "{}", refused.stderr);
 }
 
 #[test]
