@@ -20,12 +20,12 @@ use refloat_types::{SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSiz
 
 use super::out_of;
 
-pub use spool::{Served, Spool, Taken};
+pub use spool::{Served, Spool};
 
-/// Segments that are on their way at once: one gives its way there and back to the other's bytes.
+/// WAL segments that are on their way at once: one gives its way there and back to the other's bytes.
 const WORKERS: usize = 2;
-/// What nobody asks for any more is given up after this long.
-const IDLE: Duration = Duration::from_secs(60);
+/// What nobody asks for any more is given up after this long. A replay may be slow, or be delayed on purpose.
+const IDLE: Duration = Duration::from_secs(600);
 /// How often it is looked what was asked for while somebody asks.
 const LOOK: Duration = Duration::from_millis(5);
 /// The same where nobody did for a second.
@@ -44,23 +44,30 @@ pub struct ReadAhead<'a> {
     pub system: SystemIdentifier,
     /// The size of its segments.
     pub segment_size: WalSegmentSize,
-    /// The segment that was asked for last.
+    /// The WAL segment that was asked for last.
     pub after: WalSegmentName,
     /// How many bytes may lie there.
     pub room: u64,
 }
 
-/// How many segments of `size` may lie in `room`; none where reading ahead is not worth a process.
+/// How many WAL segments of `size` may lie in `room`; none where reading ahead is not worth a process.
 pub fn window(room: u64, size: WalSegmentSize) -> Option<u64> {
     let segments = room / size.bytes();
     (segments >= WORKERS as u64).then_some(segments)
 }
 
-/// Reads ahead of whoever takes segments out of `served`, as long as segments come and are taken and `goes_on`.
-pub fn read_ahead(served: &Served, what: ReadAhead<'_>, goes_on: &dyn Fn() -> bool) {
+/// Reads ahead of whoever takes WAL segments out of `served`, as long as they come and are taken and `goes_on`. Then it removes
+/// what lies there and calls `end`, which need not come back: what is on its way may hang.
+pub fn read_ahead(served: &Served, what: ReadAhead<'_>, goes_on: &dyn Fn() -> bool, end: impl FnOnce()) {
     let Some(window) = window(what.room, what.segment_size) else { return };
-    let place = Place { at: what.after, held: BTreeMap::new(), end: None, stop: false };
-    let reader = Reader { served, what, window, place: Mutex::new(place), moved: Condvar::new() };
+    let progress = Progress {
+        at: what.after,
+        reach: window.min(WORKERS as u64),
+        held: BTreeMap::new(),
+        end: None,
+        stop: false,
+    };
+    let reader = Reader { served, what, window, progress: Mutex::new(progress), moved: Condvar::new() };
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             // Where no thread can be started (too many processes), the recovery fetches for itself.
@@ -68,10 +75,10 @@ pub fn read_ahead(served: &Served, what: ReadAhead<'_>, goes_on: &dyn Fn() -> bo
                 std::thread::Builder::new().name("ahead".to_owned()).spawn_scoped(scope, || reader.work());
         }
         reader.follow(goes_on);
-        reader.place().stop = true;
+        reader.progress().stop = true;
         reader.moved.notify_all();
-        // What is on its way yet may hang: all else goes at once.
-        let _ = served.clear();
+        served.leave();
+        end();
     });
 }
 
@@ -79,14 +86,16 @@ struct Reader<'a> {
     served: &'a Served,
     what: ReadAhead<'a>,
     window: u64,
-    place: Mutex<Place>,
+    progress: Mutex<Progress>,
     moved: Condvar,
 }
 
 /// How far all is.
-struct Place {
-    /// The segment that was asked for last.
+struct Progress {
+    /// The WAL segment that was asked for last.
     at: WalSegmentName,
+    /// How many behind it are fetched: few at first, and more as they are taken. Who replays slowly has little fetched in vain.
+    reach: u64,
     /// What was begun: whether it is complete.
     held: BTreeMap<WalSegmentName, bool>,
     /// The first that could not be had.
@@ -94,7 +103,7 @@ struct Place {
     stop: bool,
 }
 
-impl Place {
+impl Progress {
     /// Whether `name` may still be asked for: it is the one that is, or within the window behind it.
     fn is_ahead(&self, name: WalSegmentName, window: u64, size: WalSegmentSize) -> bool {
         let number = self.at.number(size);
@@ -102,11 +111,10 @@ impl Place {
     }
 
     /// The next one to begin.
-    fn next(&self, window: u64, size: WalSegmentSize) -> Option<WalSegmentName> {
+    fn next(&self, size: WalSegmentSize) -> Option<WalSegmentName> {
         let behind = std::iter::successors(Some(self.at.next(size)), |name| Some(name.next(size)));
-        let window = usize::try_from(window).unwrap_or(usize::MAX);
         behind
-            .take(window)
+            .take(usize::try_from(self.reach).unwrap_or(usize::MAX))
             .take_while(|name| Some(*name) != self.end)
             .find(|name| !self.held.contains_key(name))
     }
@@ -118,8 +126,8 @@ impl Place {
 }
 
 impl Reader<'_> {
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows whoever asks, until nobody does.
@@ -133,7 +141,7 @@ impl Reader<'_> {
                 }
             }
             if let Some(asked) = self.served.asked()
-                && self.place().at != asked
+                && self.progress().at != asked
             {
                 moved = Instant::now();
                 self.move_to(asked);
@@ -147,39 +155,42 @@ impl Reader<'_> {
 
     /// Nothing more comes, and all that came was taken. The last one was asked for before it is taken.
     fn is_over(&self) -> bool {
-        let place = self.place();
-        let mut last = self.places(place.at);
-        place.is_over(self.what.segment_size) && !last.any(|path| path.exists())
+        let progress = self.progress();
+        let mut last = self.places(progress.at);
+        progress.is_over(self.what.segment_size) && !last.any(|path| path.exists())
     }
 
-    /// Where a segment may lie.
+    /// Where a WAL segment may lie.
     fn places(&self, name: WalSegmentName) -> impl Iterator<Item = PathBuf> {
         let repositories = self.what.repositories.iter();
-        repositories.map(move |(repository, _)| self.served.place(self.what.system, name, repository))
+        repositories.map(move |(repository, _)| self.served.file(self.what.system, name, repository))
     }
 
     fn move_to(&self, asked: WalSegmentName) {
-        let mut place = self.place();
-        place.at = asked;
+        let mut progress = self.progress();
+        progress.at = asked;
+        if progress.held.contains_key(&asked) {
+            progress.reach = (progress.reach * 2).min(self.window);
+        }
         let size = self.what.segment_size;
         // It is asked for again, or somewhere else is gone on: what could not be had may be there now.
-        if place.end.is_some_and(|end| end == asked || !place.is_ahead(end, u64::MAX / 2, size)) {
-            place.end = None;
+        if progress.end.is_some_and(|end| end == asked || !progress.is_ahead(end, u64::MAX / 2, size)) {
+            progress.end = None;
         }
-        let passed: Vec<WalSegmentName> = place
+        let passed: Vec<WalSegmentName> = progress
             .held
             .iter()
-            .filter(|(name, complete)| **complete && !place.is_ahead(**name, self.window, size))
+            .filter(|(name, complete)| **complete && !progress.is_ahead(**name, self.window, size))
             .map(|(name, _)| *name)
             .collect();
         for name in passed {
-            place.held.remove(&name);
+            progress.held.remove(&name);
             self.remove(name);
         }
         self.moved.notify_all();
     }
 
-    /// Removes a segment, which most often was taken.
+    /// Removes a WAL segment, which most often was taken.
     fn remove(&self, name: WalSegmentName) {
         for path in self.places(name) {
             let _ = fs::remove_file(path);
@@ -191,35 +202,35 @@ impl Reader<'_> {
         let size = self.what.segment_size;
         while let Some(name) = self.begin() {
             let came = self.bring(name);
-            let mut place = self.place();
-            if came && place.is_ahead(name, self.window, size) {
-                place.held.insert(name, true);
+            let mut progress = self.progress();
+            if came && progress.is_ahead(name, self.window, size) {
+                progress.held.insert(name, true);
                 continue;
             }
-            place.held.remove(&name);
+            progress.held.remove(&name);
             if came {
                 self.remove(name);
-            } else if place.end.is_none_or(|end| end.timeline != name.timeline || name < end) {
-                place.end = Some(name);
+            } else if progress.end.is_none_or(|end| end.timeline != name.timeline || name < end) {
+                progress.end = Some(name);
             }
         }
     }
 
     /// Waits for something to do; `None` at the end.
     fn begin(&self) -> Option<WalSegmentName> {
-        let mut place = self.place();
+        let mut progress = self.progress();
         loop {
-            if place.stop {
+            if progress.stop {
                 return None;
             }
             let has_room = || self.served.free_bytes().is_some_and(|free| free / FREE >= self.what.room);
-            if let Some(name) = place.next(self.window, self.what.segment_size)
+            if let Some(name) = progress.next(self.what.segment_size)
                 && has_room()
             {
-                place.held.insert(name, false);
+                progress.held.insert(name, false);
                 return Some(name);
             }
-            place = self.moved.wait_timeout(place, SELDOM).unwrap_or_else(PoisonError::into_inner).0;
+            progress = self.moved.wait_timeout(progress, SELDOM).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -227,10 +238,10 @@ impl Reader<'_> {
     fn bring(&self, name: WalSegmentName) -> bool {
         let system = self.what.system;
         let Ok(_coming) = self.served.coming(system, name) else { return false };
+        let draft = self.served.draft(name);
         for (repository, opened) in self.what.repositories {
-            let place = self.served.place(system, name, repository);
-            match out_of(opened, system, WalFileName::Segment(name), &place) {
-                Ok(Some(_)) => return true,
+            match out_of(opened, system, WalFileName::Segment(name), &draft) {
+                Ok(Some(_)) => return fs::rename(&draft, self.served.file(system, name, repository)).is_ok(),
                 Ok(None) => {}
                 Err(trouble) => {
                     tracing::debug!(%name, repository, ?trouble, "it is left to whoever asks for it");
@@ -255,30 +266,30 @@ mod tests {
         WalSegmentName::numbered(timeline, number, size())
     }
 
-    fn place(at: u64) -> Place {
-        Place { at: segment(1, at), held: BTreeMap::new(), end: None, stop: false }
+    fn progress(at: u64) -> Progress {
+        Progress { at: segment(1, at), reach: 4, held: BTreeMap::new(), end: None, stop: false }
     }
 
     #[test]
     fn segments_are_begun_in_order_within_the_window_and_before_the_end() {
-        let mut place = place(254);
+        let mut progress = progress(254);
         let mut begun = Vec::new();
-        while let Some(name) = place.next(4, size()) {
+        while let Some(name) = progress.next(size()) {
             begun.push(name.number(size()));
-            place.held.insert(name, false);
+            progress.held.insert(name, false);
         }
         assert_eq!(begun, [255, 256, 257, 258]);
-        place.held.remove(&segment(1, 257));
-        place.end = Some(segment(1, 257));
-        assert_eq!(place.next(4, size()), None);
-        place.at = segment(2, 254);
-        assert_eq!(place.next(4, size()), Some(segment(2, 255)));
+        progress.held.remove(&segment(1, 257));
+        progress.end = Some(segment(1, 257));
+        assert_eq!(progress.next(size()), None);
+        progress.at = segment(2, 254);
+        assert_eq!(progress.next(size()), Some(segment(2, 255)));
     }
 
     #[test]
     fn what_was_passed_is_not_ahead() {
-        let place = place(10);
-        let ahead = |name| place.is_ahead(name, 3, size());
+        let progress = progress(10);
+        let ahead = |name| progress.is_ahead(name, 3, size());
         // The one that is asked for is being taken.
         assert!(ahead(segment(1, 10)) && ahead(segment(1, 13)));
         assert!(!ahead(segment(1, 9)) && !ahead(segment(1, 14)) && !ahead(segment(2, 11)));
@@ -286,16 +297,16 @@ mod tests {
 
     #[test]
     fn it_is_over_when_all_that_came_was_asked_for() {
-        let mut place = place(10);
-        assert!(!place.is_over(size()));
-        place.end = Some(segment(1, 12));
-        place.held.insert(segment(1, 11), true);
-        assert!(!place.is_over(size()));
-        place.at = segment(1, 11);
-        assert!(place.is_over(size()));
+        let mut progress = progress(10);
+        assert!(!progress.is_over(size()));
+        progress.end = Some(segment(1, 12));
+        progress.held.insert(segment(1, 11), true);
+        assert!(!progress.is_over(size()));
+        progress.at = segment(1, 11);
+        assert!(progress.is_over(size()));
         // Another one is on its way yet, behind the end.
-        place.held.insert(segment(1, 13), false);
-        assert!(!place.is_over(size()));
+        progress.held.insert(segment(1, 13), false);
+        assert!(!progress.is_over(size()));
     }
 
     #[test]

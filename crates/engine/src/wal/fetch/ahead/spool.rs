@@ -2,8 +2,11 @@
 //! that taking one is a rename.
 //!
 //! One process serves it and holds its lock as long. What lies there is used only then: a process that was killed, and above
-//! all a host that went down, leave files that nobody has synced. What was taken is asked of the repository like any other
-//! where nothing here answers soon.
+//! all a host that went down, leave files that nobody has synced. A WAL segment that does not come soon is asked for like any
+//! other.
+//!
+//! Everything goes by path, so a data directory that is moved or restored again may leave two processes with one spool. What
+//! each puts there is whole and right, since it gets its name last; a process that sees another's lock touches nothing more.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -17,24 +20,15 @@ use refloat_types::{SystemIdentifier, WalSegmentName};
 const NAME: &str = ".refloat-ahead";
 /// Locked by whoever serves it.
 const LOCK: &str = "lock";
-/// Holds the name of the segment that was asked for last.
+/// Holds the name of the WAL segment that was asked for last.
 const ASKED: &str = "asked";
-/// How often it is looked whether a segment that is on its way has come.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often it is looked whether a WAL segment that is on its way has come.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// A spool, served or not.
 #[derive(Debug, Clone)]
 pub struct Spool {
     directory: PathBuf,
-}
-
-/// A segment that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// The name, in the configuration, of the repository that it was fetched out of.
-    pub repository: String,
-    /// Its bytes.
-    pub bytes: u64,
 }
 
 impl Spool {
@@ -52,16 +46,16 @@ impl Spool {
         matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
-    /// Tells that `name` is asked for, and moves it to `dest` where it is here, out of one of `repositories`. Waits up to
-    /// `patience` for one that is on its way.
-    pub fn take(
+    /// Tells that `name` is asked for, and moves it to `dest` where it is here, of `bytes` and out of one of `repositories`, which
+    /// is answered. Waits up to `patience` for one that is on its way.
+    pub fn take<'r>(
         &self,
         system: SystemIdentifier,
-        name: WalSegmentName,
-        repositories: &[&str],
+        (name, bytes): (WalSegmentName, u64),
+        repositories: &[&'r str],
         dest: &Path,
         patience: Duration,
-    ) -> Option<Taken> {
+    ) -> Option<&'r str> {
         if !self.is_served() {
             return None;
         }
@@ -71,16 +65,15 @@ impl Spool {
         loop {
             // Asked first: between this and the next question it may come, and then it is there.
             let is_coming = self.coming(system, name).exists() && self.is_served();
-            let taken = repositories.iter().find_map(|repository| {
+            let taken = repositories.iter().copied().find(|repository| {
                 let path = self.file(system, name, repository);
-                let bytes = fs::metadata(&path).ok()?.len();
-                fs::rename(&path, dest).ok()?;
-                Some(Taken { repository: (*repository).to_owned(), bytes })
+                let is_whole = fs::metadata(&path).is_ok_and(|there| there.is_file() && there.len() == bytes);
+                is_whole && fs::rename(&path, dest).is_ok()
             });
             if taken.is_some() || !is_coming || Instant::now() >= until {
                 return taken;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(GLANCE);
         }
     }
 
@@ -101,13 +94,11 @@ impl Spool {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
+        let served = Served { spool: self.clone(), lock };
         // Whoever served it until now removes the lock before it lets go of it.
-        let is_same = fs::metadata(&path)
-            .is_ok_and(|there| lock.metadata().is_ok_and(|here| here.ino() == there.ino()));
-        if !is_same {
+        if !served.is_there() {
             return Ok(None);
         }
-        let served = Served { spool: self.clone(), _lock: lock };
         served.clear()?;
         Ok(Some(served))
     }
@@ -118,7 +109,7 @@ impl Spool {
         if self.directory.exists()
             && let Err(error) = self.serve()
         {
-            tracing::warn!(directory = %self.directory.display(), %error, "it is not needed and could not be removed");
+            tracing::debug!(directory = %self.directory.display(), %error, "it is not needed and could not be removed");
         }
     }
 
@@ -131,12 +122,12 @@ impl Spool {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a directory of this user"))
     }
 
-    /// A segment that is here. Its cluster and its repository are in the name: nobody is given another's.
+    /// A WAL segment that is here. Its cluster and its repository are in the name: nobody is given another's.
     fn file(&self, system: SystemIdentifier, name: WalSegmentName, repository: &str) -> PathBuf {
         self.directory.join(format!("{name}.{system}.{repository}"))
     }
 
-    /// Is there while a segment is on its way.
+    /// Is there while a WAL segment is on its way.
     fn coming(&self, system: SystemIdentifier, name: WalSegmentName) -> PathBuf {
         self.directory.join(format!("coming.{name}.{system}"))
     }
@@ -146,26 +137,35 @@ impl Spool {
 #[derive(Debug)]
 pub struct Served {
     spool: Spool,
-    _lock: File,
+    lock: File,
 }
 
 impl Served {
-    /// The segment that was asked for last, once one was.
+    /// The WAL segment that was asked for last, once one was.
     pub(super) fn asked(&self) -> Option<WalSegmentName> {
         fs::read_to_string(self.spool.directory.join(ASKED)).ok()?.parse().ok()
     }
 
-    /// Whether nobody has removed it, with the data directory that it lies in.
+    /// Whether it is still this process's: nobody has removed it, or moved it with the directory that it lies in.
     pub(super) fn is_there(&self) -> bool {
-        self.spool.directory.join(LOCK).exists()
+        let there = fs::metadata(self.spool.directory.join(LOCK));
+        let same = |there: fs::Metadata| {
+            self.lock.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+        };
+        there.is_ok_and(same)
     }
 
-    /// Where a segment has to be put, which is complete and right from then on.
-    pub(super) fn place(&self, system: SystemIdentifier, name: WalSegmentName, repository: &str) -> PathBuf {
+    /// Where a WAL segment has to be put, which is complete and right from then on.
+    pub(super) fn file(&self, system: SystemIdentifier, name: WalSegmentName, repository: &str) -> PathBuf {
         self.spool.file(system, name, repository)
     }
 
-    /// Tells that a segment is on its way, until the answer is dropped.
+    /// Where it may be made: no other process's.
+    pub(super) fn draft(&self, name: WalSegmentName) -> PathBuf {
+        self.spool.directory.join(format!("draft.{name}.{}", std::process::id()))
+    }
+
+    /// Tells that a WAL segment is on its way, until the answer is dropped.
     pub(super) fn coming(&self, system: SystemIdentifier, name: WalSegmentName) -> io::Result<Coming> {
         let path = self.spool.coming(system, name);
         File::create(&path)?;
@@ -179,7 +179,7 @@ impl Served {
     }
 
     /// Removes all that lies there.
-    pub(super) fn clear(&self) -> io::Result<()> {
+    fn clear(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.spool.directory)? {
             let entry = entry?;
             if entry.file_name() == LOCK {
@@ -192,10 +192,12 @@ impl Served {
         }
         Ok(())
     }
-}
 
-impl Drop for Served {
-    fn drop(&mut self) {
+    /// Removes it with all that lies there, unless it is another's by now.
+    pub(super) fn leave(&self) {
+        if !self.is_there() {
+            return;
+        }
         let gone = self.clear().and_then(|()| {
             fs::remove_file(self.spool.directory.join(LOCK))?;
             fs::remove_dir(&self.spool.directory)
@@ -206,7 +208,13 @@ impl Drop for Served {
     }
 }
 
-/// A segment that is on its way.
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// A WAL segment that is on its way.
 #[derive(Debug)]
 pub(super) struct Coming(PathBuf);
 
@@ -233,8 +241,8 @@ mod tests {
         (directory, dest, spool)
     }
 
-    fn take(spool: &Spool, number: u64, dest: &Path) -> Option<Taken> {
-        spool.take(SYSTEM, segment(number), &["near", "far"], dest, Duration::from_secs(60))
+    fn take(spool: &Spool, number: u64, dest: &Path) -> Option<&'static str> {
+        spool.take(SYSTEM, (segment(number), 3), &["near", "far"], dest, Duration::from_secs(60))
     }
 
     #[test]
@@ -245,9 +253,8 @@ mod tests {
         assert_eq!(served.asked(), None);
         assert_eq!(take(&spool, 3, &dest), None);
         assert_eq!(served.asked(), Some(segment(3)));
-        fs::write(served.place(SYSTEM, segment(4), "far"), "wal").expect("a segment");
-        let taken = take(&spool, 4, &dest).expect("it is here");
-        assert_eq!(taken, Taken { repository: "far".to_owned(), bytes: 3 });
+        fs::write(served.file(SYSTEM, segment(4), "far"), "wal").expect("a segment");
+        assert_eq!(take(&spool, 4, &dest), Some("far"));
         assert_eq!(fs::read(&dest).expect("it was moved"), b"wal");
         assert_eq!(take(&spool, 4, &dest), None);
     }
@@ -256,10 +263,34 @@ mod tests {
     fn nobody_gets_what_is_of_another_cluster_or_repository() {
         let (_directory, dest, spool) = scene();
         let served = spool.serve().expect("it is served").expect("by nobody else");
-        fs::write(served.place(SystemIdentifier(8), segment(4), "far"), "other").expect("a segment");
-        fs::write(served.place(SYSTEM, segment(4), "third"), "other").expect("a segment");
+        fs::write(served.file(SystemIdentifier(8), segment(4), "far"), "other").expect("a segment");
+        fs::write(served.file(SYSTEM, segment(4), "third"), "other").expect("a segment");
         assert_eq!(take(&spool, 4, &dest), None);
         assert!(!dest.exists());
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_no_segment() {
+        let (_directory, dest, spool) = scene();
+        let served = spool.serve().expect("it is served").expect("by nobody else");
+        for bytes in ["", "wa", "wal and more"] {
+            fs::write(served.file(SYSTEM, segment(4), "far"), bytes).expect("a part");
+            assert_eq!(take(&spool, 4, &dest), None, "{bytes}");
+        }
+        assert!(!dest.exists());
+    }
+
+    #[test]
+    fn what_is_another_processs_by_now_is_left_alone() {
+        let (directory, dest, spool) = scene();
+        let served = spool.serve().expect("it is served").expect("by nobody else");
+        fs::rename(directory.path().join(NAME), directory.path().join("aside")).expect("moves");
+        assert!(!served.is_there());
+        let other = spool.serve().expect("it is served").expect("by nobody else");
+        assert!(!served.is_there() && other.is_there());
+        fs::write(other.file(SYSTEM, segment(4), "near"), "wal").expect("a segment");
+        drop(served);
+        assert_eq!(take(&spool, 4, &dest), Some("near"));
     }
 
     #[test]
@@ -272,9 +303,9 @@ mod tests {
             while served.asked().is_none() {
                 std::thread::yield_now();
             }
-            let other = served.place(SYSTEM, segment(5), "near").with_extension("new");
+            let other = served.file(SYSTEM, segment(5), "near").with_extension("new");
             fs::write(&other, "wal").expect("a segment");
-            fs::rename(&other, served.place(SYSTEM, segment(5), "near")).expect("it is there");
+            fs::rename(&other, served.file(SYSTEM, segment(5), "near")).expect("it is there");
             drop(coming);
             assert!(taking.join().expect("no panic").is_some());
         });
@@ -308,7 +339,7 @@ mod tests {
         assert!(spool.serve().expect("it can be looked at").is_none());
         spool.tidy();
         assert!(spool.is_served());
-        fs::write(served.place(SYSTEM, segment(4), "near"), "wal").expect("a segment");
+        fs::write(served.file(SYSTEM, segment(4), "near"), "wal").expect("a segment");
         drop(served);
         assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 0);
     }
