@@ -3,6 +3,7 @@
 //! One file per command in `commands`; `render` is how things look, `error` the one shape of every error, `identity` who
 //! we are, `context` what every command starts from. The environment is read here and nowhere else.
 
+mod asking;
 mod bucket;
 mod cli;
 mod commands;

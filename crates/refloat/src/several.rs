@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use refloat_config::{Mode, RepositoryConfig, SecretRef, SourceConfig};
 use refloat_types::RepositoryName;
 
+use crate::asking::at_once;
 use crate::commands::config::secrets_of;
 use crate::commands::copy::background;
 use crate::context::{Access, Behind, Context, Opened};
@@ -87,28 +88,7 @@ pub(crate) fn open_at_once(
     configs: Vec<RepositoryConfig>,
     access: Access,
 ) -> Vec<(RepositoryConfig, Result<Opened, Failure>)> {
-    if configs.len() < 2 {
-        let open = |config: RepositoryConfig| {
-            let opened = context.open(&config, access);
-            (config, opened)
-        };
-        return configs.into_iter().map(open).collect();
-    }
-    std::thread::scope(|scope| {
-        let started: Vec<_> = configs
-            .into_iter()
-            .map(|config| {
-                scope.spawn(move || {
-                    let opened = context.open(&config, access);
-                    (config, opened)
-                })
-            })
-            .collect();
-        started
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+    at_once(configs, |config| context.open(config, access))
 }
 
 /// Notes which repositories were left out of something, and starts a process that brings what lacks to each that answers, without

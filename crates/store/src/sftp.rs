@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::join;
-use refloat_types::{Location, Timestamp};
+use refloat_types::{Location, Timestamp, Wait};
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
 use self::failure::Failed;
@@ -197,7 +197,7 @@ impl Inner {
         let (inner, limit) = (Arc::clone(self), self.limit(bytes));
         let done = runtime::run(async move {
             let done = runtime::within(limit, future).await;
-            let late = || Failed::broken(format!("no answer within {} s", limit.as_secs_f64()));
+            let late = || Failed::broken(format!("no answer within {}", Wait(limit)));
             let done = done.unwrap_or_else(|| Err(late()));
             if done.as_ref().is_err_and(|failed| failed.is_broken) {
                 inner.forget_idle();

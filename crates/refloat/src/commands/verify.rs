@@ -7,8 +7,9 @@ use refloat_store::Key;
 use refloat_types::{BackupId, Clock as _};
 
 use super::backup::jobs;
-use super::list::{commits_of, open_all, prepare_reading, sources_of};
+use super::list::{commits_of, prepare_reading, sources_of};
 use crate::Outcome;
+use crate::asking::open_all;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::healing::{Healing, Told};

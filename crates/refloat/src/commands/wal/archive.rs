@@ -34,6 +34,8 @@ const LINE: usize = 199;
 
 /// How long a repository is waited for that others can do without.
 const SOON: Duration = Duration::from_secs(10);
+/// How long its first answer is waited for.
+const FIRST: Duration = Duration::from_secs(4);
 
 /// A push whose whole time was over.
 const LATE_PUSH: &str = "WAL-090";
@@ -164,7 +166,10 @@ fn push_to_all(
     let enough = (source.acknowledge as usize).min(configs.len());
     // Where others are enough, one that does not answer is soon left behind.
     let patience = |together: usize| match together > enough {
-        true => Access::Within((limit * 8 / 10).min(SOON)),
+        true => {
+            let then = (limit * 8 / 10).min(SOON);
+            Access::Soon { first: FIRST.min(then), then }
+        }
         false => Access::Within(limit * 8 / 10),
     };
     let mut all = several::open(context, configs, enough, patience);
@@ -258,6 +263,9 @@ fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result
     let here = here();
     let source = find_source(&context, command.source.as_deref(), here.as_deref()).map_err(cannot_know)?;
     context.assume(std::slice::from_ref(&source), false).map_err(cannot_know)?;
+    if context.global.repository.is_none() {
+        context.global.repository = context.fetched_from_alone(&source.name);
+    }
     let name: WalFileName = command.name.parse().map_err(|error: refloat_types::wal_name::BadWalName| {
         cannot_know(CliError::usage(error.to_string(), "PostgreSQL gives it as %f.").into())
     })?;

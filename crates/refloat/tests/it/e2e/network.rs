@@ -219,3 +219,57 @@ fn of_two_kinds_one_goes_away_and_comes_back() {
         assert_eq!(scene.restored(repository, repository), "2003");
     }
 }
+
+/// Whoever looks is told soon what answers, what does not, and why; and while that takes long, what is waited for.
+#[test]
+fn one_that_hangs_holds_up_nobody_who_looks() {
+    let Some(scene) = Scene::new(true) else { return };
+    let site = &scene.site;
+    // As patient as a user who has set nothing.
+    let text = fs::read_to_string(&site.config).expect("reads");
+    fs::write(&site.config, text.replace("call_timeout = \"2s\"\n", "")).expect("writes");
+    site.cluster.psql("postgres", "create table t(n int)");
+    let run = site.run(&["backup", "prod"]).ends(0);
+    assert!(run.stdout.contains("also in bucket"), "{}", run.stdout);
+    site.archive_all();
+    scene.proxy.set(Mode::BlackHole);
+    let look = |arguments: &[&str], code: i32| {
+        let began = Instant::now();
+        let run = site.run(arguments).ends(code);
+        assert!(began.elapsed() < Duration::from_secs(40), "{arguments:?} took {:?}", began.elapsed());
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("repository bucket"), "{arguments:?}: {said}");
+        assert!(said.contains("no answer within "), "{arguments:?}: {said}");
+        let digits = |word: &str| word.split_once('.').is_some_and(|(_, fraction)| fraction.len() > 2);
+        let number = |word: &&str| word.parse::<f64>().is_ok() && digits(word);
+        assert_eq!(said.split_whitespace().find(number), None, "{arguments:?}: {said}");
+        assert!(said.contains("waiting for repository bucket…"), "{arguments:?}: {said}");
+        run
+    };
+    let run = look(&["wal", "status", "prod"], 0);
+    assert!(
+        run.stdout.contains("timeline 1  ") && run.stdout.contains("! repository bucket: what it"),
+        "{run:?}"
+    );
+    let run = look(&["list", "prod"], 0);
+    assert_eq!(run.stdout.matches("full").count(), 1, "{}", run.stdout);
+    assert!(run.stdout.contains("! repository bucket: what it holds is not listed: "), "{}", run.stdout);
+    let run = look(&["status"], 0);
+    assert!(run.stdout.contains("prod    local"), "{}", run.stdout);
+    look(&[], 0);
+    look(&["check", "prod"], 3);
+
+    let run = site.run(&["list", "prod", "--json"]).ends(0).json();
+    assert_eq!(run["backups"].as_array().map(Vec::len), Some(1), "{run}");
+    let away = &run["away"][0];
+    assert_eq!((&away["repository"], &away["code"]), (&"bucket".into(), &"STO-007".into()), "{run}");
+    let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+    let away = &status["sources"][0]["repositories"][1];
+    assert!(away["problem"].as_str().is_some_and(|why| why.contains("no answer within")), "{status}");
+    // Nobody answers: that is no list.
+    assert_eq!(site.run(&["list", "prod", "-r", "bucket"]).code, Some(5));
+    scene.proxy.set(Mode::Pass);
+    let run = site.run(&["list", "prod", "--json"]).ends(0).json();
+    assert_eq!(run["away"].as_array().map(Vec::len), Some(0), "{run}");
+    assert_eq!(run["backups"].as_array().map(Vec::len), Some(2), "{run}");
+}
