@@ -72,6 +72,8 @@ fn what_lies_in_a_cold_class_is_thawed_and_restored() {
     site.run(&["expire", "--dry-run"]);
     let verified = site.run(&["verify", "prod", "--read-data"]).ends(0);
     assert!(verified.stdout.contains("in DEEP_ARCHIVE must be thawed before"), "{}", verified.stdout);
+    assert!(!verified.stdout.contains("every byte"), "{}", verified.stdout);
+    assert!(verified.stdout.contains(" packs in a cold class ("), "{}", verified.stdout);
     assert!(!asked.exists(), "nobody agreed");
 
     let to = site.path("restored");
@@ -93,6 +95,7 @@ fn what_lies_in_a_cold_class_is_thawed_and_restored() {
     // What was thawed for one is there for the other.
     let verified = site.run(&["verify", "prod", "--read-data"]).ends(0);
     assert!(!verified.stdout.contains("must be thawed"), "{}", verified.stdout);
+    assert!(verified.stdout.contains("every byte read ("), "{}", verified.stdout);
     assert_eq!(fs::read_to_string(&asked).expect("it was started"), "asked\n", "once");
 
     // Page hashes lie in packs: nothing is built on cold ones.
