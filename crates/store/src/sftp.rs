@@ -142,7 +142,10 @@ impl Inner {
         // A key may come from a command: that blocks.
         let keys = tokio::task::spawn_blocking(move || fetch()).await;
         let keys = keys.map_err(|_| Failed::broken("the credentials could not be fetched"))?;
-        let keys = keys.map_err(|error| Failed::new(StoreErrorKind::Denied, error.to_string()))?;
+        let keys = keys.map_err(|error| {
+            let why = crate::object::transport::chain(&error);
+            Failed::new(StoreErrorKind::NoKeys, format!("credentials cannot be had: {why}"))
+        })?;
         let session = Session::connect(&self.target, &keys, self.settings.patience.call).await?;
         if !session.can_sync {
             self.not_durable.store(true, Ordering::Relaxed);

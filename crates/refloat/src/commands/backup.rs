@@ -15,7 +15,7 @@ use crate::error::{CliError, Failure};
 use crate::healing;
 use crate::operations::Operation;
 use crate::progress::Meter;
-use crate::render::text::count;
+use crate::render::text::{count, shell};
 use crate::render::time;
 use crate::rescue::{self, Look};
 use crate::retention::{longest, policy_of};
@@ -234,10 +234,7 @@ impl Backup {
     ) -> Result<Made, Failure> {
         loop {
             if all.opened.len() < enough {
-                let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
-                let mut first = failed.next().unwrap_or_else(none_at_all);
-                first.more.extend(failed);
-                return Err(first);
+                return Err(too_few(context, source, all, enough));
             }
             let made = self.make(context, source, all, enough);
             let first = &all.opened[0];
@@ -334,6 +331,36 @@ impl Backup {
         }
         Ok(Made::Backup(Box::new(report), outcome))
     }
+}
+
+/// Why it is not begun: what is there, what is needed, and why the others are not there.
+fn too_few(context: &Context, source: &SourceConfig, all: &mut Several, enough: usize) -> Failure {
+    let mut failed: Vec<(String, Failure)> =
+        all.failed.drain(..).map(|(name, failure)| (name.to_string(), failure)).collect();
+    if failed.is_empty() {
+        return none_at_all();
+    }
+    if enough < 2 {
+        let mut first = failed.remove(0).1;
+        first.more.extend(failed.into_iter().map(|(_, failure)| failure));
+        return first;
+    }
+    let answering: Vec<String> = all.opened.iter().map(|one| one.name.clone()).collect();
+    let error = CliError::NotEnough {
+        what: format!("the backup of {} is not begun", source.name),
+        source_name: source.name.to_string(),
+        needed: enough,
+        answering: answering.clone(),
+        away: failed.iter().map(|(name, _)| name.clone()).collect(),
+        severity: failed[0].1.severity,
+    };
+    let mut failure = Failure::from(error);
+    failure.detail = failed.iter().map(|(name, why)| format!("{name}: {}", why.line())).collect();
+    if let Some(one) = answering.first() {
+        let line = format!("{} -r {} backup {}", context.command(), shell(one), source.name);
+        failure.hints.push(format!("To make it in {one} alone:  {line}"));
+    }
+    failure
 }
 
 fn none_at_all() -> Failure {

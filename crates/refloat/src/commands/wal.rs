@@ -1,6 +1,7 @@
 //! `wal push`, `wal fetch`, `wal status`, `wal switch`.
 
 mod archive;
+mod backlog;
 mod look;
 
 use std::path::PathBuf;

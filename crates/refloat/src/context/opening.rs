@@ -101,7 +101,12 @@ pub(super) fn open_store(
         }
         Access::Soon { first, then } => {
             let store = match url.directory() {
-                None => open_store(url, settings, Access::Within(then), options)?,
+                None => {
+                    // Why it does not answer is known before it is given up.
+                    let mut settings = settings.clone();
+                    settings.patience.first = first / 2;
+                    open_store(url, &settings, Access::Within(then), options)?
+                }
                 Some(_) => {
                     let store = patient::open_within(url.location(), settings, options, first)?;
                     Arc::new(patient::patient(store, then))

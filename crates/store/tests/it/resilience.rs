@@ -222,7 +222,7 @@ fn keys_that_expire_are_fetched_again() {
     settings.credentials = Credentials::Keys(Arc::new(|| Err(std::io::Error::other("the file is gone"))));
     let store = open(&format!("s3://{bucket}").parse().unwrap(), &settings, Default::default()).unwrap();
     let error = store.head(&key("x/0")).unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::Denied);
+    assert_eq!(error.kind, StoreErrorKind::NoKeys);
     assert!(error.source.to_string().contains("the file is gone"), "{}", error.source);
 }
 

@@ -81,6 +81,20 @@ fn only_the_first_answer_has_a_shorter_time() {
 }
 
 #[test]
+fn a_store_that_never_answered_is_asked_again_for_less_long() {
+    let (plan, memory) = (FaultPlan::new(), Memory::new());
+    let store = Retry::new(Faulty::new(memory, &plan), QUICK).with_first(Duration::ZERO);
+    plan.add(Rule::new(On::Any, Effect::Refuse(StoreErrorKind::Unreachable)));
+    assert!(store.head(&key("x")).is_err());
+    assert_eq!(plan.calls(), 1, "asked once");
+    plan.clear();
+    store.head(&key("x")).unwrap();
+    plan.add(Rule::new(On::Any, Effect::Refuse(StoreErrorKind::Unreachable)));
+    assert!(store.head(&key("x")).is_err());
+    assert_eq!(plan.calls(), 2 + u64::from(QUICK.attempts));
+}
+
+#[test]
 fn hanging_calls_do_not_pile_up_without_limit() {
     let (store, _, plan) = late(Duration::from_secs(2));
     let kinds: Vec<_> = (0..12).map(|_| store.head(&key("x")).unwrap_err()).collect();

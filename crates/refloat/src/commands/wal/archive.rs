@@ -20,6 +20,7 @@ use refloat_repo::Repository;
 use refloat_store::Key;
 use refloat_types::{Clock as _, SystemIdentifier, WalFileName};
 
+use super::backlog::Backlog;
 use super::{Fetch, Push};
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
@@ -42,29 +43,38 @@ const LATE_PUSH: &str = "WAL-090";
 /// A fetch whose whole time was over.
 const LATE_FETCH: &str = "WAL-091";
 
-/// A failure as one line: code, message, causes, and the first hint where it fits.
-fn one_line(failed: &Failure) -> String {
+/// A failure as one line: code, message, causes, what is safe, and the first hint where it fits. What is safe always fits: whoever
+/// reads that line in the middle of the night asks for that first.
+fn one_line(failed: &Failure, safe: &str) -> String {
     let mut text = format!("refloat[{}]: {}", failed.code, failed.message);
     for cause in &failed.detail {
         text.push_str(": ");
         text.push_str(cause);
     }
+    let safe = if safe.is_empty() { String::new() } else { format!("; {safe}") };
+    let room = LINE - safe.chars().count();
+    let text = text.replace(['\n', '\r'], " ");
+    if text.chars().count() > room {
+        return text.chars().take(room - 1).chain(['…']).chain(safe.chars()).collect();
+    }
+    let mut text = text + &safe;
     if let Some(hint) = failed.hints.first()
         && text.chars().count() + hint.chars().count() + 2 <= LINE
     {
         text.push_str("; ");
-        text.push_str(hint);
+        text.push_str(&hint.replace(['\n', '\r'], " "));
     }
-    let text = text.replace(['\n', '\r'], " ");
-    if text.chars().count() <= LINE {
-        return text;
-    }
-    text.chars().take(LINE - 1).chain(['…']).collect()
+    text
 }
 
-fn say(json: bool, failed: &Failure) {
-    complain(&if json { failure::document(failed) } else { format!("{}\n", one_line(failed)) });
+fn say(json: bool, failed: &Failure, safe: &str) {
+    complain(&if json { failure::document(failed) } else { format!("{}\n", one_line(failed, safe)) });
 }
+
+/// What is safe when a push fails, whatever failed.
+const KEPT: &str = "PostgreSQL keeps the file and offers it again";
+/// What is safe when a fetch cannot tell.
+const STOPS: &str = "recovery stops here and can go on";
 
 /// Ends the process with `code` when `limit` is over. What is done by then may set it to 0: the rest is left undone.
 fn watch(limit: Duration, code: i32, line: String) -> Arc<AtomicI32> {
@@ -110,7 +120,7 @@ pub(super) fn push(command: &Push, context: Result<Context, Failure>) -> Result<
     match context.and_then(|context| push_with(command, context)) {
         Ok(()) => Ok(Outcome::Done),
         Err(failed) => {
-            say(json, &failed);
+            say(json, &failed, KEPT);
             Err(Ended::Said(failed.exit_code()))
         }
     }
@@ -139,6 +149,16 @@ fn push_with(command: &Push, mut context: Context) -> Result<(), Failure> {
     let mut operation = Operation::begin(&context, "wal push", Some(source.name.as_str()));
     operation.about = Some(name);
     let result = push_to_all(command, &context, &source, here.as_deref(), &mut operation);
+    let directory = here.as_deref().unwrap_or(&source.data_directory);
+    let backlog = Backlog { context: &context, source: &source.name, data_directory: directory };
+    match &result {
+        Ok(()) => {
+            if let Some(line) = backlog.stored(&command.file) {
+                complain(&line);
+            }
+        }
+        Err(_) => backlog.failed(),
+    }
     operation.finish_locally(&result.as_ref().map(|()| Outcome::Done).map_err(Failure::clone));
     result
 }
@@ -199,7 +219,7 @@ fn push_to_all(
                     complain(&format!(
                         "refloat: {name} does not have {}: {}\n",
                         stored.name,
-                        one_line(&failure)
+                        one_line(&failure, "")
                     ));
                     behind.push(name);
                 }
@@ -207,7 +227,7 @@ fn push_to_all(
                     complain(&format!(
                         "refloat: {name} does not have {}: {}\n",
                         stored.name,
-                        one_line(failure)
+                        one_line(failure, "")
                     ));
                     behind.push(name.to_string());
                 }
@@ -226,9 +246,27 @@ fn push_to_all(
             }
         }
     }
-    let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
     let none =
         || CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.");
+    if enough > 1
+        && let Some((_, first)) = all.failed.first()
+    {
+        let error = CliError::NotEnough {
+            what: format!(
+                "{} is not archived",
+                command.file.file_name().unwrap_or_default().to_string_lossy()
+            ),
+            source_name: source.name.to_string(),
+            needed: enough,
+            answering: all.opened.iter().map(|one| one.name.clone()).collect(),
+            away: all.failed.iter().map(|(name, _)| name.to_string()).collect(),
+            severity: first.severity,
+        };
+        let mut failure = Failure::from(error);
+        failure.detail = all.failed.iter().map(|(name, why)| format!("{name}: {}", why.line())).collect();
+        return Err(failure);
+    }
+    let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
     let mut first = failed.next().unwrap_or_else(|| none().into());
     first.more.extend(failed);
     Err(first)
@@ -247,7 +285,7 @@ pub(super) fn fetch(command: &Fetch, context: Result<Context, Failure>) -> Resul
         Err((failed, code)) => {
             // A file that does not exist is an answer, which every recovery asks for; it is not worth a line of log.
             if code != 1 || is_standby {
-                say(json, &failed);
+                say(json, &failed, if code == 255 { STOPS } else { "" });
             }
             Err(Ended::Said(code))
         }
@@ -501,8 +539,12 @@ mod tests {
     #[test]
     fn a_line_fits_into_a_log() {
         let mut failed = Failure::from(CliError::usage("x".repeat(300), "do this"));
-        assert_eq!(one_line(&failed).chars().count(), LINE);
+        assert_eq!(one_line(&failed, "").chars().count(), LINE);
+        let cut = one_line(&failed, KEPT);
+        assert_eq!(cut.chars().count(), LINE);
+        assert!(cut.ends_with(&format!("x…; {KEPT}")), "{cut}");
         failed.message = "short\nlines".into();
-        assert_eq!(one_line(&failed), "refloat[CLI-001]: short lines; do this");
+        assert_eq!(one_line(&failed, ""), "refloat[CLI-001]: short lines; do this");
+        assert_eq!(one_line(&failed, KEPT), format!("refloat[CLI-001]: short lines; {KEPT}; do this"));
     }
 }

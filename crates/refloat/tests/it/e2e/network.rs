@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use refloat_testkit::cluster::{Owner, TestCluster, skip_without, wait_until};
 use refloat_testkit::proxy::{Mode, Proxy};
-use refloat_testkit::servers::S3sFs;
+use refloat_testkit::servers::{Moto, S3sFs};
 
 use super::site::{Site, prove, start_restored};
 
@@ -17,7 +17,7 @@ struct Scene {
     site: Site,
     server: S3sFs,
     proxy: Proxy,
-    _secrets: Box<dyn std::any::Any>,
+    secrets: tempfile::TempDir,
 }
 
 impl Scene {
@@ -55,7 +55,7 @@ impl Scene {
         } else {
             Site::stored(builder, &lines, "wal_push_timeout = \"20s\"")
         };
-        Some(Self { site, server, proxy, _secrets: Box::new(secrets) })
+        Some(Self { site, server, proxy, secrets })
     }
 
     /// Restores the latest moment out of one repository and answers what is in its table.
@@ -94,6 +94,7 @@ fn a_bucket_and_its_keys_are_enough() {
     assert!(
         !run.stdout.contains(scene.server.secret_key()) && !run.stderr.contains(scene.server.secret_key())
     );
+    assert!(run.stderr.contains("Where only a URL is named nothing is written"), "{}", run.stderr);
     let clone = start_restored(15, &to);
     assert_eq!(
         clone.psql("postgres", "select count(*) from t"),
@@ -272,4 +273,50 @@ fn one_that_hangs_holds_up_nobody_who_looks() {
     let run = site.run(&["list", "prod", "--json"]).ends(0).json();
     assert_eq!(run["away"].as_array().map(Vec::len), Some(0), "{run}");
     assert_eq!(run["backups"].as_array().map(Vec::len), Some(2), "{run}");
+}
+
+/// A secret that is not there is a mistake in the settings, whatever meets it.
+#[test]
+fn a_secret_that_is_missing_is_no_fault_of_the_store() {
+    let Some(scene) = Scene::new(true) else { return };
+    let site = &scene.site;
+    let key = scene.secrets.path().join("key");
+    fs::rename(&key, scene.secrets.path().join("elsewhere")).expect("renames");
+    for line in [&["list", "-r", "bucket"][..], &["backup", "prod", "-r", "bucket"]] {
+        let run = site.run(line).ends(2);
+        assert!(run.stderr.contains("error[STO-024]"), "{line:?}: {}", run.stderr);
+        assert!(run.stderr.contains(&key.display().to_string()), "{line:?}: {}", run.stderr);
+        assert!(run.stderr.contains("Correct `credentials`"), "{line:?}: {}", run.stderr);
+    }
+    let checked = site.run(&["check", "prod"]).ends(3);
+    assert!(!checked.stdout.contains("STO-006"), "{}", checked.stdout);
+}
+
+/// Asking again does not mend what is written wrong: it is said what to correct.
+#[test]
+fn what_is_written_wrong_is_said_to_be() {
+    let Some(server) = Moto::start() else { return };
+    server.bucket("backups");
+    let secret = Owner::current().temp_dir();
+    let passphrase = secret.path().join("passphrase");
+    fs::write(&passphrase, "correct horse battery staple 42\n").expect("writes");
+    Owner::current().give(&passphrase);
+    let list = |endpoint: &str, url: &str| {
+        let mut command = Owner::current().bare_command(crate::program());
+        command.env("AWS_ACCESS_KEY_ID", server.access_key());
+        command.env("AWS_SECRET_ACCESS_KEY", server.secret_key());
+        command.env("AWS_ENDPOINT_URL_S3", endpoint).env("AWS_REGION", "us-east-1");
+        command.arg("--passphrase-file").arg(&passphrase).args(["-r", url, "list"]);
+        super::site::run(&mut command).stderr
+    };
+    let tls = server.endpoint().replace("http://", "https://");
+    for (endpoint, url, correct) in [
+        (tls.as_str(), "s3://backups/db1", "does not speak TLS on this port"),
+        ("http://nowhere.invalid", "s3://backups/db1", "No such host is known here"),
+        (server.endpoint().as_str(), "s3://absent/db1", "Make the bucket at the store first"),
+    ] {
+        let said = list(endpoint, url);
+        assert!(said.contains(correct), "{endpoint} {url}: {said}");
+        assert!(!said.contains("Try again") && !said.contains("See the cause"), "{endpoint} {url}: {said}");
+    }
 }

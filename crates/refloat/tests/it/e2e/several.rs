@@ -274,10 +274,29 @@ fn what_must_be_acknowledged_by_both_waits_for_both() {
     let failed =
         || site.cluster.psql("postgres", "select coalesce(last_failed_wal, '') from pg_stat_archiver");
     assert!(wait_until(Duration::from_secs(30), || failed() == segment), "{}", site.cluster.log());
-    let run = site.run(&["backup", "prod"]);
-    assert_ne!(run.code, Some(0), "{}", run.stdout);
+    // PostgreSQL's log says what is needed, what is there, and that nothing is lost.
+    let log = site.cluster.log();
+    let said = format!(
+        "{segment} is not archived: 2 repositories must have it (acknowledge = 2), and only local answers"
+    );
+    assert!(log.contains(&said) && log.contains("; PostgreSQL keeps the file and offers it again"), "{log}");
+    let run = site.run(&["backup", "prod"]).ends(1).stderr;
+    for part in [
+        "error[CLI-021]: the backup of prod is not begun: 2 repositories must have it (acknowledge = 2), and only local answers\n",
+        "second: there is no repository at ",
+        "nothing was stored",
+        "Run it again when second can be used.",
+        "lower `acknowledge` in [source.prod]",
+        " -r local backup prod\n",
+    ] {
+        assert!(run.contains(part), "{part} is not in:\n{run}");
+    }
+    assert!(!log.contains("caught up"), "{log}");
     away.back();
     site.archive_all();
+    // And that it is over.
+    let log = site.cluster.log();
+    assert_eq!(log.matches("archiving has caught up: all that waited is stored; ").count(), 1, "{log}");
     site.run(&["backup", "prod"]).ends(0);
 }
 
