@@ -119,7 +119,7 @@ impl Explain for TakeoverError {
                 .hint("Start the server and let it recover, look at its data, then call takeover again."),
             Self::Replaying { .. } => Advice::locked("TKO-004", SAFE)
                 .hint("Wait until it has reached its target (its log says so), then call takeover again.")
-                .hint("A standby that shall follow no longer: pg_ctl promote, then call takeover again."),
+                .hint("A standby that shall follow no longer: select pg_promote() there, then call takeover again."),
             Self::Slow { .. } => {
                 Advice::unreachable("TKO-005", "archiving stays locked and WAL stays in pg_wal")
                     .hint("Look at the server's log; once it accepts writes call takeover again.")

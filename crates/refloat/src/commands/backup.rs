@@ -395,7 +395,7 @@ fn tell_others(context: &Context, all: &Several, report: &BackupReport) -> Vec<S
                     0 => String::new(),
                     number => format!(", with {} that it lacked", count(number, "earlier backup")),
                 };
-                context.out.text(&format!("  also in {}{copied}{earlier}\n", other.repository));
+                context.out.done(&format!("  also in {}{copied}{earlier}\n", other.repository));
             }
             Some(failed) => {
                 context.out.warn(&format!(
@@ -423,7 +423,7 @@ fn tell_others(context: &Context, all: &Several, report: &BackupReport) -> Vec<S
             }
             _ => "it is copied in the background".to_owned(),
         };
-        context.out.text(&format!("  later in {name}: {why}\n"));
+        context.out.done(&format!("  later in {name}: {why}\n"));
     }
     behind
 }
@@ -504,7 +504,7 @@ fn tell(context: &Context, opened: &Opened, report: &BackupReport) {
     } else {
         format!("{size} read")
     };
-    context.out.text(&format!(
+    context.out.done(&format!(
         "{} backup {} of {} in {}{parent}: {read}, {} stored, in {}\n  restorable from {} on; {}\n",
         report.kind,
         report.backup,

@@ -384,9 +384,7 @@ fn backups_text(all: &[Listed]) -> String {
     }
     let several = all.iter().any(|one| one.repository != all[0].repository);
     let mut rows = vec![
-        ["source", "backup", "type", "finished", "size", "stored", "needs", "wal", ""]
-            .map(str::to_owned)
-            .to_vec(),
+        ["source", "backup", "type", "finished", "size", "stored", "needs", ""].map(str::to_owned).to_vec(),
     ];
     let mut together: BTreeMap<(&str, &str), Vec<&Listed>> = BTreeMap::new();
     for one in all {
@@ -399,6 +397,7 @@ fn backups_text(all: &[Listed]) -> String {
         if one.bad_pages > 0 {
             remarks.push(format!("! {} damaged pages", one.bad_pages));
         }
+        remarks.extend(one.own_wal.then(|| "carries its own WAL".to_owned()));
         remarks.extend(one.locked_until.map(|end| format!("locked until {}", time::moment(end))));
         let mut places = places(&of, several);
         places.append(&mut remarks);
@@ -411,7 +410,6 @@ fn backups_text(all: &[Listed]) -> String {
             ByteSize(one.source_bytes).to_string(),
             ByteSize(one.stored_bytes).to_string(),
             ByteSize(one.needed_bytes).to_string(),
-            if one.own_wal { "own" } else { "archive" }.to_owned(),
             remarks.join("; "),
         ]);
     }

@@ -221,9 +221,9 @@ impl Restore {
         let needed = std::slice::from_ref(&found.backup);
         let frozen = thaw::thaw(context, opened, needed, ("restore", consent))?;
         if !frozen.is_empty() {
-            context.out.document(&serde_json::json!({
-                "dry_run": true, "backup": found.backup.commit.backup, "must_be_thawed": thaw::document(opened, &frozen),
-            }));
+            let all = serde_json::json!(thaw::document(opened, &frozen));
+            let what = refloat_engine::thaw::describe(&frozen);
+            tell::cold_plan(context, &found, (&self.source, &place.directory), (&all, &what));
             return Ok(Outcome::Done);
         }
         let copies: Vec<&Repository> = others.iter().map(|other| &other.repository).collect();

@@ -194,7 +194,7 @@ impl Takeover {
             out.push_str(&format!("  note: {note}\n"));
         }
         out.push_str(&format!("next:  {0} check {1};  {0} backup {1}\n", context.command(), self.source));
-        context.out.text(&out);
+        context.out.done(&out);
         context.out.document(&serde_json::json!({
             "source": self.source, "timeline": report.timeline, "fork_lsn": report.fork_lsn, "promoted": report.promoted,
             "was_locked": report.was_locked, "running": report.running, "waiting_wal": report.waiting_wal, "notes": report.notes,

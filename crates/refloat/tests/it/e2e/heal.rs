@@ -132,6 +132,13 @@ fn each_object_is_healed_when_it_is_asked_for() {
     }
     let healed = site.run(&["verify", "--read-data", "--heal"]).ends(3);
     let again = site.run(&["verify", "--read-data", "--heal"]);
+    // Verdicts of before are not left as they are.
+    assert!(
+        healed.stdout.contains("what is said above was so before; prove how it is now:  "),
+        "{}",
+        healed.stdout
+    );
+    assert!(healed.stdout.contains(" -r local verify --read-data\n"), "{}", healed.stdout);
     verified().ends(0);
     for name in &names {
         let said = |run: &super::site::Run| run.stderr.contains(&format!("healed: {}", name.display()));

@@ -88,6 +88,10 @@ fn what_is_read_once_is_restored_from_each() {
     site.run(&["backup", "prod"]).ends(0);
     site.cluster.psql("postgres", "insert into t values (7)");
     site.archive_all();
+    let overview = site.run(&[]).ends(0).stdout;
+    for name in ["\n  prod in local   PostgreSQL", "\n  prod in second  PostgreSQL"] {
+        assert_eq!(overview.matches(name).count(), 1, "{overview}");
+    }
     let first = listed(&site, "local");
     assert_eq!((first.len(), &first), (2, &listed(&site, "second")), "the same backups");
     let text = site.run(&["list", "prod"]).ends(0).stdout;

@@ -72,12 +72,14 @@ fn archiving_stays_locked_until_all_repositories_know() {
 fn one_that_is_away_can_be_told_later() {
     let mut site = Site::new(TestCluster::builder());
     let second = second_repository(&site);
-    site.run(&["backup", "prod"]).ends(0);
+    let quiet = site.run(&["backup", "prod", "-q"]).ends(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
     let moment = site.cluster.psql("postgres", "select clock_timestamp()");
     site.cluster.psql("postgres", "create table later as select 1 a");
     site.archive_all();
     site.cluster.stop(StopMode::Fast);
-    site.run(&["restore", "prod", &moment, "--in-place", "--yes"]).ends(0);
+    let quiet = site.run(&["restore", "prod", &moment, "--in-place", "--yes", "-q"]).ends(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
     site.cluster.start();
     site.cluster.wait_for("postgres", "select pg_get_wal_replay_pause_state()", "paused");
 
@@ -104,6 +106,8 @@ fn one_that_is_away_can_be_told_later() {
     site.cluster.psql("postgres", "create table after as select 1 a");
     site.archive_all();
     fs::rename(&away, &second).expect("renames");
-    site.run(&["-r", "second", "takeover", "prod"]).ends(0);
+    // Who wants to hear of nothing but errors hears nothing.
+    let quiet = site.run(&["-r", "second", "takeover", "prod", "-q"]).ends(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
     assert_eq!((owners(&site.repo()), owners(&second)), (known + 1, known + 1));
 }
