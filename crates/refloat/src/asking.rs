@@ -16,6 +16,17 @@ use crate::render::Out;
 /// So long nobody has to be told what is waited for.
 const SILENT: Duration = Duration::from_secs(2);
 
+/// What one repository answered.
+pub(crate) type Answer<T, E = Failure> = (RepositoryConfig, Result<T, E>);
+
+/// What all of them answered.
+pub(crate) struct Answers<T> {
+    /// Those that did, and what.
+    pub said: Vec<(Opened, T)>,
+    /// Those that did not.
+    pub away: Vec<Away>,
+}
+
 /// A repository that was asked and did not say what it was asked for.
 #[derive(Debug, Serialize)]
 pub(crate) struct Away {
@@ -105,7 +116,7 @@ pub(crate) fn read_each<T: Send>(
     configs: Vec<RepositoryConfig>,
     access: Access,
     read: impl Fn(&Opened) -> Result<T, Failure> + Sync,
-) -> Vec<(RepositoryConfig, Result<(Opened, T), Failure>)> {
+) -> Vec<Answer<(Opened, T)>> {
     at_once(configs, |config| {
         let _waiting = Waiting::on(context.out, config.name.as_str());
         let opened = context.open(config, access.sooner(context.is_left_alone(config.name.as_str())))?;
@@ -122,11 +133,11 @@ pub(crate) fn read_all<T: Send>(
     context: &Context,
     access: Access,
     read: impl Fn(&Opened) -> Result<T, Failure> + Sync,
-) -> Result<(Vec<(Opened, T)>, Vec<Away>), Failure> {
+) -> Result<Answers<T>, Failure> {
     if context.is_ad_hoc()? {
         let opened = context.open_for(None, access)?;
         let of_it = read(&opened)?;
-        return Ok((vec![(opened, of_it)], Vec::new()));
+        return Ok(Answers { said: vec![(opened, of_it)], away: Vec::new() });
     }
     let (mut said, mut silent) = (Vec::new(), Vec::new());
     for (config, result) in read_each(context, context.repositories(None)?, access, read) {
@@ -143,7 +154,7 @@ pub(crate) fn read_all<T: Send>(
         return Err(first);
     }
     let away = silent.iter().map(|(name, failure)| Away::new(name.as_str(), failure)).collect();
-    Ok((said, away))
+    Ok(Answers { said, away })
 }
 
 /// The repositories that a command reads, as far as they answer; which do not is told.
@@ -151,7 +162,7 @@ pub(crate) fn read_all<T: Send>(
 /// # Errors
 /// None answers.
 pub(crate) fn open_all(context: &Context, access: Access) -> Result<Vec<Opened>, Failure> {
-    let (said, away) = read_all(context, access, |_| Ok(()))?;
+    let Answers { said, away } = read_all(context, access, |_| Ok(()))?;
     for one in away {
         context.out.warn(&format!("repository {}: {}", one.repository, one.why));
     }

@@ -108,7 +108,7 @@ impl fmt::Display for Wait {
         let tenths = (self.0.as_secs_f64() * 10.0).round() as u64;
         let text = match tenths {
             0 => format!("{} ms", self.0.as_millis()),
-            1..100 if tenths % 10 != 0 => format!("{}.{} s", tenths / 10, tenths % 10),
+            1..100 if !tenths.is_multiple_of(10) => format!("{}.{} s", tenths / 10, tenths % 10),
             _ => Age(Duration::from_secs((tenths + 5) / 10)).to_string(),
         };
         f.pad(&text)

@@ -10,7 +10,7 @@ use refloat_types::{BackupId, ByteSize, Clock as _, RepositoryName, Timestamp};
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::asking::{Away, read_all};
+use crate::asking::{Answers, Away, read_all};
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::identity::Wanted;
@@ -256,9 +256,9 @@ impl List {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
         prepare_reading(&mut context, None)?;
-        let (read, away) = read_all(&context, Access::ASKED, |opened| self.look(&context, opened))?;
+        let Answers { said, away } = read_all(&context, Access::ASKED, |opened| self.look(&context, opened))?;
         let (mut opened, mut all, mut known) = (Vec::new(), Vec::new(), Vec::new());
-        for (one, mut holds) in read {
+        for (one, mut holds) in said {
             opened.push(one);
             all.append(&mut holds.listed);
             known.append(&mut holds.known);

@@ -14,7 +14,7 @@ use refloat_types::{ByteSize, Clock as _, Timestamp, WalSegmentName};
 
 use super::{Status, Switch};
 use crate::Outcome;
-use crate::asking::{Away, read_each};
+use crate::asking::{Answer, Away, read_each};
 use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
 use crate::facts::{Finding, goes_on, other_cluster};
@@ -67,10 +67,7 @@ pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, 
 
 /// How each repository of these sources answered, in the configured order; that one did not is noted for those who archive, and
 /// told.
-fn ask(
-    context: &Context,
-    sources: &[SourceConfig],
-) -> Result<Vec<(RepositoryConfig, Result<Opened, Away>)>, Failure> {
+fn ask(context: &Context, sources: &[SourceConfig]) -> Result<Vec<Answer<Opened, Away>>, Failure> {
     let mut configs: Vec<RepositoryConfig> = Vec::new();
     for source in sources {
         for config in context.repositories(Some(source))? {
