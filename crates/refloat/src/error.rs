@@ -137,7 +137,7 @@ pub(crate) enum CliError {
         behind: Vec<String>,
     },
     /// Fewer repositories answer than must have what is to be stored.
-    #[error("{what}: {needed} repositories must have it (acknowledge = {needed}), and {}", there(answering))]
+    #[error("{what}: acknowledge = {needed}, and {}", there(answering))]
     NotEnough {
         /// What is not done.
         what: String,
