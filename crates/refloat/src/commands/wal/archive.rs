@@ -159,7 +159,7 @@ fn push_with(command: &Push, mut context: Context) -> Result<(), Failure> {
                 complain(&line);
             }
         }
-        Err(_) => backlog.failed(),
+        Err(_) => backlog.failed(&command.file),
     }
     operation.finish_locally(&result.as_ref().map(|()| Outcome::Done).map_err(Failure::clone));
     result

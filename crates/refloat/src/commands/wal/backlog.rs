@@ -5,7 +5,7 @@
 //! says so in the log, once. The note can be lost: then nothing is said.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use refloat_repo::RepoError;
 use refloat_types::{Clock as _, SourceName, Timestamp};
@@ -39,12 +39,21 @@ impl Backlog<'_> {
         format!("archiving/{}.json", self.source)
     }
 
+    /// Where PostgreSQL notes what waits.
+    fn status(&self) -> PathBuf {
+        self.data_directory.join("pg_wal/archive_status")
+    }
+
     fn note(&self) -> Option<Note> {
         self.context.state().read(&self.file()).ok().flatten()
     }
 
-    /// A push failed.
-    pub(super) fn failed(&self) {
+    /// A push of `file` failed. One that PostgreSQL has not offered is somebody's own attempt.
+    pub(super) fn failed(&self, file: &Path) {
+        let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return };
+        if !self.status().join(format!("{name}.ready")).exists() {
+            return;
+        }
         let before = self.note();
         let note = Note {
             since: before.as_ref().map_or_else(|| self.context.clock.now(), |note| note.since),
@@ -63,7 +72,7 @@ impl Backlog<'_> {
     pub(super) fn stored(&self, file: &Path) -> Option<String> {
         let note = self.note()?;
         let own = format!("{}.ready", file.file_name()?.to_str()?);
-        let entries = fs::read_dir(self.data_directory.join("pg_wal/archive_status")).ok()?;
+        let entries = fs::read_dir(self.status()).ok()?;
         let mut names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         if names.any(|name| name.ends_with(".ready") && name != own) {
             return None;

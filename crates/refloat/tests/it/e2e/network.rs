@@ -267,6 +267,12 @@ fn one_that_hangs_holds_up_nobody_who_looks() {
     let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
     let away = &status["sources"][0]["repositories"][1];
     assert!(away["problem"].as_str().is_some_and(|why| why.contains("no answer within")), "{status}");
+    // Also where only a URL is named.
+    let mut command = site.cluster.owner().bare_command(crate::program());
+    command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").env("AWS_REGION", "us-east-1");
+    command.env("AWS_ENDPOINT_URL_S3", scene.proxy.endpoint()).args(["-r", "s3://backups/db1", "list"]);
+    let run = super::site::run(&mut command).ends(5);
+    assert!(run.stderr.contains("waiting for repository s3://backups/db1…"), "{}", run.stderr);
     // Nobody answers: that is no list.
     assert_eq!(site.run(&["list", "prod", "-r", "bucket"]).code, Some(5));
     scene.proxy.set(Mode::Pass);

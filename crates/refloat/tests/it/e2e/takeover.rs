@@ -105,6 +105,9 @@ fn one_that_is_away_can_be_told_later() {
     assert!(done.stdout.contains("archiving is unlocked"), "{}", done.stdout);
     site.cluster.psql("postgres", "create table after as select 1 a");
     site.archive_all();
+    // That one alone is asked counted as long as it ran: now nobody knows again whether the other has more.
+    let fetch = ["wal", "fetch", "--source", "prod", "0000000200000000000000FF"];
+    site.run(&[&fetch[..], &[&site.path("fetched").display().to_string()]].concat()).ends(255);
     fs::rename(&away, &second).expect("renames");
     // Who wants to hear of nothing but errors hears nothing.
     let quiet = site.run(&["-r", "second", "takeover", "prod", "-q"]).ends(0);
