@@ -2,6 +2,7 @@
 
 mod archive;
 mod backlog;
+mod line;
 mod look;
 
 use std::path::PathBuf;
