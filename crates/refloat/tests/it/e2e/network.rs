@@ -234,6 +234,11 @@ fn one_that_hangs_holds_up_nobody_who_looks() {
     assert!(run.stdout.contains("also in bucket"), "{}", run.stdout);
     site.archive_all();
     scene.proxy.set(Mode::BlackHole);
+    // Nobody who archives waits long for it either.
+    let began = Instant::now();
+    site.cluster.psql("postgres", "insert into t values (1)");
+    site.archive_all();
+    assert!(began.elapsed() < Duration::from_secs(10), "archived after {:?}", began.elapsed());
     let look = |arguments: &[&str], code: i32| {
         let began = Instant::now();
         let run = site.run(arguments).ends(code);
