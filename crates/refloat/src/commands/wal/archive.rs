@@ -196,6 +196,9 @@ fn push_to_all(
                     ));
                     behind.push(name.to_string());
                 }
+                let directory = here.unwrap_or(&source.data_directory);
+                let backlog = Backlog { context, source: &source.name, data_directory: directory };
+                backlog.told(&behind).iter().for_each(|line| complain(line));
                 behind.extend(all.later.iter().map(ToString::to_string));
                 for stored in all.opened.iter().filter(|one| !behind.contains(&one.name)) {
                     context.note_answer(&stored.name, Ok(()));

@@ -2,8 +2,10 @@
 //!
 //! PostgreSQL's log tells of each push that fails, and of none that ends well: whoever saw the failures would have to ask whether
 //! they are over. So the first failure is noted in the state directory, and the push behind which nothing waits any more
-//! says so in the log, once. The note can be lost: then nothing is said.
+//! says so in the log, once. So does the one that finds that a repository, of which the log said that it was left behind, has
+//! been brought what it lacked. The notes can be lost: then nothing is said.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +44,41 @@ impl Backlog<'_> {
     /// Where PostgreSQL notes what waits.
     fn status(&self) -> PathBuf {
         self.data_directory.join("pg_wal/archive_status")
+    }
+
+    /// Repositories of which the log says that they were left behind.
+    fn told_file(&self) -> String {
+        format!("archiving/{}.behind.json", self.source)
+    }
+
+    /// The log was told that these are behind now; answers the lines for those that are no more.
+    pub(super) fn told(&self, behind: &[String]) -> Vec<String> {
+        let before: BTreeSet<String> =
+            self.context.state().read(&self.told_file()).ok().flatten().unwrap_or_default();
+        let lacks = |name: &String| {
+            behind.contains(name)
+                || self.context.down(name).is_some()
+                || self.context.behind(self.source).lacks(name)
+        };
+        let (still, over): (BTreeSet<String>, BTreeSet<String>) = before.iter().cloned().partition(lacks);
+        let now: BTreeSet<String> = still.into_iter().chain(behind.iter().cloned()).collect();
+        let written = || -> Result<(), RepoError> {
+            if now == before {
+                return Ok(());
+            }
+            self.context.state().directory("archiving")?;
+            self.context.state().write(&self.told_file(), &now)
+        };
+        match written() {
+            Ok(()) => over
+                .iter()
+                .map(|name| format!("refloat: {name} has caught up: it lacks nothing any more\n"))
+                .collect(),
+            Err(error) => {
+                tracing::debug!(%error, "which repositories are behind could not be noted");
+                Vec::new()
+            }
+        }
     }
 
     fn note(&self) -> Option<Note> {

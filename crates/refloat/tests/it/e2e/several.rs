@@ -144,6 +144,13 @@ fn one_that_is_down_delays_nothing_and_catches_up() {
     // What did not answer is asked again after a pause, by the next segment; who has mended it need not wait.
     site.run(&["check"]);
     assert!(wait_until(Duration::from_secs(120), another), "it never caught up");
+    let line = "refloat: second has caught up: it lacks nothing any more\n";
+    let told = || {
+        site.cluster.psql("postgres", "insert into t values (0)");
+        site.archive_all();
+        site.cluster.log().matches(line).count() == 1
+    };
+    assert!(wait_until(Duration::from_secs(60), told), "{}", site.cluster.log());
     let sum = (1..=1000).sum::<u64>() + (1..=500).sum::<u64>() + 15;
     assert_eq!(restored(&site, "second", "from-second"), sum.to_string());
     let run = site.run(&["backup", "prod"]).ends(0);
