@@ -167,9 +167,13 @@ fn check_cluster(
     found: SystemIdentifier,
 ) -> Result<(), TakeoverError> {
     for Kept { repository, source } in repositories {
-        let known = repository.source(*source)?;
-        let name = repository.store().describe().to_owned();
-        let known = known.ok_or(TakeoverError::NoSuchSource { repository: name })?;
+        let repository_name = || repository.store().describe().to_owned();
+        let known = repository.source(*source).map_err(|source| TakeoverError::NotRecorded {
+            repository: repository_name(),
+            recorded: Vec::new(),
+            source,
+        })?;
+        let known = known.ok_or_else(|| TakeoverError::NoSuchSource { repository: repository_name() })?;
         if let Some(expected) = known.system.filter(|system| *system != found) {
             return Err(TakeoverError::Foreign { path: directory.to_owned(), found, expected });
         }

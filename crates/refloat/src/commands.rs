@@ -26,6 +26,7 @@ pub(crate) mod wal;
 use crate::cli::{Cli, Command, Global};
 use crate::context::Context;
 use crate::error::Failure;
+use crate::left_behind;
 use crate::{Ended, Outcome};
 
 /// Runs the command. `load` reads the configuration, for those that need one.
@@ -50,6 +51,9 @@ pub(crate) fn run(cli: Cli, load: impl Fn(Global) -> Result<Context, Failure>) -
         Command::Takeover(command) => command.run(load(global)?)?,
         Command::Verify(command) => command.run(load(global)?)?,
         Command::Expire(command) => command.run(load(global)?)?,
+        Command::Copy(command) if command.is_left_behind() => {
+            left_behind::run(|| command.run(load(global)?).map(|_| ()))
+        }
         Command::Copy(command) => command.run(load(global)?)?,
         Command::Hold(command) => command.run(load(global)?)?,
         Command::Key(command) => command.run(load(global)?)?,

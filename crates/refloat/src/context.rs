@@ -1,6 +1,7 @@
 //! What every command starts from: the configuration, who we are, the clock, the repositories.
 
 pub(crate) mod abilities;
+mod alone;
 mod behind;
 mod down;
 mod opening;
@@ -83,6 +84,30 @@ pub(crate) enum Access {
     Bulk,
     /// Few calls, each of which must be answered soon.
     Within(Duration),
+    /// Whether it answers at all is found out within `first`; once it has answered, each call may take longer.
+    Soon {
+        /// Until the first answer.
+        first: Duration,
+        /// As for [`Access::Within`].
+        then: Duration,
+    },
+}
+
+impl Access {
+    /// For somebody who waits for what several repositories answer: a slow one has its time, and one that is gone does not hold up
+    /// the others.
+    pub(crate) const ASKED: Self =
+        Self::Soon { first: Duration::from_secs(8), then: Duration::from_secs(30) };
+
+    /// The same, where a repository did not answer somebody else a moment ago.
+    pub(crate) fn sooner(self, did_not_answer: bool) -> Self {
+        match self {
+            Self::Soon { first, then } if did_not_answer => {
+                Self::Soon { first: first.min(Duration::from_secs(3)), then }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Context {

@@ -136,6 +136,22 @@ pub(crate) enum CliError {
         /// Which do not.
         behind: Vec<String>,
     },
+    /// Fewer repositories answer than must have what is to be stored.
+    #[error("{what}: acknowledge = {needed}, and {}", there(answering))]
+    NotEnough {
+        /// What is not done.
+        what: String,
+        /// The source.
+        source_name: String,
+        /// How many must have it.
+        needed: usize,
+        /// Those that answer.
+        answering: Vec<String>,
+        /// Those that do not.
+        away: Vec<String>,
+        /// What one that does not answer makes of it.
+        severity: Severity,
+    },
     /// No such source.
     #[error("there is no source \"{name}\" in {place}")]
     NoSource {
@@ -267,6 +283,14 @@ impl CliError {
     }
 }
 
+fn there(answering: &[String]) -> String {
+    match answering {
+        [] => "none answers".to_owned(),
+        [one] => format!("only {one} answers"),
+        several => format!("only {} answer", several.join(", ")),
+    }
+}
+
 fn there_is(advice: Advice, what: &str, known: &[String]) -> Advice {
     if known.is_empty() {
         advice.hint(format!("There is no {what} at all yet."))
@@ -323,6 +347,12 @@ impl Explain for CliError {
                     "{} lacks it and gets it as soon as it answers; refloat copy does that at once. Lower `acknowledge`, if {backup} counts as made without that.",
                     behind.join(", ")
                 )),
+            Self::NotEnough { source_name, away, severity, .. } => {
+                let advice = Advice::failed("CLI-021", "nothing was stored; what was stored before can be restored");
+                let advice = Advice { severity: *severity, ..advice };
+                let advice = advice.hint(format!("Run it again when {} can be used.", away.join(" and ")));
+                advice.hint(format!("If fewer are enough: lower `acknowledge` in [source.{source_name}]."))
+            }
             Self::Demo(_) => {
                 Advice::failed("CLI-014", "nothing is left behind; no other cluster was touched")
                     .hint("Run it with -v to see every command.")

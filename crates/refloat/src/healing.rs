@@ -41,6 +41,10 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether it is right now.
+    pub(crate) const fn is_healed(&self) -> bool {
+        self.from.is_some()
+    }
     fn text(&self, dry_run: bool) -> String {
         let Self { object, from, why } = self;
         match (from, why) {

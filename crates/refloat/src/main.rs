@@ -3,6 +3,7 @@
 //! One file per command in `commands`; `render` is how things look, `error` the one shape of every error, `identity` who
 //! we are, `context` what every command starts from. The environment is read here and nowhere else.
 
+mod asking;
 mod bucket;
 mod cli;
 mod commands;
@@ -11,6 +12,7 @@ mod error;
 mod facts;
 mod healing;
 mod identity;
+mod left_behind;
 mod log;
 mod names;
 mod operations;

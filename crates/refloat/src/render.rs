@@ -26,6 +26,12 @@ impl Out {
             print(text);
         }
     }
+    /// What a command has done, on stdout: talk, where nothing but errors is wanted.
+    pub(crate) fn done(self, text: &str) {
+        if !self.quiet {
+            self.text(text);
+        }
+    }
     /// A document on stdout where JSON was asked for; `"format": 1` is added.
     pub(crate) fn document(self, document: &impl Serialize) {
         if self.json {

@@ -1,16 +1,13 @@
 //! The repositories of one source together: which get something now, which later, and who brings it to the others.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::process::{Command, Stdio};
-
-use refloat_config::{Mode, RepositoryConfig, SecretRef, SourceConfig};
+use refloat_config::{Mode, RepositoryConfig, SourceConfig};
 use refloat_types::RepositoryName;
 
-use crate::commands::config::secrets_of;
+use crate::asking::at_once;
 use crate::commands::copy::background;
 use crate::context::{Access, Behind, Context, Opened};
 use crate::error::Failure;
+use crate::left_behind;
 
 /// The repositories of a source.
 pub(crate) struct Several {
@@ -87,28 +84,7 @@ pub(crate) fn open_at_once(
     configs: Vec<RepositoryConfig>,
     access: Access,
 ) -> Vec<(RepositoryConfig, Result<Opened, Failure>)> {
-    if configs.len() < 2 {
-        let open = |config: RepositoryConfig| {
-            let opened = context.open(&config, access);
-            (config, opened)
-        };
-        return configs.into_iter().map(open).collect();
-    }
-    std::thread::scope(|scope| {
-        let started: Vec<_> = configs
-            .into_iter()
-            .map(|config| {
-                scope.spawn(move || {
-                    let opened = context.open(&config, access);
-                    (config, opened)
-                })
-            })
-            .collect();
-        started
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+    at_once(configs, |config| context.open(config, access))
 }
 
 /// Notes which repositories were left out of something, and starts a process that brings what lacks to each that answers, without
@@ -158,24 +134,11 @@ pub(crate) fn know_what_lacks(context: &Context, source: &SourceConfig) {
     catch_up_later(context, source, &[]);
 }
 
-/// What a process needs of this one's environment to open the repositories of a source as this one does, and nothing else.
-fn environment(context: &Context, source: &SourceConfig) -> BTreeMap<String, OsString> {
-    let configured = context.config.iter().flat_map(|config| config.repositories.values());
-    let of_source = configured.filter(|repository| source.repositories.contains(&repository.name));
-    let secrets = of_source.flat_map(secrets_of).filter_map(SecretRef::variable);
-    let names = secrets.chain(refloat_store::CERTIFICATE_VARIABLES);
-    names.filter_map(|name| Some((name.to_owned(), context.variable(name)?))).collect()
-}
-
 fn start(context: &Context, source: &SourceConfig) {
-    let mut command = Command::new(&context.executable);
-    command.arg("--config").arg(&context.config_file).args(["--quiet", "copy", "--background"]);
-    command.arg(source.name.as_str()).env_clear().envs(environment(context, source)).current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Not of PostgreSQL's group: what ends an archiver does not end this.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    match command.spawn() {
-        Ok(child) => tracing::debug!(pid = child.id(), "repositories are being brought up to date"),
+    let mut command = left_behind::command(context, source);
+    command.args(["copy", "--background", source.name.as_str()]).current_dir("/");
+    match left_behind::start(command) {
+        Ok(pid) => tracing::debug!(pid, "repositories are being brought up to date"),
         Err(error) => tracing::warn!(%error, "what other repositories lack could not be sent on its way"),
     }
 }

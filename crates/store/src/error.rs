@@ -1,5 +1,7 @@
 //! What can go wrong with a store, sorted by what the caller can do.
 
+mod mistake;
+
 use std::io;
 
 use refloat_types::{Advice, Explain};
@@ -19,6 +21,8 @@ pub enum StoreErrorKind {
     ReadOnly,
     /// These credentials or this user may not.
     Denied,
+    /// The credentials could not be had from where the settings say that they are: the store was not asked.
+    NoKeys,
     /// No answer in time, or no connection: the call may or may not have taken effect; it can be made again.
     Unreachable,
     /// The store answered that the object is stored, and it is absent, short or different.
@@ -102,8 +106,27 @@ impl StoreError {
 
 impl Explain for StoreError {
     fn advice(&self) -> Advice {
+        let advice = self.advice_of_kind();
+        let may_be_wrong = matches!(
+            self.kind,
+            StoreErrorKind::Unreachable
+                | StoreErrorKind::NotFound
+                | StoreErrorKind::Denied
+                | StoreErrorKind::Other
+        );
+        match mistake::correction(&self.source.to_string()).filter(|_| may_be_wrong) {
+            Some(correct) => Advice { hints: vec![correct.to_owned()], ..advice },
+            None => advice,
+        }
+    }
+}
+
+impl StoreError {
+    fn advice_of_kind(&self) -> Advice {
         let safe = "nothing that was stored before is changed";
         match self.kind {
+            StoreErrorKind::NoKeys => Advice::usage("STO-024", safe)
+                .hint("Correct `credentials` of this repository; `refloat config check` tells which of them cannot be read, and the line that mends it."),
             StoreErrorKind::NotFound => Advice::failed("STO-001", safe)
                 .hint("Check the repository's url; `refloat init` makes a repository where there is none."),
             StoreErrorKind::AlreadyExists => Advice::failed("STO-002", "the existing object was not touched"),

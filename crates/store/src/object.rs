@@ -31,7 +31,7 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use opendal::options::{ListOptions, ReadOptions, WriteOptions};
 use opendal::{Buffer, Operator};
-use refloat_types::{Location, Scheme, Timestamp};
+use refloat_types::{Location, Scheme, Timestamp, Wait};
 
 use self::failure::Told;
 use self::transport::{ANSWER, Answer};
@@ -288,7 +288,7 @@ pub(crate) async fn observed<T>(
 
 /// The error of a call that had no answer in time.
 pub(crate) fn late(action: &'static str, object: &str, store: &str, limit: Duration) -> StoreError {
-    let source = Told::error(format!("no answer within {} s", limit.as_secs_f64()), None);
+    let source = Told::error(format!("no answer within {}", Wait(limit)), None);
     StoreError::new(StoreErrorKind::Unreachable, action, object, store, source)
 }
 

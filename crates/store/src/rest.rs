@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
-use refloat_types::{Location, Scheme};
+use refloat_types::{Location, Scheme, Wait};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value as Json;
 
@@ -273,7 +273,7 @@ impl Rest {
         let limit = self.patience.call + Duration::from_secs(slow);
         let done = runtime::run(async move {
             let late = || {
-                let text = format!("no answer within {} s", limit.as_secs_f64());
+                let text = format!("no answer within {}", Wait(limit));
                 Failed::new(StoreErrorKind::Unreachable, text)
             };
             runtime::within(limit, work).await.unwrap_or_else(|| Err(late()))

@@ -161,6 +161,8 @@ impl StorageClass {
 pub struct Patience {
     /// Longest time for one call without the bytes it moves.
     pub call: Duration,
+    /// How long calls are made again that begin before the store has answered anything.
+    pub first: Duration,
     /// Calls that move bytes get the time these take at this rate on top.
     pub least_rate: u64,
     /// Most calls at once.
@@ -175,6 +177,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             call: Duration::from_secs(30),
+            first: Duration::MAX,
             least_rate: 256 << 10,
             connections: 32,
             upload_rate: None,

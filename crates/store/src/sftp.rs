@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::join;
-use refloat_types::{Location, Timestamp};
+use refloat_types::{Location, Timestamp, Wait};
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
 use self::failure::Failed;
@@ -142,7 +142,10 @@ impl Inner {
         // A key may come from a command: that blocks.
         let keys = tokio::task::spawn_blocking(move || fetch()).await;
         let keys = keys.map_err(|_| Failed::broken("the credentials could not be fetched"))?;
-        let keys = keys.map_err(|error| Failed::new(StoreErrorKind::Denied, error.to_string()))?;
+        let keys = keys.map_err(|error| {
+            let why = crate::object::transport::chain(&error);
+            Failed::new(StoreErrorKind::NoKeys, format!("credentials cannot be had: {why}"))
+        })?;
         let session = Session::connect(&self.target, &keys, self.settings.patience.call).await?;
         if !session.can_sync {
             self.not_durable.store(true, Ordering::Relaxed);
@@ -197,7 +200,7 @@ impl Inner {
         let (inner, limit) = (Arc::clone(self), self.limit(bytes));
         let done = runtime::run(async move {
             let done = runtime::within(limit, future).await;
-            let late = || Failed::broken(format!("no answer within {} s", limit.as_secs_f64()));
+            let late = || Failed::broken(format!("no answer within {}", Wait(limit)));
             let done = done.unwrap_or_else(|| Err(late()));
             if done.as_ref().is_err_and(|failed| failed.is_broken) {
                 inner.forget_idle();

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use refloat_types::{Location, Scheme, Timestamp};
+use refloat_types::{Location, Scheme, Timestamp, Wait};
 
 use self::client::{Client, Failed, is_done, limited};
 use self::multistatus::Resource;
@@ -157,7 +157,7 @@ impl Inner {
         let (inner, limit) = (Arc::clone(self), self.limit(bytes));
         let done = runtime::run(async move {
             let late = || {
-                let text = format!("no answer within {} s", limit.as_secs_f64());
+                let text = format!("no answer within {}", Wait(limit));
                 Failed::new(StoreErrorKind::Unreachable, text)
             };
             runtime::within(limit, work(inner)).await.unwrap_or_else(|| Err(late()))

@@ -29,4 +29,5 @@ pub fn resilient<S: crate::Store>(
         Around::new(limited, std::sync::Arc::new(Breaker::default())),
         Backoff { budget, ..Backoff::default() },
     )
+    .with_first(patience.first)
 }

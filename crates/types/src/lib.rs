@@ -19,5 +19,5 @@ pub use id::{BackupId, ObjectId, SourceId};
 pub use location::{BadLocation, Location, Scheme};
 pub use lsn::{Lsn, SystemIdentifier, TimelineId};
 pub use name::{BadName, RepositoryName, SourceName};
-pub use size::{Age, ByteSize};
+pub use size::{Age, ByteSize, Wait};
 pub use wal_name::{WalFileName, WalSegmentName, WalSegmentSize};

@@ -99,6 +99,22 @@ impl fmt::Display for Age {
     }
 }
 
+/// How long something was waited for, as a person reads it: `0.7 s`, `5 s`, `3 min`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wait(pub Duration);
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = (self.0.as_secs_f64() * 10.0).round() as u64;
+        let text = match tenths {
+            0 => format!("{} ms", self.0.as_millis()),
+            1..100 if !tenths.is_multiple_of(10) => format!("{}.{} s", tenths / 10, tenths % 10),
+            _ => Age(Duration::from_secs((tenths + 5) / 10)).to_string(),
+        };
+        f.pad(&text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +129,16 @@ mod tests {
         assert_eq!("7d".parse(), Ok(Age(Duration::from_secs(7 * 86_400))));
         assert!("7".parse::<Age>().is_err());
         assert_eq!(Age(Duration::from_secs(90)).to_string(), "90 s");
+    }
+
+    #[test]
+    fn nobody_reads_nine_digits_of_a_second() {
+        let told =
+            [(0.000_4, "0 ms"), (0.03, "30 ms"), (0.1, "0.1 s"), (2.0 / 3.0, "0.7 s"), (14.0 / 3.0, "4.7 s")];
+        let longer =
+            [(2.0, "2 s"), (9.97, "10 s"), (10.0 / 3.0 * 4.0, "13 s"), (90.0, "90 s"), (180.2, "3 min")];
+        for (seconds, text) in told.into_iter().chain(longer) {
+            assert_eq!(Wait(Duration::from_secs_f64(seconds)).to_string(), text);
+        }
     }
 }

@@ -187,6 +187,8 @@ pub(super) fn io_error(
 }
 
 const UNTOUCHED: &str = "nothing was read or written";
+const DAMAGED: &str = "the directory cannot be started as it is; nothing in the repository was changed, and what other backups need is \
+                       whole as far as is known";
 const UNFINISHED: &str = "the directory cannot be started as it is; the backup is unharmed";
 
 impl Explain for RestoreError {
@@ -232,7 +234,7 @@ impl Explain for RestoreError {
                     advice.hint(format!("Its tablespaces are at {}.", list(known)))
                 }
             }
-            Self::Read(ReadError::Damaged { .. }) => Advice::failed("RST-010", UNFINISHED)
+            Self::Read(ReadError::Damaged { .. }) => Advice::failed("RST-010", DAMAGED)
                 .hint("Run `refloat verify --read-data` to see what else is damaged.")
                 .hint("Restore from another repository, or another backup with its WAL."),
             Self::Incomplete { .. } | Self::Control(_) => {
@@ -270,6 +272,10 @@ impl Explain for RestoreError {
 }
 
 impl RestoreError {
+    /// Whether data of the backup are damaged, in every repository that was read.
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Damaged { .. }))
+    }
     fn is_full(&self) -> bool {
         let source = match self {
             Self::Io { source, .. } => source,

@@ -7,7 +7,7 @@ use refloat_pg::control::ReadControlError;
 use refloat_pg::server::ServerError;
 use refloat_pg::sql::SqlError;
 use refloat_repo::RepoError;
-use refloat_types::{Advice, Explain, Lsn, SystemIdentifier};
+use refloat_types::{Advice, Explain, Lsn, Severity, SystemIdentifier};
 
 /// A takeover that did not happen, or did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,14 @@ pub enum TakeoverError {
         #[source]
         source: RepoError,
     },
+    /// A repository that should know the new owner cannot be asked: nothing was begun.
+    #[error("could not record the new owner in {repository}")]
+    Away {
+        /// Which.
+        repository: String,
+        /// What its own error allows.
+        severity: Severity,
+    },
     /// A file or the server process could not be handled.
     #[error("could not {action} {}", path.display())]
     Io {
@@ -111,7 +119,7 @@ impl Explain for TakeoverError {
                 .hint("Start the server and let it recover, look at its data, then call takeover again."),
             Self::Replaying { .. } => Advice::locked("TKO-004", SAFE)
                 .hint("Wait until it has reached its target (its log says so), then call takeover again.")
-                .hint("A standby that shall follow no longer: pg_ctl promote, then call takeover again."),
+                .hint("A standby that shall follow no longer: select pg_promote() there, then call takeover again."),
             Self::Slow { .. } => {
                 Advice::unreachable("TKO-005", "archiving stays locked and WAL stays in pg_wal")
                     .hint("Look at the server's log; once it accepts writes call takeover again.")
@@ -132,6 +140,7 @@ impl Explain for TakeoverError {
                     recorded => advice.hint(format!("Recorded in {}.", recorded.join(", "))).hint(again),
                 }
             }
+            Self::Away { severity, .. } => Advice { severity: *severity, ..Advice::failed("TKO-009", SAFE) },
             Self::Control(error) => error.advice(),
             Self::Server(error) => error.advice(),
             Self::Sql(error) => error.advice(),

@@ -19,6 +19,7 @@ impl Run<'_> {
         let all: BTreeMap<ObjectId, u64> = listed.chain(named).collect();
         let keys = all.iter().map(|(id, size)| (layout::pack(*id), *size)).collect();
         let frozen = thaw::frozen_of(self.repository, &keys)?;
+        self.ledger.cold = (frozen.len() as u64, frozen.iter().map(|one| one.size).sum());
         let by_key: BTreeMap<_, &Frozen> = frozen.iter().map(|one| (&one.key, one)).collect();
         for backup in backups {
             let packs = backup.record.packs.iter();

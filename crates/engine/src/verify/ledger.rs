@@ -100,6 +100,8 @@ pub(super) struct Ledger {
     pub(super) missing: u64,
     /// Bytes of packs and WAL files that were read.
     pub(super) bytes_read: u64,
+    /// Packs that could not be read because they lie in a cold class, and their bytes.
+    pub(super) cold: (u64, u64),
     /// What was not proved.
     pub(super) not_proved: BTreeSet<String>,
     /// Data keys, and what needs them.

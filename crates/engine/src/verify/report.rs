@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use refloat_types::{BackupId, Lsn, SystemIdentifier, Timestamp};
+use refloat_types::{BackupId, ByteSize, Lsn, SystemIdentifier, Timestamp};
 use serde::Serialize;
 
 /// How bad it is. Ordered: the worst is the greatest.
@@ -277,10 +277,14 @@ pub struct WalVerdict {
 pub struct VerifyReport {
     /// Objects that were looked for.
     pub objects: ObjectCounts,
-    /// Every byte was read.
+    /// Every byte was read that can be without thawing.
     pub read_data: bool,
     /// Bytes of packs and WAL files that were read.
     pub bytes_read: u64,
+    /// Packs that were not because they lie in a cold class.
+    pub cold_packs: u64,
+    /// Their bytes.
+    pub cold_bytes: u64,
     /// Backups that were looked at.
     pub backups: Vec<BackupVerdict>,
     /// WAL that was looked at.
@@ -307,10 +311,17 @@ impl VerifyReport {
     /// One line that says what was proved and what was not; never a bare "ok".
     pub fn summary(&self) -> String {
         let ObjectCounts { expected, present } = self.objects;
-        let bytes = if self.read_data {
-            format!("every byte read ({})", refloat_types::ByteSize(self.bytes_read))
-        } else {
-            "bytes not read (--read-data)".to_owned()
+        let read = ByteSize(self.bytes_read);
+        let bytes = match (self.read_data, self.cold_packs) {
+            (false, _) => "bytes not read (--read-data)".to_owned(),
+            (true, 0) => format!("every byte read ({read})"),
+            (true, packs) => {
+                let packs = if packs == 1 { "1 pack".to_owned() } else { format!("{packs} packs") };
+                format!(
+                    "{read} read, {packs} in a cold class ({}) not read (--read-data --thaw)",
+                    ByteSize(self.cold_bytes)
+                )
+            }
         };
         format!("present: {present} of {expected} objects; {bytes}, not restored (--restore)")
     }

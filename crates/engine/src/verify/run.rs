@@ -295,6 +295,7 @@ impl Run<'_> {
             present: self.ledger.present,
         };
         let bytes_read = self.ledger.bytes_read;
+        let (cold_packs, cold_bytes) = self.ledger.cold;
         let (findings, findings_left_out) = self.ledger.finish();
         let verdict = |backup: &Known| {
             let hits = |set: fn(&Depends) -> &BTreeSet<super::BackupName>| {
@@ -315,6 +316,8 @@ impl Run<'_> {
             objects,
             read_data,
             bytes_read,
+            cold_packs,
+            cold_bytes,
             backups,
             wal: self.wal_verdicts,
             findings,

@@ -160,7 +160,11 @@ pub fn push(
         until: started + options.deadline,
     };
     let (stored, left_behind) = keep_everywhere(repositories, &task, options.acknowledge)?;
-    warnings.extend(warning::of_source(repositories, options, control.as_ref(), &task));
+    // One that did not take the file is not asked once more: PostgreSQL waits.
+    let holds = |place: usize| left_behind.iter().all(|left| left.place != place);
+    let holders = repositories.iter().enumerate().filter(|(place, _)| holds(*place));
+    let holders: Vec<&Repository> = holders.map(|(_, repository)| *repository).collect();
+    warnings.extend(warning::of_source(&holders, options, control.as_ref(), &task));
     warnings.extend(stored.iter().flat_map(warning::of_repository));
     Ok(Pushed::Stored(Stored {
         name,

@@ -112,11 +112,16 @@ pub fn status(
     data_directory: Option<&Path>,
     position: Option<ServerPosition>,
 ) -> io::Result<WalStatus> {
-    let of = |repository: &&Repository| RepositoryWal {
+    let of = move |repository: &&Repository| RepositoryWal {
         repository: repository.store().describe().to_owned(),
         timelines: timelines(repository, system, position),
     };
-    let mut repositories: Vec<RepositoryWal> = repositories.iter().map(of).collect();
+    // At once: one that does not answer holds up nobody.
+    let mut repositories: Vec<RepositoryWal> = std::thread::scope(|scope| {
+        let started: Vec<_> = repositories.iter().map(|one| scope.spawn(move || of(one))).collect();
+        let joined = started.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
     compare(&mut repositories);
     Ok(WalStatus { system, repositories, server: data_directory.map(server).transpose()? })
 }

@@ -15,7 +15,7 @@ use crate::error::{CliError, Failure};
 use crate::healing;
 use crate::operations::Operation;
 use crate::progress::Meter;
-use crate::render::text::count;
+use crate::render::text::{count, shell};
 use crate::render::time;
 use crate::rescue::{self, Look};
 use crate::retention::{longest, policy_of};
@@ -231,10 +231,7 @@ impl Backup {
     ) -> Result<Made, Failure> {
         loop {
             if all.opened.len() < enough {
-                let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
-                let mut first = failed.next().unwrap_or_else(none_at_all);
-                first.more.extend(failed);
-                return Err(first);
+                return Err(too_few(context, source, all, enough));
             }
             let made = self.make(context, source, all, enough);
             let first = &all.opened[0];
@@ -333,6 +330,36 @@ impl Backup {
     }
 }
 
+/// Why it is not begun: what is there, what is needed, and why the others are not there.
+fn too_few(context: &Context, source: &SourceConfig, all: &mut Several, enough: usize) -> Failure {
+    let mut failed: Vec<(String, Failure)> =
+        all.failed.drain(..).map(|(name, failure)| (name.to_string(), failure)).collect();
+    if failed.is_empty() {
+        return none_at_all();
+    }
+    if enough < 2 {
+        let mut first = failed.remove(0).1;
+        first.more.extend(failed.into_iter().map(|(_, failure)| failure));
+        return first;
+    }
+    let answering: Vec<String> = all.opened.iter().map(|one| one.name.clone()).collect();
+    let error = CliError::NotEnough {
+        what: format!("the backup of {} is not begun", source.name),
+        source_name: source.name.to_string(),
+        needed: enough,
+        answering: answering.clone(),
+        away: failed.iter().map(|(name, _)| name.clone()).collect(),
+        severity: failed[0].1.severity,
+    };
+    let mut failure = Failure::from(error);
+    failure.detail = failed.iter().map(|(name, why)| format!("{name}: {}", why.line())).collect();
+    if let Some(one) = answering.first() {
+        let line = format!("{} -r {} backup {}", context.command(), shell(one), source.name);
+        failure.hints.push(format!("To make it in {one} alone:  {line}"));
+    }
+    failure
+}
+
 fn none_at_all() -> Failure {
     CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.").into()
 }
@@ -365,7 +392,7 @@ fn tell_others(context: &Context, all: &Several, report: &BackupReport) -> Vec<S
                     0 => String::new(),
                     number => format!(", with {} that it lacked", count(number, "earlier backup")),
                 };
-                context.out.text(&format!("  also in {}{copied}{earlier}\n", other.repository));
+                context.out.done(&format!("  also in {}{copied}{earlier}\n", other.repository));
             }
             Some(failed) => {
                 context.out.warn(&format!(
@@ -393,7 +420,7 @@ fn tell_others(context: &Context, all: &Several, report: &BackupReport) -> Vec<S
             }
             _ => "it is copied in the background".to_owned(),
         };
-        context.out.text(&format!("  later in {name}: {why}\n"));
+        context.out.done(&format!("  later in {name}: {why}\n"));
     }
     behind
 }
@@ -474,7 +501,7 @@ fn tell(context: &Context, opened: &Opened, report: &BackupReport) {
     } else {
         format!("{size} read")
     };
-    context.out.text(&format!(
+    context.out.done(&format!(
         "{} backup {} of {} in {}{parent}: {read}, {} stored, in {}\n  restorable from {} on; {}\n",
         report.kind,
         report.backup,

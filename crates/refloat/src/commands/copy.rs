@@ -62,13 +62,18 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
+    /// Whether nobody waits for it.
+    pub(crate) const fn is_left_behind(&self) -> bool {
+        self.background
+    }
+
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
         let named: Vec<String> = self.source.iter().cloned().collect();
         let sources = context.sources(&named)?;
         context.assume(&sources, false)?;
         if self.background {
-            return Ok(background::run(&self, &context, &sources));
+            return background::run(&self, &context, &sources);
         }
         let (mut reports, mut failed) = (Vec::new(), None::<Failure>);
         for source in &sources {

@@ -10,6 +10,7 @@ use refloat_types::{BackupId, ByteSize, Clock as _, RepositoryName, Timestamp};
 use serde::Serialize;
 
 use crate::Outcome;
+use crate::asking::{Answers, Away, read_all};
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::identity::Wanted;
@@ -150,36 +151,6 @@ pub(crate) fn ad_hoc_path(context: &Context) -> Result<Option<std::path::PathBuf
     Ok(refloat_store::open::file_path(&url)?)
 }
 
-/// The repositories to read: that of `-r URL`, or the configured ones that answer.
-///
-/// # Errors
-/// None answers.
-pub(crate) fn open_all(context: &Context, access: Access) -> Result<Vec<Opened>, Failure> {
-    if context.is_ad_hoc()? {
-        return Ok(vec![context.open_for(None, access)?]);
-    }
-    let mut opened = Vec::new();
-    let mut failed = Vec::new();
-    for config in context.repositories(None)? {
-        match context.open(&config, access) {
-            Ok(one) => opened.push(one),
-            Err(failure) => failed.push((config.name, failure)),
-        }
-    }
-    if opened.is_empty() && !failed.is_empty() {
-        let mut all = failed.into_iter().map(|(_, failure)| failure);
-        let mut first = all
-            .next()
-            .unwrap_or_else(|| CliError::usage("there is no repository", "Write [repository.NAME].").into());
-        first.more.extend(all);
-        return Err(first);
-    }
-    for (name, failure) in failed {
-        context.out.warn(&format!("repository {name}: {}", failure.message));
-    }
-    Ok(opened)
-}
-
 /// The usable sources of a repository; what only somebody else has put there is told. Of ours whose newest description cannot
 /// be believed `covered` gets the name and what is wrong.
 ///
@@ -274,45 +245,62 @@ pub(crate) fn locks_of<'r>(
     })
 }
 
+/// What one repository holds.
+struct Holds {
+    listed: Vec<Listed>,
+    /// The sources that it knows.
+    known: Vec<String>,
+}
+
 impl List {
     /// Does it.
     pub(crate) fn run(self, mut context: Context) -> Result<Outcome, Failure> {
         prepare_reading(&mut context, None)?;
-        let mut all: Vec<Listed> = Vec::new();
-        let mut known = Vec::new();
-        let opened = open_all(&context, Access::Bulk)?;
-        for one in &opened {
-            let kept = retention::kept(&context, one);
-            let mut sources = usable_sources(&context, one, &mut |name, failure| {
-                if self.source.as_ref() == Some(&name) {
-                    return Err(failure);
-                }
-                context.out.warn(&is_covered(one, &name, &failure));
-                known.push(name);
-                Ok(())
-            })?;
-            sources.sort_by_key(source_name);
-            for source in sources {
-                let name = source_name(&source);
-                known.push(name.clone());
-                if self.source.as_ref().is_some_and(|wanted| *wanted != name) {
-                    continue;
-                }
-                let commits = known_of(&context, one, &source)?;
-                let locks = locks_of(&context, one, commits.iter().map(|known| &known.record));
-                for KnownCommit { record, names } in commits {
-                    let mut listed = Listed::new(one, &name, &record, names.as_ref());
-                    listed.locked_until = locks.get(&record.commit.backup).copied();
-                    listed.retention = kept.get(&record.commit.backup).cloned();
-                    all.push(listed);
-                }
+        let Answers { said, away } = read_all(&context, Access::ASKED, |opened| self.look(&context, opened))?;
+        let (mut opened, mut all, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for (one, mut holds) in said {
+            opened.push(one);
+            all.append(&mut holds.listed);
+            known.append(&mut holds.known);
+        }
+        // One that is away may be the one that knows it.
+        if away.is_empty() {
+            refuse_unknown(&context, self.source.as_deref(), &known)?;
+        }
+        say_who_lacks(&context, &opened, &mut all);
+        context.out.text(&text(&all, &away));
+        context.out.document(&serde_json::json!({ "backups": all, "away": away }));
+        Ok(Outcome::Done)
+    }
+
+    fn look(&self, context: &Context, one: &Opened) -> Result<Holds, Failure> {
+        let mut holds = Holds { listed: Vec::new(), known: Vec::new() };
+        let kept = retention::kept(context, one);
+        let mut sources = usable_sources(context, one, &mut |name, failure| {
+            if self.source.as_ref() == Some(&name) {
+                return Err(failure);
+            }
+            context.out.warn(&is_covered(one, &name, &failure));
+            holds.known.push(name);
+            Ok(())
+        })?;
+        sources.sort_by_key(source_name);
+        for source in sources {
+            let name = source_name(&source);
+            holds.known.push(name.clone());
+            if self.source.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
+            let commits = known_of(context, one, &source)?;
+            let locks = locks_of(context, one, commits.iter().map(|known| &known.record));
+            for KnownCommit { record, names } in commits {
+                let mut listed = Listed::new(one, &name, &record, names.as_ref());
+                listed.locked_until = locks.get(&record.commit.backup).copied();
+                listed.retention = kept.get(&record.commit.backup).cloned();
+                holds.listed.push(listed);
             }
         }
-        refuse_unknown(&context, self.source.as_deref(), &known)?;
-        say_who_lacks(&context, &opened, &mut all);
-        context.out.text(&text(&all));
-        context.out.document(&serde_json::json!({ "backups": all }));
-        Ok(Outcome::Done)
+        Ok(holds)
     }
 }
 
@@ -379,15 +367,24 @@ fn places(of: &[&Listed], several: bool) -> Vec<String> {
     remarks
 }
 
-fn text(all: &[Listed]) -> String {
+fn text(all: &[Listed], away: &[Away]) -> String {
+    let mut out = backups_text(all);
     if all.is_empty() {
-        return "no backups yet\n".to_owned();
+        out = if away.is_empty() { "no backups yet\n" } else { "no backups in what answers\n" }.to_owned();
+    }
+    for one in away {
+        out.push_str(&one.text("what it holds is not listed"));
+    }
+    out
+}
+
+fn backups_text(all: &[Listed]) -> String {
+    if all.is_empty() {
+        return String::new();
     }
     let several = all.iter().any(|one| one.repository != all[0].repository);
     let mut rows = vec![
-        ["source", "backup", "type", "finished", "size", "stored", "needs", "wal", ""]
-            .map(str::to_owned)
-            .to_vec(),
+        ["source", "backup", "type", "finished", "size", "stored", "needs", ""].map(str::to_owned).to_vec(),
     ];
     let mut together: BTreeMap<(&str, &str), Vec<&Listed>> = BTreeMap::new();
     for one in all {
@@ -400,6 +397,7 @@ fn text(all: &[Listed]) -> String {
         if one.bad_pages > 0 {
             remarks.push(format!("! {} damaged pages", one.bad_pages));
         }
+        remarks.extend(one.own_wal.then(|| "carries its own WAL".to_owned()));
         remarks.extend(one.locked_until.map(|end| format!("locked until {}", time::moment(end))));
         let mut places = places(&of, several);
         places.append(&mut remarks);
@@ -412,7 +410,6 @@ fn text(all: &[Listed]) -> String {
             ByteSize(one.source_bytes).to_string(),
             ByteSize(one.stored_bytes).to_string(),
             ByteSize(one.needed_bytes).to_string(),
-            if one.own_wal { "own" } else { "archive" }.to_owned(),
             remarks.join("; "),
         ]);
     }

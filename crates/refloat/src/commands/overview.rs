@@ -54,8 +54,10 @@ fn sources(found: &Found, now: refloat_types::Timestamp) -> String {
                 (1, false) => "recoverable to 1 point".to_owned(),
                 (backups, false) => format!("recoverable to {backups} points or more"),
             };
+            let twice = found.sources.iter().filter(|other| other.source == facts.source).count() > 1;
+            let place = if twice { format!(" in {}", facts.repository) } else { String::new() };
             vec![
-                format!("  {}", facts.source),
+                format!("  {}{place}", facts.source),
                 format!("PostgreSQL {version}").trim_end().to_owned(),
                 if facts.source_bytes == 0 {
                     String::new()

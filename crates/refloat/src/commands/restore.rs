@@ -221,9 +221,9 @@ impl Restore {
         let needed = std::slice::from_ref(&found.backup);
         let frozen = thaw::thaw(context, opened, needed, ("restore", consent))?;
         if !frozen.is_empty() {
-            context.out.document(&serde_json::json!({
-                "dry_run": true, "backup": found.backup.commit.backup, "must_be_thawed": thaw::document(opened, &frozen),
-            }));
+            let all = serde_json::json!(thaw::document(opened, &frozen));
+            let what = refloat_engine::thaw::describe(&frozen);
+            tell::cold_plan(context, &found, (&self.source, &place.directory), (&all, &what));
             return Ok(Outcome::Done);
         }
         let copies: Vec<&Repository> = others.iter().map(|other| &other.repository).collect();
@@ -484,8 +484,7 @@ impl Restore {
                 .map(drop)
                 .map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
         };
-        run_restore(plan, &meter, Some(&fetch))
-            .map_err(|error| refusal::of_plan(context, &self.source, error))
+        run_restore(plan, &meter, Some(&fetch)).map_err(|error| refusal::of_restore(context, self, error))
     }
 }
 
@@ -502,9 +501,13 @@ fn tell_guard(context: &Context, plan: &RestorePlan<'_>, found: &pitr::Plan) {
             ))
         }
         Some(_) => {}
-        None => context
-            .out
-            .say("This host cannot write into the repository: do not run expire elsewhere meanwhile."),
+        None => {
+            let why = match context.is_ad_hoc() {
+                Ok(true) => "Where only a URL is named nothing is written into the repository, no pin either",
+                _ => "This host cannot write into the repository",
+            };
+            context.out.say(&format!("{why}: do not run expire elsewhere meanwhile."));
+        }
     }
 }
 
@@ -515,6 +518,14 @@ fn stray(archive: &Archive, timeline: TimelineId) -> Option<TimelineId> {
 }
 
 impl As {
+    /// As it is typed.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Copy => "copy",
+            Self::Standby => "standby",
+        }
+    }
     fn purpose(self) -> Become {
         match self {
             Self::Primary => Become::Primary,

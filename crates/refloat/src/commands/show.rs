@@ -4,8 +4,9 @@ use clap::Args;
 use refloat_repo::commit::CommitRecord;
 use refloat_types::{BackupId, ByteSize};
 
-use super::list::{Listed, live_bytes, locks_of, open_all, prepare_reading, source_name, sources_of};
+use super::list::{Listed, live_bytes, locks_of, prepare_reading, source_name, sources_of};
 use crate::Outcome;
+use crate::asking::open_all;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::render::time;
@@ -28,7 +29,7 @@ impl Show {
             )
         })?;
         prepare_reading(&mut context, None)?;
-        for opened in open_all(&context, Access::Bulk)? {
+        for opened in open_all(&context, Access::ASKED)? {
             for source in sources_of(&context, &opened, None)? {
                 if let Some(record) = opened.repository.find_commit(source.id, id)? {
                     return tell(&context, &opened, &source_name(&source), &record);

@@ -8,14 +8,15 @@ use refloat_types::{ByteSize, Clock as _, Timestamp};
 use super::key::{unconfirmed, unencrypted};
 use super::list::{ad_hoc_path, is_covered, prepare_reading, refuse_unknown, source_name, usable_sources};
 use crate::Outcome;
+use crate::asking::read_each;
 use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
 use crate::facts::{Finding, SourceFacts, of_source};
 use crate::render::text::table;
 use crate::render::time;
 
-/// A repository that does not answer within this is told as not answering.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A repository that does not begin to answer within `first` is told as not answering.
+const PATIENCE: Access = Access::Soon { first: Duration::from_secs(3), then: Duration::from_secs(10) };
 
 /// From when to when each source can be recovered, its last backup, and what is wrong
 #[derive(Debug, Args)]
@@ -34,6 +35,7 @@ pub(crate) struct Status {
 }
 
 /// All that is found out.
+#[derive(Default)]
 pub(crate) struct Found {
     /// Sources, each in each repository.
     pub sources: Vec<SourceFacts>,
@@ -45,7 +47,23 @@ pub(crate) struct Found {
     pub silent: Option<Failure>,
 }
 
+/// What one repository says.
+struct Seen {
+    sources: Vec<SourceFacts>,
+    findings: Vec<Finding>,
+    notes: Vec<String>,
+    /// The names of all its sources.
+    known: Vec<String>,
+}
+
 impl Found {
+    fn add(&mut self, seen: Seen, known: &mut Vec<String>) {
+        self.sources.extend(seen.sources);
+        self.findings.extend(seen.findings);
+        self.notes.extend(seen.notes);
+        known.extend(seen.known);
+    }
+
     /// Whether a person must look.
     pub(crate) fn is_bad(&self) -> bool {
         !self.findings.is_empty() || self.sources.iter().any(|source| !source.findings.is_empty())
@@ -57,31 +75,30 @@ impl Found {
 /// # Errors
 /// Only for what is asked wrongly; what does not answer is a finding.
 pub(crate) fn find_out(context: &Context, wanted: Option<&str>) -> Result<Found, Failure> {
-    let mut found = Found { sources: Vec::new(), findings: Vec::new(), notes: Vec::new(), silent: None };
-    let mut opened: Vec<Opened> = Vec::new();
+    let mut found = Found::default();
+    let mut known = Vec::new();
+    let look = |one: &Opened| look_into(context, one, wanted);
     if context.is_ad_hoc()? {
-        opened.push(context.open_for(None, Access::Bulk)?);
+        let one = context.open_for(None, Access::ASKED)?;
+        found.add(look(&one)?, &mut known);
     } else {
-        for config in context.repositories(None)? {
-            match context.open(&config, Access::Within(PATIENCE)) {
-                Ok(one) => opened.push(one),
+        let mut answered = false;
+        for (config, result) in read_each(context, context.repositories(None)?, PATIENCE, look) {
+            match result {
+                Ok((_, seen)) => {
+                    answered = true;
+                    found.add(seen, &mut known);
+                }
                 Err(failure) => {
-                    let why = failure.detail.last().map_or_else(String::new, |why| format!(": {why}"));
                     found.findings.push(Finding {
-                        what: format!("repository {}: {}{why}", config.name, failure.message),
+                        what: format!("repository {}: {}", config.name, failure.line()),
                         mend: failure.hints.first().cloned(),
                     });
                     found.silent = found.silent.take().or(Some(failure));
                 }
             }
         }
-    }
-    if !opened.is_empty() {
-        found.silent = None;
-    }
-    let mut known = Vec::new();
-    for one in &opened {
-        look_into(context, one, wanted, &mut found, &mut known)?;
+        found.silent = found.silent.take().filter(|_| !answered);
     }
     refuse_unknown(context, wanted, &known)?;
     if found.silent.is_none() {
@@ -93,24 +110,19 @@ pub(crate) fn find_out(context: &Context, wanted: Option<&str>) -> Result<Found,
     Ok(found)
 }
 
-fn look_into(
-    context: &Context,
-    opened: &Opened,
-    wanted: Option<&str>,
-    found: &mut Found,
-    known: &mut Vec<String>,
-) -> Result<(), Failure> {
+fn look_into(context: &Context, opened: &Opened, wanted: Option<&str>) -> Result<Seen, Failure> {
+    let mut found = Seen { sources: Vec::new(), findings: Vec::new(), notes: Vec::new(), known: Vec::new() };
     let sources = usable_sources(context, opened, &mut |name, failure| {
         if wanted.is_none_or(|wanted| wanted == name) {
             let look = format!("{} verify", context.command());
             found.findings.push(Finding::new(is_covered(opened, &name, &failure), look));
         }
-        known.push(name);
+        found.known.push(name);
         Ok(())
     })?;
     for source in sources {
         let name = source_name(&source);
-        known.push(name.clone());
+        found.known.push(name.clone());
         if wanted.is_some_and(|wanted| wanted != name) {
             continue;
         }
@@ -131,7 +143,7 @@ fn look_into(
             format!("{} key confirm", context.command()),
         ));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Sources of the configuration that no repository knows yet.

@@ -5,17 +5,20 @@ use std::time::Duration;
 use clap::Args;
 use refloat_config::SourceConfig;
 use refloat_engine::generation;
-use refloat_engine::takeover::{Kept, TakeoverReport, TakeoverRequest, check_new_cluster, takeover};
+use refloat_engine::takeover::{
+    Kept, TakeoverError, TakeoverReport, TakeoverRequest, check_new_cluster, takeover,
+};
 use refloat_pg::control::{ControlFile, read_settled};
 use refloat_repo::repository::{SourceDescription, SourceInfo};
-use refloat_types::Clock as _;
+use refloat_types::{Clock as _, Severity};
 
 use crate::Outcome;
+use crate::asking::read_each;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::operations::Operation;
 use crate::progress::Meter;
-use crate::render::text::count;
+use crate::render::text::{count, shell};
 
 /// How long the end of a recovery may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -72,10 +75,19 @@ impl Takeover {
             context.out.document(&serde_json::json!({ "dry_run": true, "source": self.source }));
             return Ok(Outcome::Done);
         }
-        let mut opened = Vec::new();
-        for config in context.repositories(Some(&source))? {
-            opened.push(context.open(&config, Access::Bulk)?);
+        let (mut opened, mut away) = (Vec::new(), Vec::new());
+        for (config, result) in
+            read_each(&context, context.repositories(Some(&source))?, Access::ASKED, |_| Ok(()))
+        {
+            match result {
+                Ok((one, ())) => opened.push(one),
+                Err(failure) => away.push((config.name.to_string(), failure)),
+            }
         }
+        if !away.is_empty() {
+            return Err(self.not_begun(&context, &opened, away));
+        }
+        let _alone = context.fetch_from_one(&source.name)?;
         let mut operation = Operation::begin(&context, "takeover", Some(&self.source));
         let result = self.in_all(&context, &source, &opened);
         let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
@@ -87,6 +99,42 @@ impl Takeover {
         Ok(Outcome::Done)
     }
 
+    /// Nothing is begun while one of the repositories, `away`, of which there is one at least, would not know of it.
+    fn not_begun(&self, context: &Context, opened: &[Opened], away: Vec<(String, Failure)>) -> Failure {
+        let names: Vec<&str> = away.iter().map(|(name, _)| name.as_str()).collect();
+        let ways_out = self.ways_out(context, opened, &names);
+        let all = away.iter().map(|(name, why)| {
+            let error = TakeoverError::Away { repository: name.clone(), severity: why.severity };
+            let detail = std::iter::once(&why.message).chain(&why.detail).cloned().collect();
+            // Whoever can mend it by a line need not go on without it.
+            let hints = why.hints.iter().filter(|_| why.severity != Severity::Unreachable).cloned().collect();
+            Failure { detail, hints, ..Failure::of(&error) }
+        });
+        let mut all: Vec<Failure> = all.collect();
+        let mut first = all.remove(0);
+        first.hints.extend(ways_out);
+        first.more = all;
+        first
+    }
+
+    /// What to do where some repositories cannot be told: wait for them, or go on without.
+    fn ways_out(&self, context: &Context, opened: &[Opened], away: &[&str]) -> Vec<String> {
+        let again =
+            format!("takeover {}{}", self.source, if self.new_cluster { " --new-cluster" } else { "" });
+        let names = away.join(" and ");
+        let (answer, know) = if away.len() == 1 { ("answers", "it") } else { ("answer", "them") };
+        let mut hints = vec![format!("When {names} {answer}, run it again:  {} {again}", context.command())];
+        let others: Vec<&str> =
+            opened.iter().map(|one| one.name.as_str()).filter(|name| !away.contains(name)).collect();
+        if context.global.repository.is_none() && !others.is_empty() {
+            let line = |name: &&str| format!("{} -r {} {again}", context.command(), shell(name));
+            let lines = |names: &[&str]| names.iter().map(line).collect::<Vec<_>>().join(";  ");
+            hints.push(format!("To take over without {know}:  {}", lines(&others)));
+            hints.push(format!("and as soon as {names} {answer}:  {}", lines(away)));
+        }
+        hints
+    }
+
     /// In all repositories at once: the lock is lifted when every one of them knows the new owner.
     fn in_all(
         &self,
@@ -96,7 +144,11 @@ impl Takeover {
     ) -> Result<TakeoverReport, Failure> {
         let mut sources = Vec::new();
         for one in opened {
-            let known = one.repository.find_source(&source.name)?.ok_or_else(|| CliError::NoSource {
+            let found = one
+                .repository
+                .find_source(&source.name)
+                .map_err(|error| self.not_begun(context, opened, vec![(one.name.clone(), error.into())]))?;
+            let known = found.ok_or_else(|| CliError::NoSource {
                 name: self.source.clone(),
                 place: format!("repository {}", one.name),
                 known: Vec::new(),
@@ -120,7 +172,15 @@ impl Takeover {
             now: context.clock.now(),
         };
         let meter = Meter::new(context.out);
-        Ok(takeover(&request, &kept, &meter)?)
+        takeover(&request, &kept, &meter).map_err(|error| {
+            let mut failure = Failure::of(&error);
+            if let TakeoverError::NotRecorded { repository, .. } = &error {
+                let away = opened.iter().filter(|one| one.repository.store().describe() == repository);
+                let away: Vec<&str> = away.map(|one| one.name.as_str()).collect();
+                failure.hints.extend(self.ways_out(context, opened, &away));
+            }
+            failure
+        })
     }
 
     fn tell(&self, context: &Context, report: &TakeoverReport) {
@@ -144,7 +204,7 @@ impl Takeover {
             out.push_str(&format!("  note: {note}\n"));
         }
         out.push_str(&format!("next:  {0} check {1};  {0} backup {1}\n", context.command(), self.source));
-        context.out.text(&out);
+        context.out.done(&out);
         context.out.document(&serde_json::json!({
             "source": self.source, "timeline": report.timeline, "fork_lsn": report.fork_lsn, "promoted": report.promoted,
             "was_locked": report.was_locked, "running": report.running, "waiting_wal": report.waiting_wal, "notes": report.notes,

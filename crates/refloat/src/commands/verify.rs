@@ -7,14 +7,15 @@ use refloat_store::Key;
 use refloat_types::{BackupId, Clock as _};
 
 use super::backup::jobs;
-use super::list::{commits_of, open_all, prepare_reading, sources_of};
+use super::list::{commits_of, prepare_reading, sources_of};
 use crate::Outcome;
+use crate::asking::open_all;
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::healing::{Healing, Told};
 use crate::operations::Operation;
 use crate::progress::Meter;
-use crate::render::text::count;
+use crate::render::text::{count, shell};
 use crate::render::time;
 use crate::thaw::{self, Consent};
 use crate::times::{self, Moment};
@@ -96,12 +97,37 @@ impl Verify {
             }
             context.out.text(&text(opened, &report));
             let healed = if self.heal { self.mend(&context, opened, &all, &report) } else { Vec::new() };
+            if self.heal && !self.dry_run && !healed.is_empty() {
+                context.out.text(&self.after(&context, opened, &healed));
+            }
             documents.push(serde_json::json!({
                 "repository": opened.name, "summary": report.summary(), "report": report, "healed": healed,
             }));
         }
         context.out.document(&serde_json::json!({ "repositories": documents }));
         Ok(outcome)
+    }
+
+    /// What the verdicts above are worth now that something was healed.
+    fn after(&self, context: &Context, opened: &Opened, told: &[Told]) -> String {
+        let healed = told.iter().filter(|one| one.is_healed()).count();
+        let named = context.global.repository.is_some();
+        let of = if named { String::new() } else { format!(" -r {}", shell(&opened.name)) };
+        let again = format!(
+            "{}{of} verify{}{}",
+            context.command(),
+            self.source.as_ref().map_or_else(String::new, |source| format!(" {}", shell(source))),
+            if self.read_data { " --read-data" } else { "" }
+        );
+        let what = match told.len() - healed {
+            0 => {
+                format!("all of it is healed ({}): what is said above was so before", count(healed, "object"))
+            }
+            rest => {
+                format!("{} healed, {rest} not: what is said above was so before", count(healed, "object"))
+            }
+        };
+        format!("  {what}; prove how it is now:  {again}\n")
     }
 
     /// Replaces what is damaged, where a right copy can be had.

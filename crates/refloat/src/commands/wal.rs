@@ -1,8 +1,12 @@
 //! `wal push`, `wal fetch`, `wal status`, `wal switch`.
 
 mod ahead;
-mod archive;
+mod backlog;
+mod called;
+mod fetch;
+mod line;
 mod look;
+mod push;
 
 use std::path::PathBuf;
 
@@ -11,6 +15,7 @@ use clap::{Args, Subcommand};
 use crate::cli::Global;
 use crate::context::Context;
 use crate::error::Failure;
+use crate::left_behind;
 use crate::{Ended, Outcome};
 
 /// WAL.
@@ -88,9 +93,11 @@ impl Wal {
         load: impl FnOnce(Global) -> Result<Context, Failure>,
     ) -> Result<Outcome, Ended> {
         match self {
-            Self::Push(command) => archive::push(&command, load(global)),
-            Self::Fetch(command) if command.ahead => Ok(ahead::serve(&command, load(global))),
-            Self::Fetch(command) => archive::fetch(&command, load(global)),
+            Self::Push(command) => push::push(&command, load(global)),
+            Self::Fetch(command) if command.ahead => {
+                Ok(left_behind::run(|| ahead::serve(&command, load(global)?)))
+            }
+            Self::Fetch(command) => fetch::fetch(&command, load(global)),
             Self::Status(command) => Ok(look::status(&command, load(global)?)?),
             Self::Switch(command) => Ok(look::switch(&command, load(global)?)?),
         }

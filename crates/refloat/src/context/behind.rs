@@ -95,6 +95,11 @@ impl Behind<'_> {
         }
     }
 
+    /// Whether a repository lacks something, as far as is known here.
+    pub(crate) fn lacks(&self, repository: &str) -> bool {
+        self.wish(repository).exists() || self.attempts(repository).is_some()
+    }
+
     /// What was tried in vain.
     pub(crate) fn attempts(&self, repository: &str) -> Option<Down> {
         self.context.state().read(&self.taken(repository)).ok().flatten()

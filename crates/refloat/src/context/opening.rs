@@ -99,5 +99,20 @@ pub(super) fn open_store(
             let store = patient::open_within(url.location(), settings, options, limit)?;
             Ok(Arc::new(patient::patient(store, limit)))
         }
+        Access::Soon { first, then } => {
+            let store = match url.directory() {
+                None => {
+                    // Why it does not answer is known before it is given up.
+                    let mut settings = settings.clone();
+                    settings.patience.first = first / 2;
+                    open_store(url, &settings, Access::Within(then), options)?
+                }
+                Some(_) => {
+                    let store = patient::open_within(url.location(), settings, options, first)?;
+                    Arc::new(patient::patient(store, then))
+                }
+            };
+            Ok(Arc::new(patient::soon(store, first)))
+        }
     }
 }

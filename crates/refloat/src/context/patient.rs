@@ -1,10 +1,11 @@
 //! Stores that answer in time, or are said not to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use refloat_store::posix::Options;
 use refloat_store::{Backoff, Deadline, Limits, Retry, Store, StoreSettings, open};
-use refloat_types::Location;
+use refloat_types::{Location, Wait};
 
 use crate::error::{CliError, Failure};
 
@@ -14,6 +15,11 @@ pub(super) fn patient(store: Box<dyn Store>, limit: Duration) -> Retry<Deadline<
     let backoff =
         Backoff { first: Duration::from_millis(100), longest: limit / 10, attempts: 4, budget: limit };
     Retry::new(Deadline::new(store, Limits { call, ..Limits::default() }), backoff)
+}
+
+/// A store with deadlines of its own, whose first answer has to come sooner.
+pub(super) fn soon(store: Arc<dyn Store>, first: Duration) -> Deadline<Arc<dyn Store>> {
+    Deadline::new(store, Limits { call: Duration::MAX, first, ..Limits::default() })
 }
 
 /// Opening a directory can hang as well.
@@ -36,7 +42,7 @@ pub(super) fn open_within(
         Err(_) => {
             let source = std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
-                format!("no answer within {} s", limit.as_secs()),
+                format!("no answer within {}", Wait(limit)),
             );
             Err(refloat_store::StoreError::from_io("open", "", &url, source).into())
         }

@@ -12,6 +12,7 @@ use refloat_types::{Clock as _, ObjectId};
 
 use super::opening::open_store;
 use super::{Access, Context, Opened};
+use crate::asking::Waiting;
 use crate::error::{CliError, Failure};
 
 /// Which repository is meant by `-r`.
@@ -192,9 +193,12 @@ impl Context {
     ) -> Result<Opened, Failure> {
         let settings = self.settings_of_url(url);
         let options = Options { read_only, ..Options::default() };
+        // Not while a person is asked.
+        let waiting = Waiting::on(self.out, &url.to_string());
         let store = open_store(url, &settings, access, options)?;
         let marker = Repository::read_marker(store.as_ref())?;
         let encrypted = !Repository::newest_generation(store.as_ref(), &marker)?.recipients.is_empty();
+        drop(waiting);
         let mut refused = None;
         let mut credentials = || {
             if !encrypted {

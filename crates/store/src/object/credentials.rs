@@ -13,6 +13,7 @@ use reqsign_core::time::Timestamp as SignTime;
 use reqsign_core::{Context, Error, ProvideCredential, ProvideCredentialChain, Result};
 
 use super::web_identity::WebIdentity;
+use crate::StoreErrorKind;
 use crate::settings::{Credentials, FetchKeys, Keys, StoreSettings};
 
 /// After this long keys without an end are fetched again.
@@ -25,9 +26,9 @@ pub(super) fn s3(
 ) -> ProvideCredentialChain<reqsign_aws_v4::Credential> {
     let chain = ProvideCredentialChain::new();
     match &settings.credentials {
-        Credentials::Keys(fetch) => chain.push(Telling(S3Keys(Fetched(Arc::clone(fetch))))),
+        Credentials::Keys(fetch) => chain.push(Telling::settings(S3Keys(Fetched(Arc::clone(fetch))))),
         Credentials::WebIdentity { role, token_file, endpoint } => {
-            chain.push(Telling(WebIdentity::new(role, token_file, endpoint.as_deref(), region)))
+            chain.push(Telling::service(WebIdentity::new(role, token_file, endpoint.as_deref(), region)))
         }
         Credentials::Machine => {
             let own = IMDSv2CredentialProvider::new();
@@ -35,7 +36,7 @@ pub(super) fn s3(
                 Some(endpoint) => own.with_endpoint(endpoint.trim_end_matches('/')),
                 None => own,
             };
-            chain.push(Telling(WithoutEnvironment(asked)))
+            chain.push(Telling::service(WithoutEnvironment(asked)))
         }
     }
 }
@@ -44,8 +45,9 @@ pub(super) fn s3(
 pub(super) fn gcs(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_google::Credential> {
     let chain = ProvideCredentialChain::new();
     match &settings.credentials {
-        Credentials::Keys(fetch) => chain.push(Telling(GcsKeys(Fetched(Arc::clone(fetch))))),
-        _ => chain.push(Telling(WithoutEnvironment(reqsign_google::VmMetadataCredentialProvider::new()))),
+        Credentials::Keys(fetch) => chain.push(Telling::settings(GcsKeys(Fetched(Arc::clone(fetch))))),
+        _ => chain
+            .push(Telling::service(WithoutEnvironment(reqsign_google::VmMetadataCredentialProvider::new()))),
     }
 }
 
@@ -53,22 +55,39 @@ pub(super) fn gcs(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_go
 pub(super) fn azblob(settings: &StoreSettings) -> ProvideCredentialChain<reqsign_azure_storage::Credential> {
     let chain = ProvideCredentialChain::new();
     match &settings.credentials {
-        Credentials::Keys(fetch) => chain.push(Telling(AzureKeys(Fetched(Arc::clone(fetch))))),
-        _ => chain.push(Telling(WithoutEnvironment(reqsign_azure_storage::ImdsCredentialProvider::new()))),
+        Credentials::Keys(fetch) => chain.push(Telling::settings(AzureKeys(Fetched(Arc::clone(fetch))))),
+        _ => chain
+            .push(Telling::service(WithoutEnvironment(reqsign_azure_storage::ImdsCredentialProvider::new()))),
     }
 }
 
 /// Notes why credentials cannot be had: the chain that asks passes no reason on.
 #[derive(Debug)]
-struct Telling<P>(P);
+struct Telling<P> {
+    provider: P,
+    /// What it is where asking again does not help.
+    refused: StoreErrorKind,
+}
+
+impl<P> Telling<P> {
+    /// Keys are where the settings say: what is wrong is wrong there.
+    fn settings(provider: P) -> Self {
+        Self { provider, refused: StoreErrorKind::NoKeys }
+    }
+    /// A service gives them.
+    fn service(provider: P) -> Self {
+        Self { provider, refused: StoreErrorKind::Denied }
+    }
+}
 
 impl<P: ProvideCredential> ProvideCredential for Telling<P> {
     type Credential = P::Credential;
 
     async fn provide_credential(&self, context: &Context) -> Result<Option<Self::Credential>> {
-        let answer = self.0.provide_credential(context).await;
+        let answer = self.provider.provide_credential(context).await;
         if let Err(error) = &answer {
-            let trouble = Some((super::transport::chain(error), error.is_retryable()));
+            let kind = if error.is_retryable() { StoreErrorKind::Unreachable } else { self.refused };
+            let trouble = Some((super::transport::chain(error), kind));
             super::transport::note(super::transport::Answer { trouble, ..Default::default() });
         }
         answer

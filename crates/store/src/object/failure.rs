@@ -127,10 +127,8 @@ fn conflict(code: &str, status: u16) -> Option<StoreErrorKind> {
 /// What the caller can do.
 fn kind(error: &opendal::Error, answer: &Answer) -> StoreErrorKind {
     // Credentials that cannot be had now may be had later, where a service hands them out.
-    match answer.trouble {
-        Some((_, true)) => return StoreErrorKind::Unreachable,
-        Some((_, false)) => return StoreErrorKind::Denied,
-        None => {}
+    if let Some((_, kind)) = answer.trouble {
+        return kind;
     }
     let code = field(error.message(), "code").or(field(error.message(), "Code")).unwrap_or_default();
     match code {

@@ -14,6 +14,8 @@ use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::task_local;
 
+use crate::StoreErrorKind;
+
 /// Longest time until a connection is there.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Idle connections are closed before servers and firewalls forget them.
@@ -28,8 +30,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// How long the store asks to be left alone.
     pub(crate) retry_after: Option<Duration>,
-    /// Why credentials could not be had, and whether they may be later.
-    pub(crate) trouble: Option<(String, bool)>,
+    /// Why credentials could not be had, and what that is for the caller.
+    pub(crate) trouble: Option<(String, StoreErrorKind)>,
 }
 
 task_local! {

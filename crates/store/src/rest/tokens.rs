@@ -79,7 +79,9 @@ impl Tokens {
         let fetch = FetchKeys::clone(&self.keys);
         let keys =
             tokio::task::spawn_blocking(move || fetch()).await.map_err(|error| denied(error.to_string()))?;
-        let keys = keys.map_err(|error| denied(format!("credentials cannot be had: {}", chain(&error))))?;
+        let keys = keys.map_err(|error| {
+            Failed::new(StoreErrorKind::NoKeys, format!("credentials cannot be had: {}", chain(&error)))
+        })?;
         if keys.get("refresh_token").is_some() {
             return self.exchange(&keys).await;
         }

@@ -91,7 +91,9 @@ impl Client {
         let denied = |text: String| Failed::new(StoreErrorKind::Denied, text);
         let keys =
             tokio::task::spawn_blocking(move || fetch()).await.map_err(|error| denied(error.to_string()))?;
-        let keys = keys.map_err(|error| denied(chain(&error)))?;
+        let keys = keys.map_err(|error| {
+            Failed::new(StoreErrorKind::NoKeys, format!("credentials cannot be had: {}", chain(&error)))
+        })?;
         let (user, password) =
             (keys.get("user").unwrap_or_default(), keys.get("password").unwrap_or_default());
         let text = zeroize::Zeroizing::new(format!("{user}:{password}"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
+use refloat_types::Wait;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::client::Failed;
@@ -118,7 +119,7 @@ impl ObjectWriter for Writer {
         let written = self.written;
         let limit = self.inner.limit(written.min(COLLECT as u64 * WAITING as u64));
         let sent = done.recv_timeout(limit).unwrap_or_else(|_| {
-            let text = format!("no answer within {} s", limit.as_secs_f64());
+            let text = format!("no answer within {}", Wait(limit));
             Err(Failed::new(StoreErrorKind::Unreachable, text))
         });
         sent.map_err(|failed| failed.into_error(about.0, about.1, &self.inner.url))?;

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use refloat_types::Wait;
+
 use super::around::{Gate, Moves};
 use crate::{StoreError, StoreErrorKind};
 
@@ -62,9 +64,9 @@ impl Gate for Breaker {
         let now = Instant::now();
         if now < until {
             let text = format!(
-                "not asked: {} calls in a row had no answer; asked again in {:.1} s",
+                "not asked: {} calls in a row had no answer; asked again in {}",
                 state.failures,
-                (until - now).as_secs_f64()
+                Wait(until - now)
             );
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }

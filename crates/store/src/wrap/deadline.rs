@@ -3,14 +3,18 @@
 //! A call on a dead NFS mount cannot be interrupted; it can be left alone. Each call runs on a thread of its own and is
 //! abandoned when its time is over: the caller goes on with `Unreachable`, the thread ends when the kernel lets it. An
 //! abandoned write may still take effect, as a lost answer over a network would.
+//!
+//! Whether a store answers at all can be found out sooner than how long it takes for much: until its first answer calls can
+//! have a shorter time.
 
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use refloat_types::Timestamp;
+use refloat_types::{Timestamp, Wait};
 
 use super::threads::{NoAnswer, Threads, wait};
 use crate::{
@@ -23,6 +27,8 @@ use crate::{
 pub struct Limits {
     /// Any call; while listing, the time between two batches.
     pub call: Duration,
+    /// The same for calls that begin before this store has answered anything, where that is less.
+    pub first: Duration,
     /// Calls that move bytes get the time these take at this rate on top; 0 for none.
     pub bytes_per_second: u64,
     /// Most calls under way at once, hanging ones included; more are refused as `Unreachable`.
@@ -31,7 +37,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { call: Duration::from_secs(30), bytes_per_second: 1 << 20, calls: 128 }
+        Self { call: Duration::from_secs(30), first: Duration::MAX, bytes_per_second: 1 << 20, calls: 128 }
     }
 }
 
@@ -41,6 +47,8 @@ pub struct Deadline<S> {
     inner: Arc<S>,
     threads: Arc<Threads>,
     limits: Limits,
+    /// There was an answer.
+    has_answered: AtomicBool,
 }
 
 /// Objects handed over at once while listing.
@@ -49,7 +57,21 @@ const BATCH: usize = 256;
 impl<S: Store + 'static> Deadline<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, limits: Limits) -> Self {
-        Self { inner: Arc::new(inner), threads: Arc::new(Threads::new(limits.calls)), limits }
+        let (threads, has_answered) = (Arc::new(Threads::new(limits.calls)), AtomicBool::new(false));
+        Self { inner: Arc::new(inner), threads, limits, has_answered }
+    }
+
+    /// How long a call that begins now may take.
+    fn time_for(&self, bytes: u64) -> Duration {
+        let time = self.limits.time_for(bytes);
+        if self.has_answered.load(Ordering::Relaxed) { time } else { time.min(self.limits.first) }
+    }
+
+    /// Any answer counts that is one of the store: a refusal too.
+    fn hear<T>(&self, answer: &Result<T, StoreError>) {
+        if !answer.as_ref().is_err_and(StoreError::is_retryable) {
+            self.has_answered.store(true, Ordering::Relaxed);
+        }
     }
 
     fn run<T: Send + 'static>(
@@ -59,9 +81,11 @@ impl<S: Store + 'static> Deadline<S> {
         call: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.inner);
-        let time = self.limits.time_for(bytes);
+        let time = self.time_for(bytes);
         let answer = self.threads.run(time, move || call(&inner));
-        answer.unwrap_or_else(|no| Err(no_answer(no, action, object, self.describe(), time)))
+        let answer = answer.unwrap_or_else(|no| Err(no_answer(no, action, object, self.describe(), time)));
+        self.hear(&answer);
+        answer
     }
 
     /// Hands over what `list` delivers, in batches; each batch has the time of a call.
@@ -75,7 +99,8 @@ impl<S: Store + 'static> Deadline<S> {
             Objects(Vec<T>),
             End(Result<(), StoreError>),
         }
-        let fail = |no| no_answer(no, "list", prefix, self.describe(), self.limits.call);
+        let mut time = self.time_for(0);
+        let fail = |no, time| no_answer(no, "list", prefix, self.describe(), time);
         let (send, receive) = sync_channel(2);
         let (inner, owned) = (Arc::clone(&self.inner), prefix.to_owned());
         let walk = move || {
@@ -94,11 +119,18 @@ impl<S: Store + 'static> Deadline<S> {
             let _ = send.send(Step::Objects(batch));
             let _ = send.send(Step::End(result));
         };
-        self.threads.start(walk).map_err(fail)?;
+        self.threads.start(walk).map_err(|no| fail(no, time))?;
         loop {
-            match wait(&receive, self.limits.call).map_err(fail)? {
-                Step::End(result) => return result,
+            match wait(&receive, time).map_err(|no| fail(no, time))? {
+                Step::End(result) => {
+                    self.hear(&result);
+                    return result;
+                }
+                // The last batch, before the end, may be empty, and is no answer.
+                Step::Objects(objects) if objects.is_empty() => {}
                 Step::Objects(objects) => {
+                    self.hear(&Ok(()));
+                    time = self.limits.call;
                     if objects.into_iter().any(|object| each(object).is_break()) {
                         return Ok(());
                     }
@@ -110,15 +142,13 @@ impl<S: Store + 'static> Deadline<S> {
 
 impl Limits {
     fn time_for(&self, bytes: u64) -> Duration {
-        self.call + Duration::from_secs(bytes.checked_div(self.bytes_per_second).unwrap_or(0))
+        self.call.saturating_add(Duration::from_secs(bytes.checked_div(self.bytes_per_second).unwrap_or(0)))
     }
 }
 
 fn no_answer(no: NoAnswer, action: &'static str, object: &str, store: &str, time: Duration) -> StoreError {
     let source = match no {
-        NoAnswer::Late => {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", time.as_secs_f32()))
-        }
+        NoAnswer::Late => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}", Wait(time))),
         NoAnswer::Died => io::Error::other("the call died; this is a bug in Refloat"),
         NoAnswer::NotStarted(error) => error,
     };

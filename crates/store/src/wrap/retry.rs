@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use refloat_types::Timestamp;
@@ -76,16 +77,35 @@ impl Backoff {
 pub struct Retry<S> {
     inner: S,
     backoff: Backoff,
+    /// The budget of calls that begin before the store has answered anything, where that is less.
+    first: Duration,
+    /// There was an answer.
+    has_answered: AtomicBool,
 }
 
 impl<S: Store> Retry<S> {
     /// Wraps `inner`.
     pub const fn new(inner: S, backoff: Backoff) -> Self {
-        Self { inner, backoff }
+        Self { inner, backoff, first: Duration::MAX, has_answered: AtomicBool::new(false) }
+    }
+
+    /// Gives up sooner while the store has not answered anything: why it does not is then known before whoever asks gives up.
+    #[must_use]
+    pub fn with_first(mut self, first: Duration) -> Self {
+        self.first = first;
+        self
     }
 
     fn run<T>(&self, attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.backoff.run(attempt)
+        let mut backoff = self.backoff;
+        if !self.has_answered.load(Ordering::Relaxed) {
+            backoff.budget = backoff.budget.min(self.first);
+        }
+        let result = backoff.run(attempt);
+        if !result.as_ref().is_err_and(StoreError::is_retryable) {
+            self.has_answered.store(true, Ordering::Relaxed);
+        }
+        result
     }
 }
 

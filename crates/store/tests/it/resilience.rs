@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use refloat_store::{
-    Around, Backoff, Breaker, Conditional, Credentials, Key, Keys, Limit, Patience, Retry, Store,
-    StoreErrorKind, StoreSettings, open, probe, read_whole,
+    Around, Backoff, Breaker, Conditional, Credentials, Key, Keys, Limit, Patience, Retry, StorageClass,
+    Store, StoreErrorKind, StoreSettings, open, probe, read_whole,
 };
 use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
 use refloat_testkit::memory_store::Memory;
@@ -222,7 +222,7 @@ fn keys_that_expire_are_fetched_again() {
     settings.credentials = Credentials::Keys(Arc::new(|| Err(std::io::Error::other("the file is gone"))));
     let store = open(&format!("s3://{bucket}").parse().unwrap(), &settings, Default::default()).unwrap();
     let error = store.head(&key("x/0")).unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::Denied);
+    assert_eq!(error.kind, StoreErrorKind::NoKeys);
     assert!(error.source.to_string().contains("the file is gone"), "{}", error.source);
 }
 
@@ -247,4 +247,18 @@ fn a_role_is_taken_for_a_token() {
     let error = other.head(&key("x")).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Denied);
     assert!(error.source.to_string().contains("could not read"), "{}", error.source);
+}
+
+/// What a store says of a class that it does not know leads to the setting.
+#[test]
+fn a_storage_class_that_is_none_is_told_as_such() {
+    let Some(server) = Moto::start() else { return };
+    let bucket = server.bucket("classes");
+    let keys = [("access_key_id", "x"), ("secret_access_key", "y")];
+    let mut settings = settings(&server.endpoint(), &keys);
+    settings.storage_class = Some(StorageClass { name: "NO_SUCH_CLASS".to_owned(), below: String::new() });
+    let store = open(&format!("s3://{bucket}").parse().unwrap(), &settings, Default::default()).unwrap();
+    let error = store.put_new(&key("x"), b"x").unwrap_err();
+    let hints = refloat_types::Explain::advice(&error).hints.concat();
+    assert!(hints.starts_with("Correct `storage_class`"), "{hints}: {}", error.source);
 }

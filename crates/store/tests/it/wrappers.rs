@@ -25,7 +25,8 @@ fn retrying() -> (Retry<Faulty<Memory>>, Memory, FaultPlan) {
 
 fn late(time: Duration) -> (Deadline<Faulty<Memory>>, Memory, FaultPlan) {
     let (plan, memory) = (FaultPlan::new(), Memory::new());
-    let limits = Limits { call: Duration::from_millis(100), bytes_per_second: 0, calls: 12 };
+    let limits =
+        Limits { call: Duration::from_millis(100), first: Duration::MAX, bytes_per_second: 0, calls: 12 };
     plan.add(Rule::new(On::Any, Effect::Delay(time)));
     (Deadline::new(Faulty::new(memory.clone(), &plan), limits), memory, plan)
 }
@@ -57,6 +58,40 @@ fn every_call_comes_back_in_time() {
         assert_eq!(error.source.to_string(), "no answer within 0.1 s", "{call}");
     }
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+/// Whether a store answers at all is known sooner than how long it takes for much.
+#[test]
+fn only_the_first_answer_has_a_shorter_time() {
+    let (plan, memory) = (FaultPlan::new(), Memory::new());
+    memory.put_new(&key("there"), b"x").unwrap();
+    let limits =
+        Limits { call: Duration::from_secs(30), first: Duration::from_millis(50), ..Limits::default() };
+    let store = Deadline::new(Faulty::new(memory, &plan), limits);
+    plan.add(Rule::new(On::Any, Effect::Delay(Duration::from_millis(400))));
+    let late = |answer: Result<(), StoreError>| answer.unwrap_err().source.to_string();
+    let listed = || store.list("", &mut |_| ControlFlow::Continue(()));
+    assert_eq!(late(store.head(&key("there")).map(drop)), "no answer within 0.1 s");
+    assert_eq!(late(listed()), "no answer within 0.1 s");
+    plan.clear();
+    assert_eq!(store.head(&key("absent")).unwrap(), None, "an answer all the same");
+    plan.add(Rule::new(On::Any, Effect::Delay(Duration::from_millis(400))));
+    listed().unwrap();
+    store.head(&key("there")).unwrap();
+}
+
+#[test]
+fn a_store_that_never_answered_is_asked_again_for_less_long() {
+    let (plan, memory) = (FaultPlan::new(), Memory::new());
+    let store = Retry::new(Faulty::new(memory, &plan), QUICK).with_first(Duration::ZERO);
+    plan.add(Rule::new(On::Any, Effect::Refuse(StoreErrorKind::Unreachable)));
+    assert!(store.head(&key("x")).is_err());
+    assert_eq!(plan.calls(), 1, "asked once");
+    plan.clear();
+    store.head(&key("x")).unwrap();
+    plan.add(Rule::new(On::Any, Effect::Refuse(StoreErrorKind::Unreachable)));
+    assert!(store.head(&key("x")).is_err());
+    assert_eq!(plan.calls(), 2 + u64::from(QUICK.attempts));
 }
 
 #[test]

@@ -382,7 +382,8 @@ fn a_push_that_hangs_ends_in_time() {
     let segment = source.segment(TABLE);
     let plan = FaultPlan::new();
     let posix = PosixStore::open(&place.store, refloat_store::Options::default()).unwrap();
-    let limits = Limits { call: Duration::from_millis(300), bytes_per_second: 0, calls: 16 };
+    let limits =
+        Limits { call: Duration::from_millis(300), first: Duration::MAX, bytes_per_second: 0, calls: 16 };
     let store = Deadline::new(Faulty::new(posix, &plan), limits);
     let repository = place.opened(Arc::new(store), "hanging");
     plan.add(Rule::new(On::Any, Effect::Delay(Duration::from_secs(20))).key("wal/"));

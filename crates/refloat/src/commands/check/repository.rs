@@ -8,6 +8,7 @@ use refloat_store::Conditional;
 use refloat_types::ByteSize;
 
 use super::{Lines, bucket};
+use crate::asking::{Waiting, read_each};
 use crate::commands::key::{confirmation, named, prove, unencrypted};
 use crate::context::abilities::shortcomings;
 use crate::context::{Access, Opened};
@@ -30,11 +31,13 @@ pub(super) fn check_all(lines: &mut Lines<'_>, sources: &[SourceConfig]) -> Resu
         }
     }
     let mut opened = Vec::new();
-    for config in configs {
+    let access = Access::Soon { first: PATIENCE / 2, then: PATIENCE };
+    for (config, result) in read_each(lines.context(), configs, access, |_| Ok(())) {
         let about = format!("repository {}", config.name);
-        match lines.context().open(&config, Access::Within(PATIENCE)) {
+        match result {
             Err(failure) => lines.failure(about, &failure),
-            Ok(one) => {
+            Ok((one, ())) => {
+                let _waiting = Waiting::on(lines.context().out, config.name.as_str());
                 check(lines, &config, &one, &about);
                 opened.push(one);
             }

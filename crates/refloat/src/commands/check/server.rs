@@ -4,7 +4,7 @@ use std::path::Path;
 
 use refloat_config::{RunOn, SourceConfig};
 use refloat_engine::locked::{Locked, Purpose};
-use refloat_pg::server::{debian_cluster, read_pg_version};
+use refloat_pg::server::{debian_cluster, find_binaries, postmaster_pid, read_pg_version};
 use refloat_pg::sql::{Session, Setting};
 
 use super::Lines;
@@ -203,11 +203,16 @@ impl Mender {
             },
             None => {
                 let data = shell_path(directory);
+                // It is on nobody's PATH where packages put it.
+                let version = read_pg_version(directory).unwrap_or_default();
+                let pg_ctl = find_binaries(version, None, postmaster_pid(directory))
+                    .map_or_else(|_| "pg_ctl".to_owned(), |found| shell_path(&found.path("pg_ctl")));
+                let who = if context.who == *owner { String::new() } else { format!("sudo -u {owner} ") };
                 Self {
                     sudo: if context.who == *owner { "" } else { "sudo " },
                     file: shell_path(&file),
-                    restart: format!("sudo -u {owner} pg_ctl -D {data} restart"),
-                    reload: format!("sudo -u {owner} pg_ctl -D {data} reload"),
+                    restart: format!("{who}{pg_ctl} -D {data} restart"),
+                    reload: format!("{who}{pg_ctl} -D {data} reload"),
                 }
             }
         }

@@ -16,18 +16,11 @@ const GATHER: Duration = Duration::from_secs(3);
 /// When it ends whatever is left: the next WAL segment starts another one, with the configuration of then.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Works as long as anything is due. Ends with 0 whatever there was, as everything does that a command leaves behind: where
-/// PostgreSQL is the first process of a container this becomes its child, and another code would be the crash of a backend to it.
-pub(super) fn run(copy: &Copy, context: &Context, sources: &[SourceConfig]) -> Outcome {
-    if let Err(failure) = work(copy, context, sources) {
-        tracing::warn!(code = failure.code, message = failure.message, "what repositories lack stays noted");
-    }
-    Outcome::Done
-}
-
+/// Works as long as anything is due.
+///
 /// # Errors
 /// What keeps it from working at all; what a repository says is noted, and tried again later.
-fn work(copy: &Copy, context: &Context, sources: &[SourceConfig]) -> Result<(), Failure> {
+pub(super) fn run(copy: &Copy, context: &Context, sources: &[SourceConfig]) -> Result<Outcome, Failure> {
     let began = Instant::now();
     for source in sources {
         let is_due = || began.elapsed() < LONGEST && is_due(context, source);
@@ -42,7 +35,7 @@ fn work(copy: &Copy, context: &Context, sources: &[SourceConfig]) -> Result<(), 
             }
         }
     }
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 fn is_due(context: &Context, source: &SourceConfig) -> bool {

@@ -179,7 +179,7 @@ fn line_with(options: &Restore, context: &Context, what: Option<&str>) -> String
     format!("{} restore {}{what}", context.command(), options.source)
 }
 
-fn where_to(options: &Restore) -> String {
+pub(super) fn where_to(options: &Restore) -> String {
     let place = match &options.to {
         Some(to) => format!("--to {}", shell(to)),
         None if options.in_place => "--in-place".to_owned(),

@@ -5,6 +5,7 @@ use refloat_types::{Advice, Explain};
 
 use crate::context::Context;
 use crate::error::Failure;
+use crate::render::text::shell;
 
 const UNTOUCHED: &str = "nothing was read or written";
 
@@ -83,6 +84,33 @@ impl Explain for RestoreRefusal {
                 .hint("refloat list  shows what is stored; -r names another repository."),
         }
     }
+}
+
+/// What to type where data of the backup are damaged: what else is, another repository, another backup.
+pub(super) fn of_restore(context: &Context, options: &super::Restore, error: RestoreError) -> Failure {
+    let is_damage = error.is_damage();
+    let mut failure = of_plan(context, &options.source, error);
+    if !is_damage {
+        return failure;
+    }
+    let (command, source) = (context.command(), &options.source);
+    let to = super::ask::where_to(options);
+    let becomes = options.becomes.map_or_else(String::new, |becomes| format!(" --as {}", becomes.word()));
+    failure.hints = vec![format!("What else is damaged:  {command} verify {source} --read-data")];
+    if let Some(named) = &context.global.repository
+        && context.config.as_ref().is_some_and(|config| {
+            config.sources.values().any(|of| of.name.as_str() == source && of.repositories.len() > 1)
+        })
+    {
+        let others = command.replace(&format!(" -r {}", shell(named)), "");
+        failure.hints.push(format!(
+            "With what other repositories have of it:  {others} restore {source} … {to}{becomes}"
+        ));
+    }
+    failure.hints.push(format!(
+        "From another backup ({command} list {source}):  {command} restore {source} BACKUP --target latest {to}{becomes}"
+    ));
+    failure
 }
 
 /// A refusal of the plan; a running server is refused beginning with what needs no stop.

@@ -98,20 +98,8 @@ pub(super) fn plan(
             format!("about {length}, as fast as the restore of {}; then the WAL", time::moment(when)),
         );
     }
-    match &found.wal {
-        Some(wal) => line(
-            "WAL",
-            format!(
-                "{} … {}, {}, {} to replay at most",
-                wal.first,
-                wal.last,
-                count(usize::try_from(wal.segments).unwrap_or(usize::MAX), "segment"),
-                ByteSize(wal.bytes)
-            ),
-        ),
-        None => line("WAL", "in the backup itself; none of the archive is needed".to_owned()),
-    }
-    line("timeline", found.timelines.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → "));
+    line("WAL", wal_text(found));
+    line("timeline", timelines_text(found));
     if asked.has_target {
         line("then", plan.request().recovery.action.as_str().to_owned());
     }
@@ -124,6 +112,79 @@ pub(super) fn plan(
     } else {
         context.out.say(out.trim_end());
     }
+}
+
+fn wal_text(found: &pitr::Plan) -> String {
+    match &found.wal {
+        Some(wal) => format!(
+            "{} … {}, {}, {} to replay at most",
+            wal.first,
+            wal.last,
+            count(usize::try_from(wal.segments).unwrap_or(usize::MAX), "segment"),
+            ByteSize(wal.bytes)
+        ),
+        None => "in the backup itself; none of the archive is needed".to_owned(),
+    }
+}
+
+fn timelines_text(found: &pitr::Plan) -> String {
+    found.timelines.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → ")
+}
+
+/// What a dry run can say of a backup whose list of files lies in a cold class: all that its commit and the archive tell.
+pub(super) fn cold_plan(
+    context: &Context,
+    found: &pitr::Plan,
+    (source, directory): (&str, &Path),
+    (frozen, what): (&serde_json::Value, &str),
+) {
+    let commit = &found.backup.commit;
+    let mut out = format!("plan: restore {source} to {}\n", target_text(found));
+    let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<12}{text}\n"));
+    let (bytes, entries) = (commit.sizes.source, commit.sizes.entries);
+    line(
+        "backup",
+        format!(
+            "{} of {}, {} in {entries} files",
+            commit.backup,
+            time::moment(commit.finished),
+            ByteSize(bytes)
+        ),
+    );
+    line("into", directory.display().to_string());
+    line("thaw", format!("{what}, before anything is written"));
+    line("WAL", wal_text(found));
+    line("timeline", timelines_text(found));
+    line("note", "what is there, space and tablespaces are looked at when it is thawed".to_owned());
+    for note in &found.notes {
+        line("note", note.clone());
+    }
+    context.out.text(&format!("{out}nothing was written, and nothing was asked for (--dry-run)\n"));
+    context.out.document(&json!({
+        "dry_run": true,
+        "backup": commit.backup,
+        "must_be_thawed": frozen,
+        "plan": {
+            "backup": commit.backup,
+            "directory": directory,
+            "target": target_word(found),
+            "exclusive": found.exclusive,
+            "timelines": found.timelines,
+            "bytes": bytes,
+            "entries": entries,
+            "wal": wal_document(found),
+            "notes": found.notes,
+        },
+    }));
+}
+
+fn wal_document(found: &pitr::Plan) -> Option<serde_json::Value> {
+    let document = |wal: &pitr::WalNeeded| {
+        json!({
+            "first": wal.first.to_string(), "last": wal.last.to_string(), "segments": wal.segments, "bytes": wal.bytes,
+        })
+    };
+    found.wal.as_ref().map(document)
 }
 
 fn document(found: &pitr::Plan, plan: &RestorePlan<'_>) -> serde_json::Value {
@@ -140,9 +201,7 @@ fn document(found: &pitr::Plan, plan: &RestorePlan<'_>) -> serde_json::Value {
         "set_aside": plan.set_aside.iter().map(|step| json!({ "from": step.from, "to": step.to })).collect::<Vec<_>>(),
         "tablespaces": plan.tablespaces.iter().map(|t| json!({ "was": t.was, "goes": t.goes, "bytes": t.bytes })).collect::<Vec<_>>(),
         "space": plan.space.iter().map(|s| json!({ "path": s.path, "need": s.need, "free": s.free })).collect::<Vec<_>>(),
-        "wal": found.wal.as_ref().map(|wal| json!({
-            "first": wal.first.to_string(), "last": wal.last.to_string(), "segments": wal.segments, "bytes": wal.bytes,
-        })),
+        "wal": wal_document(found),
         "reaches": json!({ "lsn": found.reaches.lsn, "time": found.reaches.alive.or(found.reaches.last_commit) }),
         "notes": found.notes.iter().chain(&plan.notes).collect::<Vec<_>>(),
     })
@@ -208,7 +267,7 @@ pub(super) fn report(
         out.push_str(&format!("  note: {note}\n"));
     }
     out.push_str(&next(context, place, asked, source, found, (becomes, action), &steps));
-    context.out.text(&out);
+    context.out.done(&out);
     context.out.document(&json!({
         "source": source, "directory": report.directory, "backup": found.backup.commit.backup, "target": target_word(found),
         "bytes": report.bytes,

@@ -1,8 +1,9 @@
 //! `wal fetch` in a recovery over a network: it takes what a process has fetched before it was asked for, and starts that
 //! process.
 
+use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use refloat_config::{RepositoryConfig, SourceConfig};
 use refloat_engine::wal::fetch::ahead::{ReadAhead, Spool, read_ahead, window};
@@ -12,14 +13,15 @@ use refloat_repo::Repository;
 use refloat_types::{WalFileName, WalSegmentName};
 
 use super::Fetch;
-use super::archive::{find_source, here};
-use crate::Outcome;
+use super::called::{find_source, here};
 use crate::context::{Access, Context, Opened};
-use crate::error::Failure;
-use crate::several;
+use crate::error::{CliError, Failure};
+use crate::{left_behind, several};
 
 /// The name that PostgreSQL has every WAL segment put under that it replays. Who fetches one by hand wants no other.
 const IN_RECOVERY: &str = "RECOVERYXLOG";
+/// One fetch follows another where no more time lies between them.
+const A_MOMENT: Duration = Duration::from_secs(10);
 
 /// What is fetched, and where to.
 pub(super) struct Reading<'a> {
@@ -31,7 +33,12 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// The segment, where a recovery asks for one that others follow.
+    /// The data directory that it is for.
+    fn directory(&self) -> &Path {
+        self.here.unwrap_or(&self.source.data_directory)
+    }
+
+    /// The WAL segment, where a recovery asks for one that others follow.
     fn segment(&self) -> Option<WalSegmentName> {
         match self.name {
             WalFileName::Segment(name) if self.dest.ends_with(IN_RECOVERY) => Some(name),
@@ -47,74 +54,87 @@ pub(super) fn take(context: &Context, reading: &Reading<'_>) -> Option<(String, 
     if !spool.is_served() {
         return None;
     }
-    let (control, _) = read_settled(reading.here.unwrap_or(&reading.source.data_directory)).ok()?;
+    let (control, _) = read_settled(reading.directory()).ok()?;
+    let bytes = control.wal_segment_size.bytes();
     let configs = context.repositories(Some(reading.source)).ok()?;
     let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
-    // Who waited as long asks for it as if nobody had.
-    let patience = reading.source.wal_fetch_timeout / 2;
-    let taken = spool.take(control.system_identifier, name, &names, reading.dest, patience)?;
-    let config = configs.iter().find(|config| config.name.as_str() == taken.repository)?;
-    Some((config.url.to_string(), taken.bytes))
+    // Who has waited so long asks for it as if nobody had.
+    let patience = reading.source.wal_fetch_timeout / 4;
+    let taken = spool.take(control.system_identifier, (name, bytes), &names, reading.dest, patience)?;
+    let config = configs.iter().find(|config| config.name.as_str() == taken)?;
+    Some((config.url.to_string(), bytes))
 }
 
-/// Starts the process that fetches what comes behind a segment, which `repository` has given, where that is worth it and none
-/// does.
+/// Starts the process that fetches what comes behind a WAL segment, which `repository` has given, where that is worth it and
+/// none does: over a network, when the one before it was fetched a moment ago.
 pub(super) fn begin(context: &Context, reading: &Reading<'_>, repository: &str) {
+    let Some(name) = reading.segment() else { return };
     let is_near =
         |config: &RepositoryConfig| config.url.directory().is_some() && config.url.to_string() == repository;
     let is_remote = || context.repositories(Some(reading.source)).is_ok_and(|all| !all.iter().any(is_near));
-    if reading.segment().is_none()
-        || reading.source.wal_fetch_ahead.0 == 0
-        || !is_remote()
-        || Spool::beside(reading.dest).is_served()
-    {
+    if reading.source.wal_fetch_ahead.0 == 0 || !is_remote() || Spool::beside(reading.dest).is_served() {
         return;
     }
-    let mut command = Command::new(&context.executable);
-    command.arg("--config").arg(&context.config_file).arg("--quiet");
+    match follows(context, reading, name) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(failure) => {
+            tracing::debug!(code = failure.code, message = failure.message, "nothing is read ahead");
+            return;
+        }
+    }
+    let mut command = left_behind::command(context, reading.source);
     if let Some(repository) = &context.global.repository {
         command.arg("--repository").arg(repository);
     }
     command.args(["wal", "fetch", "--ahead", "--source", reading.source.name.as_str()]);
     command.arg(reading.name.to_string()).arg(reading.dest);
-    // PostgreSQL waits for whoever holds its log open.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Not of PostgreSQL's group: it ends by itself, and takes with it what it has fetched.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    match command.spawn() {
-        Ok(child) => tracing::debug!(pid = child.id(), "the segments that follow are being fetched"),
+    match left_behind::start(command) {
+        Ok(pid) => tracing::debug!(pid, "the WAL segments that follow are being fetched"),
         Err(error) => tracing::debug!(%error, "nothing is read ahead"),
     }
 }
 
-/// Removes what a process left that was killed, beside a file that a server archives: it is no longer in recovery.
+/// Notes that this WAL segment was fetched; answers whether the one before it was, a moment ago. A standby that has all there
+/// is asks for one from time to time.
+fn follows(context: &Context, reading: &Reading<'_>, name: WalSegmentName) -> Result<bool, Failure> {
+    let path = context.state().directory("fetched")?.join(reading.source.name.as_str());
+    let fail = |action, source| CliError::file(action, &path, source);
+    let (control, _) = read_settled(reading.directory())?;
+    let before = match fs::metadata(&path).and_then(|meta| meta.modified()) {
+        Ok(at) if at.elapsed().is_ok_and(|age| age < A_MOMENT) => {
+            fs::read_to_string(&path).ok().and_then(|before| before.parse::<WalSegmentName>().ok())
+        }
+        _ => None,
+    };
+    // Nothing depends on it: not synced, not swapped.
+    fs::write(&path, name.to_string()).map_err(|source| fail("write", source))?;
+    let number = |name: WalSegmentName| name.number(control.wal_segment_size);
+    Ok(before.is_some_and(|before| number(before) + 1 == number(name)))
+}
+
+/// Removes what a process left that was killed, beside a file that a server archives.
 pub(super) fn tidy(file: &Path) {
     Spool::beside(file).tidy();
 }
 
-/// `wal fetch --ahead`. Ends with 0 whatever there was: where PostgreSQL is the first process of a container, this one becomes
-/// its child, and another code would be the crash of a backend to it.
-pub(super) fn serve(command: &Fetch, context: Result<Context, Failure>) -> Outcome {
-    if let Err(failure) = context.and_then(|context| serve_with(command, context)) {
-        tracing::debug!(code = failure.code, message = failure.message, "nothing is read ahead");
-    }
-    Outcome::Done
-}
-
-fn serve_with(command: &Fetch, mut context: Context) -> Result<(), Failure> {
+/// `wal fetch --ahead`.
+///
+/// # Errors
+/// Nothing can be read ahead.
+pub(super) fn serve(command: &Fetch, mut context: Context) -> Result<(), Failure> {
     let here = here();
     let source = find_source(&context, command.source.as_deref(), here.as_deref())?;
     context.assume(std::slice::from_ref(&source), false)?;
     let directory = here.as_deref().unwrap_or(&source.data_directory);
-    let reading = || {
-        let name: WalSegmentName = command.name.parse().ok()?;
-        let (control, _) = read_settled(directory).ok()?;
-        window(source.wal_fetch_ahead.0, control.wal_segment_size)?;
-        let served = Spool::beside(&command.dest).serve();
-        let served = served.map_err(|error| tracing::debug!(%error, "it cannot be served")).ok()??;
-        Some((name, control, served))
-    };
-    let Some((name, control, served)) = reading() else { return Ok(()) };
+    let Ok(name) = command.name.parse::<WalSegmentName>() else { return Ok(()) };
+    let (control, _) = read_settled(directory)?;
+    if window(source.wal_fetch_ahead.0, control.wal_segment_size).is_none() {
+        return Ok(());
+    }
+    let spool = Spool::beside(&command.dest);
+    let served = spool.serve().map_err(|source| CliError::file("use", &command.dest, source))?;
+    let Some(served) = served else { return Ok(()) };
     let opened = open(&context, &source)?;
     let repositories: Vec<(&str, &Repository)> =
         opened.iter().map(|one| (one.name.as_str(), &one.repository)).collect();
@@ -126,7 +146,11 @@ fn serve_with(command: &Fetch, mut context: Context) -> Result<(), Failure> {
         room: source.wal_fetch_ahead.0,
     };
     let postmaster = here.as_deref().and_then(postmaster_pid);
-    read_ahead(&served, what, &|| postmaster.is_none() || recovers(directory, postmaster));
+    let goes_on = || postmaster.is_none() || recovers(directory, postmaster);
+    read_ahead(&served, what, &goes_on, || {
+        #[expect(clippy::exit, reason = "what is on its way may hang, and nobody waits for it any more")]
+        std::process::exit(0);
+    });
     Ok(())
 }
 

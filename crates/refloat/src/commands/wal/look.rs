@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use refloat_config::SourceConfig;
+use refloat_config::{RepositoryConfig, SourceConfig};
 use refloat_engine::wal::KnownSource;
 use refloat_engine::wal::push::Writer;
 use refloat_engine::wal::status::{RepositoryWal, ServerPosition, TimelineStatus, WalStatus};
@@ -14,7 +14,8 @@ use refloat_types::{ByteSize, Clock as _, Timestamp, WalSegmentName};
 
 use super::{Status, Switch};
 use crate::Outcome;
-use crate::context::{Access, Context};
+use crate::asking::{Answer, Away, read_each};
+use crate::context::{Access, Context, Opened};
 use crate::error::Failure;
 use crate::facts::{Finding, goes_on, other_cluster};
 use crate::operations::Operation;
@@ -27,24 +28,14 @@ pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, 
     let sources = context.sources(&names)?;
     context.assume(&sources, false)?;
     let mut documents = Vec::new();
+    let answers = ask(&context, &sources)?;
     for source in &sources {
-        let mut opened = Vec::new();
-        for config in context.repositories(Some(source))? {
-            let result = context.open(&config, Access::Within(Duration::from_secs(10)));
-            let down = context.down(config.name.as_str());
-            context.note_answer(config.name.as_str(), result.as_ref().map(drop));
+        let (mut opened, mut away) = (Vec::new(), Vec::new());
+        for (config, result) in &answers {
             match result {
+                _ if !context.repositories(Some(source))?.iter().any(|of| of.name == config.name) => {}
                 Ok(one) => opened.push(one),
-                Err(failure) => {
-                    let since = down.map_or_else(String::new, |down| {
-                        format!(
-                            " (no answer since {}, asked {} times)",
-                            time::moment(down.since),
-                            down.failures
-                        )
-                    });
-                    context.out.warn(&format!("repository {}: {}{since}", config.name, failure.message));
-                }
+                Err(one) => away.push((config.url.to_string(), one)),
             }
         }
         let repositories: Vec<&Repository> = opened.iter().map(|one| &one.repository).collect();
@@ -65,10 +56,42 @@ pub(super) fn status(command: &Status, mut context: Context) -> Result<Outcome, 
             .map_err(|error| crate::error::CliError::file("look into", &source.data_directory, error))?;
         let findings = findings(&context, source, &repositories, &status);
         context.out.text(&text(&context, source, &status, &findings));
-        documents.push(document(source, &status, &findings));
+        for (_, one) in &away {
+            context.out.text(&format!("  {}", one.text("what it holds is not known")));
+        }
+        documents.push(document(source, &status, &findings, &away));
     }
     context.out.document(&serde_json::json!({ "sources": documents }));
     Ok(Outcome::Done)
+}
+
+/// How each repository of these sources answered, in the configured order; that one did not is noted for those who archive, and
+/// told.
+fn ask(context: &Context, sources: &[SourceConfig]) -> Result<Vec<Answer<Opened, Away>>, Failure> {
+    let mut configs: Vec<RepositoryConfig> = Vec::new();
+    for source in sources {
+        for config in context.repositories(Some(source))? {
+            if configs.iter().all(|known| known.name != config.name) {
+                configs.push(config);
+            }
+        }
+    }
+    let answers = read_each(context, configs, Access::ASKED, |_| Ok(()));
+    let told = answers.into_iter().map(|(config, result)| {
+        let down = context.down(config.name.as_str());
+        context.note_answer(config.name.as_str(), result.as_ref().map(drop));
+        let result = result.map(|(one, ())| one).map_err(|failure| {
+            let mut away = Away::new(config.name.as_str(), &failure);
+            if let Some(down) = down {
+                let since = time::moment(down.since);
+                away.why.push_str(&format!(" (no answer since {since}, asked {} times)", down.failures));
+            }
+            context.out.warn(&format!("repository {}: {}", config.name, away.why));
+            away
+        });
+        (config, result)
+    });
+    Ok(told.collect())
 }
 
 /// What is wrong with whose WAL it is, as the repositories know the source.
@@ -80,7 +103,10 @@ fn findings(
 ) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     for (repository, stored) in repositories.iter().zip(&status.repositories) {
-        // One that does not answer is told of below.
+        // One that does not answer is told of below, and not asked once more.
+        if stored.timelines.is_err() {
+            continue;
+        }
         let Ok(Some(known)) = KnownSource::read(repository, &source.name) else { continue };
         let timelines = stored.timelines.iter().flatten();
         let go_on = timelines.filter_map(|timeline| {
@@ -194,7 +220,12 @@ fn writer(writer: &Writer) -> String {
     format!("agent {agent}{at} ({})", writer.object)
 }
 
-fn document(source: &SourceConfig, status: &WalStatus, findings: &[Finding]) -> serde_json::Value {
+fn document(
+    source: &SourceConfig,
+    status: &WalStatus,
+    findings: &[Finding],
+    away: &[(String, &Away)],
+) -> serde_json::Value {
     let of_timeline = |timeline: &TimelineStatus| {
         serde_json::json!({
             "timeline": timeline.timeline,
@@ -221,11 +252,13 @@ fn document(source: &SourceConfig, status: &WalStatus, findings: &[Finding]) -> 
             serde_json::json!({ "repository": repository.repository, "problem": error.to_string() })
         }
     };
+    let of_away = |(url, one): &(String, &Away)| serde_json::json!({ "repository": url, "problem": one.why });
+    let repositories = status.repositories.iter().map(of_repository).chain(away.iter().map(of_away));
     serde_json::json!({
         "source": source.name.to_string(),
         "system": status.system,
         "findings": findings,
-        "repositories": status.repositories.iter().map(of_repository).collect::<Vec<_>>(),
+        "repositories": repositories.collect::<Vec<_>>(),
         "server": status.server.as_ref().map(|server| serde_json::json!({
             "waiting": server.ready,
             "oldest_waiting": server.oldest_ready.map(|name| name.to_string()),

@@ -72,12 +72,19 @@ fn what_lies_in_a_cold_class_is_thawed_and_restored() {
     site.run(&["expire", "--dry-run"]);
     let verified = site.run(&["verify", "prod", "--read-data"]).ends(0);
     assert!(verified.stdout.contains("in DEEP_ARCHIVE must be thawed before"), "{}", verified.stdout);
+    assert!(!verified.stdout.contains("every byte"), "{}", verified.stdout);
+    assert!(verified.stdout.contains(" in a cold class ("), "{}", verified.stdout);
     assert!(!asked.exists(), "nobody agreed");
 
     let to = site.path("restored");
     let path = to.display().to_string();
     let restore = ["restore", "prod", "--to", &path, "--as", "copy", "--yes"];
     let plan = site.run(&[&restore[..], &["--dry-run", "--json"]].concat()).ends(0).json();
+    let (bytes, target) = (&plan["plan"]["bytes"], &plan["plan"]["target"]);
+    assert!(bytes.as_u64().is_some_and(|bytes| bytes > 0) && target == "latest", "{plan}");
+    let text = site.run(&[&restore[..], &["--dry-run"]].concat()).ends(0).stdout;
+    assert!(text.contains("plan: restore prod to everything archived"), "{text}");
+    assert!(text.contains("\n  thaw        ") && text.contains("\n  WAL         0000"), "{text}");
     let objects = plan["must_be_thawed"]["objects"].as_array().expect("objects").clone();
     assert!(!objects.is_empty() && objects[0]["class"] == "DEEP_ARCHIVE", "{plan}");
     assert!(objects[0]["object"].as_str().expect("a name").starts_with("db1/packs/"), "{plan}");
@@ -93,6 +100,7 @@ fn what_lies_in_a_cold_class_is_thawed_and_restored() {
     // What was thawed for one is there for the other.
     let verified = site.run(&["verify", "prod", "--read-data"]).ends(0);
     assert!(!verified.stdout.contains("must be thawed"), "{}", verified.stdout);
+    assert!(verified.stdout.contains("every byte read ("), "{}", verified.stdout);
     assert_eq!(fs::read_to_string(&asked).expect("it was started"), "asked\n", "once");
 
     // Page hashes lie in packs: nothing is built on cold ones.

@@ -132,6 +132,13 @@ fn each_object_is_healed_when_it_is_asked_for() {
     }
     let healed = site.run(&["verify", "--read-data", "--heal"]).ends(3);
     let again = site.run(&["verify", "--read-data", "--heal"]);
+    // Verdicts of before are not left as they are.
+    assert!(
+        healed.stdout.contains("what is said above was so before; prove how it is now:  "),
+        "{}",
+        healed.stdout
+    );
+    assert!(healed.stdout.contains(" -r local verify --read-data\n"), "{}", healed.stdout);
     verified().ends(0);
     for name in &names {
         let said = |run: &super::site::Run| run.stderr.contains(&format!("healed: {}", name.display()));
@@ -139,4 +146,29 @@ fn each_object_is_healed_when_it_is_asked_for() {
     }
     let checked = site.run(&["check"]).ends(3);
     assert!(checked.stdout.contains("healing"), "{}", checked.stdout);
+}
+
+/// Where nobody has the data whole, what is said is true and can be typed.
+#[test]
+fn damage_that_nobody_can_mend_is_told_with_ways_on() {
+    let site = Site::new(TestCluster::builder());
+    site.cluster
+        .psql("postgres", "create table t as select g, md5(g::text) from generate_series(1, 20000) g");
+    site.backup();
+    site.archive_all();
+    let whole = objects(&site.repo());
+    let packs = whole.iter().filter(|(name, _)| is(name, "packs"));
+    let (largest, _) = packs.max_by_key(|(_, bytes)| bytes.len()).expect("a pack");
+    flip(&site.repo(), largest);
+    let to = site.path("restored").display().to_string();
+    let said = site.run(&["restore", "prod", "--to", &to, "--as", "copy", "--yes"]).ends(1).stderr;
+    assert!(said.contains("error[RST-010]"), "{said}");
+    assert!(!said.contains("unharmed"), "{said}");
+    let config = site.config.display();
+    for line in [
+        format!("What else is damaged:  refloat --config {config} verify prod --read-data\n"),
+        format!("refloat --config {config} restore prod BACKUP --target latest --to {to} --as copy\n"),
+    ] {
+        assert!(said.contains(&line), "{line} is not in:\n{said}");
+    }
 }

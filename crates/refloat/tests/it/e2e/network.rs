@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use refloat_testkit::cluster::{Owner, TestCluster, skip_without, wait_until};
 use refloat_testkit::proxy::{Mode, Proxy};
-use refloat_testkit::servers::S3sFs;
+use refloat_testkit::servers::{Moto, S3sFs};
 
 use super::site::{Site, prove, start_restored};
 
@@ -17,7 +17,7 @@ struct Scene {
     site: Site,
     server: S3sFs,
     proxy: Proxy,
-    _secrets: Box<dyn std::any::Any>,
+    secrets: tempfile::TempDir,
 }
 
 impl Scene {
@@ -55,7 +55,7 @@ impl Scene {
         } else {
             Site::stored(builder, &lines, "wal_push_timeout = \"20s\"")
         };
-        Some(Self { site, server, proxy, _secrets: Box::new(secrets) })
+        Some(Self { site, server, proxy, secrets })
     }
 
     /// Restores the latest moment out of one repository and answers what is in its table.
@@ -94,6 +94,7 @@ fn a_bucket_and_its_keys_are_enough() {
     assert!(
         !run.stdout.contains(scene.server.secret_key()) && !run.stderr.contains(scene.server.secret_key())
     );
+    assert!(run.stderr.contains("Where only a URL is named nothing is written"), "{}", run.stderr);
     let clone = start_restored(15, &to);
     assert_eq!(
         clone.psql("postgres", "select count(*) from t"),
@@ -217,5 +218,116 @@ fn of_two_kinds_one_goes_away_and_comes_back() {
     assert_eq!(listed.matches("in bucket, local").count(), 2, "{listed}");
     for repository in ["local", "bucket"] {
         assert_eq!(scene.restored(repository, repository), "2003");
+    }
+}
+
+/// Whoever looks is told soon what answers, what does not, and why; and while that takes long, what is waited for.
+#[test]
+fn one_that_hangs_holds_up_nobody_who_looks() {
+    let Some(scene) = Scene::new(true) else { return };
+    let site = &scene.site;
+    // As patient as a user who has set nothing.
+    let text = fs::read_to_string(&site.config).expect("reads");
+    fs::write(&site.config, text.replace("call_timeout = \"2s\"\n", "")).expect("writes");
+    site.cluster.psql("postgres", "create table t(n int)");
+    let run = site.run(&["backup", "prod"]).ends(0);
+    assert!(run.stdout.contains("also in bucket"), "{}", run.stdout);
+    site.archive_all();
+    scene.proxy.set(Mode::BlackHole);
+    // Nobody who archives waits long for it either.
+    let began = Instant::now();
+    site.cluster.psql("postgres", "insert into t values (1)");
+    site.archive_all();
+    assert!(began.elapsed() < Duration::from_secs(10), "archived after {:?}", began.elapsed());
+    let look = |arguments: &[&str], code: i32| {
+        let began = Instant::now();
+        let run = site.run(arguments).ends(code);
+        assert!(began.elapsed() < Duration::from_secs(40), "{arguments:?} took {:?}", began.elapsed());
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("repository bucket"), "{arguments:?}: {said}");
+        assert!(said.contains("no answer within "), "{arguments:?}: {said}");
+        let digits = |word: &str| word.split_once('.').is_some_and(|(_, fraction)| fraction.len() > 2);
+        let number = |word: &&str| word.parse::<f64>().is_ok() && digits(word);
+        assert_eq!(said.split_whitespace().find(number), None, "{arguments:?}: {said}");
+        assert!(said.contains("waiting for repository bucket…"), "{arguments:?}: {said}");
+        run
+    };
+    let run = look(&["wal", "status", "prod"], 0);
+    assert!(
+        run.stdout.contains("timeline 1  ") && run.stdout.contains("! repository bucket: what it"),
+        "{run:?}"
+    );
+    let run = look(&["list", "prod"], 0);
+    assert_eq!(run.stdout.matches("full").count(), 1, "{}", run.stdout);
+    assert!(run.stdout.contains("! repository bucket: what it holds is not listed: "), "{}", run.stdout);
+    let run = look(&["status"], 0);
+    assert!(run.stdout.contains("prod    local"), "{}", run.stdout);
+    look(&[], 0);
+    look(&["check", "prod"], 3);
+
+    let run = site.run(&["list", "prod", "--json"]).ends(0).json();
+    assert_eq!(run["backups"].as_array().map(Vec::len), Some(1), "{run}");
+    let away = &run["away"][0];
+    assert_eq!((&away["repository"], &away["code"]), (&"bucket".into(), &"STO-007".into()), "{run}");
+    let status = site.run(&["wal", "status", "prod", "--json"]).ends(0).json();
+    let away = &status["sources"][0]["repositories"][1];
+    assert!(away["problem"].as_str().is_some_and(|why| why.contains("no answer within")), "{status}");
+    // Also where only a URL is named.
+    let mut command = site.cluster.owner().bare_command(crate::program());
+    command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").env("AWS_REGION", "us-east-1");
+    command.env("AWS_ENDPOINT_URL_S3", scene.proxy.endpoint()).args(["-r", "s3://backups/db1", "list"]);
+    let run = super::site::run(&mut command).ends(5);
+    assert!(run.stderr.contains("waiting for repository s3://backups/db1…"), "{}", run.stderr);
+    // Nobody answers: that is no list.
+    assert_eq!(site.run(&["list", "prod", "-r", "bucket"]).code, Some(5));
+    scene.proxy.set(Mode::Pass);
+    let run = site.run(&["list", "prod", "--json"]).ends(0).json();
+    assert_eq!(run["away"].as_array().map(Vec::len), Some(0), "{run}");
+    assert_eq!(run["backups"].as_array().map(Vec::len), Some(2), "{run}");
+}
+
+/// A secret that is not there is a mistake in the settings, whatever meets it.
+#[test]
+fn a_secret_that_is_missing_is_no_fault_of_the_store() {
+    let Some(scene) = Scene::new(true) else { return };
+    let site = &scene.site;
+    let key = scene.secrets.path().join("key");
+    fs::rename(&key, scene.secrets.path().join("elsewhere")).expect("renames");
+    for line in [&["list", "-r", "bucket"][..], &["backup", "prod", "-r", "bucket"]] {
+        let run = site.run(line).ends(2);
+        assert!(run.stderr.contains("error[STO-024]"), "{line:?}: {}", run.stderr);
+        assert!(run.stderr.contains(&key.display().to_string()), "{line:?}: {}", run.stderr);
+        assert!(run.stderr.contains("Correct `credentials`"), "{line:?}: {}", run.stderr);
+    }
+    let checked = site.run(&["check", "prod"]).ends(3);
+    assert!(!checked.stdout.contains("STO-006"), "{}", checked.stdout);
+}
+
+/// Asking again does not mend what is written wrong: it is said what to correct.
+#[test]
+fn what_is_written_wrong_is_said_to_be() {
+    let Some(server) = Moto::start() else { return };
+    server.bucket("backups");
+    let secret = Owner::current().temp_dir();
+    let passphrase = secret.path().join("passphrase");
+    fs::write(&passphrase, "correct horse battery staple 42\n").expect("writes");
+    Owner::current().give(&passphrase);
+    let list = |endpoint: &str, url: &str| {
+        let mut command = Owner::current().bare_command(crate::program());
+        command.env("AWS_ACCESS_KEY_ID", server.access_key());
+        command.env("AWS_SECRET_ACCESS_KEY", server.secret_key());
+        command.env("AWS_ENDPOINT_URL_S3", endpoint).env("AWS_REGION", "us-east-1");
+        command.arg("--passphrase-file").arg(&passphrase).args(["-r", url, "list"]);
+        super::site::run(&mut command).stderr
+    };
+    let tls = server.endpoint().replace("http://", "https://");
+    for (endpoint, url, correct) in [
+        (tls.as_str(), "s3://backups/db1", "does not speak TLS on this port"),
+        ("http://nowhere.invalid", "s3://backups/db1", "No such host is known here"),
+        (server.endpoint().as_str(), "s3://absent/db1", "Make the bucket at the store first"),
+    ] {
+        let said = list(endpoint, url);
+        assert!(said.contains(correct), "{endpoint} {url}: {said}");
+        assert!(!said.contains("Try again") && !said.contains("See the cause"), "{endpoint} {url}: {said}");
     }
 }

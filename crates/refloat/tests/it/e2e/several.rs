@@ -88,6 +88,10 @@ fn what_is_read_once_is_restored_from_each() {
     site.run(&["backup", "prod"]).ends(0);
     site.cluster.psql("postgres", "insert into t values (7)");
     site.archive_all();
+    let overview = site.run(&[]).ends(0).stdout;
+    for name in ["\n  prod in local   PostgreSQL", "\n  prod in second  PostgreSQL"] {
+        assert_eq!(overview.matches(name).count(), 1, "{overview}");
+    }
     let first = listed(&site, "local");
     assert_eq!((first.len(), &first), (2, &listed(&site, "second")), "the same backups");
     let text = site.run(&["list", "prod"]).ends(0).stdout;
@@ -140,6 +144,13 @@ fn one_that_is_down_delays_nothing_and_catches_up() {
     // What did not answer is asked again after a pause, by the next segment; who has mended it need not wait.
     site.run(&["check"]);
     assert!(wait_until(Duration::from_secs(120), another), "it never caught up");
+    let line = "refloat: second has caught up: it lacks nothing any more\n";
+    let told = || {
+        site.cluster.psql("postgres", "insert into t values (0)");
+        site.archive_all();
+        site.cluster.log().matches(line).count() == 1
+    };
+    assert!(wait_until(Duration::from_secs(60), told), "{}", site.cluster.log());
     let sum = (1..=1000).sum::<u64>() + (1..=500).sum::<u64>() + 15;
     assert_eq!(restored(&site, "second", "from-second"), sum.to_string());
     let run = site.run(&["backup", "prod"]).ends(0);
@@ -274,10 +285,27 @@ fn what_must_be_acknowledged_by_both_waits_for_both() {
     let failed =
         || site.cluster.psql("postgres", "select coalesce(last_failed_wal, '') from pg_stat_archiver");
     assert!(wait_until(Duration::from_secs(30), || failed() == segment), "{}", site.cluster.log());
-    let run = site.run(&["backup", "prod"]);
-    assert_ne!(run.code, Some(0), "{}", run.stdout);
+    // PostgreSQL's log says what is needed, what is there, and that nothing is lost.
+    let log = site.cluster.log();
+    let said = format!("{segment} is not archived: acknowledge = 2, and only local answers");
+    assert!(log.contains(&said) && log.contains("; WAL is kept and offered again"), "{log}");
+    let run = site.run(&["backup", "prod"]).ends(1).stderr;
+    for part in [
+        "error[CLI-021]: the backup of prod is not begun: acknowledge = 2, and only local answers\n",
+        "second: there is no repository at ",
+        "nothing was stored",
+        "Run it again when second can be used.",
+        "lower `acknowledge` in [source.prod]",
+        " -r local backup prod\n",
+    ] {
+        assert!(run.contains(part), "{part} is not in:\n{run}");
+    }
+    assert!(!log.contains("caught up"), "{log}");
     away.back();
     site.archive_all();
+    // And that it is over.
+    let log = site.cluster.log();
+    assert_eq!(log.matches("archiving has caught up: all that waited is stored; ").count(), 1, "{log}");
     site.run(&["backup", "prod"]).ends(0);
 }
 

@@ -66,3 +66,51 @@ fn archiving_stays_locked_until_all_repositories_know() {
     site.cluster.psql("postgres", "create table after as select 1 a");
     site.archive_all();
 }
+
+/// A repository that is away stops nobody who knows what that means.
+#[test]
+fn one_that_is_away_can_be_told_later() {
+    let mut site = Site::new(TestCluster::builder());
+    let second = second_repository(&site);
+    let quiet = site.run(&["backup", "prod", "-q"]).ends(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    let moment = site.cluster.psql("postgres", "select clock_timestamp()");
+    site.cluster.psql("postgres", "create table later as select 1 a");
+    site.archive_all();
+    site.cluster.stop(StopMode::Fast);
+    let quiet = site.run(&["restore", "prod", &moment, "--in-place", "--yes", "-q"]).ends(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    site.cluster.start();
+    site.cluster.wait_for("postgres", "select pg_get_wal_replay_pause_state()", "paused");
+
+    let away = site.path("second-away");
+    fs::rename(&second, &away).expect("renames");
+    let known = owners(&site.repo());
+    let refused = site.run(&["takeover", "prod"]).ends(1).stderr;
+    for part in [
+        "error[TKO-009]: could not record the new owner in second\n",
+        "safe:   nothing was changed; archiving stays locked and WAL stays in pg_wal\n",
+        "When second answers, run it again: ",
+        "To take over without it: ",
+        " -r local takeover prod\n",
+        "and as soon as second answers: ",
+        " -r second takeover prod\n",
+    ] {
+        assert!(refused.contains(part), "{part} is not in:\n{refused}");
+    }
+    assert_eq!(site.cluster.psql("postgres", "select pg_is_in_recovery()"), "t", "nothing was begun");
+    assert_eq!(owners(&site.repo()), known);
+    // As it is printed.
+    let done = site.run(&["-r", "local", "takeover", "prod"]).ends(0);
+    assert!(done.stdout.contains("archiving is unlocked"), "{}", done.stdout);
+    site.cluster.psql("postgres", "create table after as select 1 a");
+    site.archive_all();
+    // That one alone is asked counted as long as it ran: now nobody knows again whether the other has more.
+    let fetch = ["wal", "fetch", "--source", "prod", "0000000200000000000000FF"];
+    site.run(&[&fetch[..], &[&site.path("fetched").display().to_string()]].concat()).ends(255);
+    fs::rename(&away, &second).expect("renames");
+    // Who wants to hear of nothing but errors hears nothing.
+    let quiet = site.run(&["-r", "second", "takeover", "prod", "-q"]).ends(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    assert_eq!((owners(&site.repo()), owners(&second)), (known + 1, known + 1));
+}

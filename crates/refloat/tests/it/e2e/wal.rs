@@ -244,3 +244,16 @@ fn a_switch_ends_when_the_segment_is_archived() {
     let run = quiet.run(&["wal", "switch", "prod"]).ends(0);
     assert!(run.stdout.contains("will not be archived: archive_mode is off"), "{}", run.stdout);
 }
+
+/// Where nothing is archived, the line that mends it can be typed as it is, and the list says what a backup carries instead.
+#[test]
+fn a_server_that_archives_nothing_is_told_what_to_type() {
+    let site = Site::with(TestCluster::builder(), false, "");
+    let checked = site.run(&["check", "prod"]).ends(3).stdout;
+    let mend = format!("/bin/pg_ctl -D {} restart", site.cluster.data_directory().display());
+    assert!(checked.contains(&mend), "{mend} is not in:\n{checked}");
+    site.run(&["backup", "prod"]).ends(0);
+    let listed = site.run(&["list", "prod"]).ends(0).stdout;
+    assert!(listed.lines().nth(1).is_some_and(|line| line.ends_with("carries its own WAL")), "{listed}");
+    assert!(!listed.lines().next().is_some_and(|header| header.contains("wal")), "{listed}");
+}

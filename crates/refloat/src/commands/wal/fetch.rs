@@ -1,239 +1,36 @@
-//! Push and fetch: one process for each WAL file, so nothing is started that is not needed.
+//! `wal fetch`: one process for each WAL file, so nothing is started that is not needed.
 //!
 //! What goes wrong is one line below 200 characters on stderr, which PostgreSQL copies into its log; all of it is in the
 //! local log. A watchdog ends the process when its whole time is over, whatever hangs.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use refloat_config::{RepositoryConfig, SourceConfig};
-use refloat_engine::locked::{Locked, Purpose};
 use refloat_engine::wal::fetch::Fetched;
-use refloat_engine::wal::push::Pushed;
-use refloat_engine::wal::{
-    FetchOptions, PushError, PushOptions, fetch as fetch_file, fetch_if_there, push as push_file,
-};
+use refloat_engine::wal::{FetchOptions, fetch as fetch_file, fetch_if_there};
 use refloat_pg::control::read_settled;
 use refloat_repo::Repository;
 use refloat_store::Key;
-use refloat_types::{Clock as _, SystemIdentifier, WalFileName};
+use refloat_types::{SystemIdentifier, WalFileName};
 
+use super::Fetch;
 use super::ahead::{self, Reading};
-use super::{Fetch, Push};
+use super::called::{find_source, here, watch};
+use super::line::{STOPS, say};
 use crate::context::{Access, Context, Opened};
 use crate::error::{CliError, Failure};
 use crate::healing::Healing;
 use crate::operations::Operation;
-use crate::render::{complain, failure};
+use crate::render::complain;
 use crate::several;
 use crate::{Ended, Outcome};
 
-/// Longest line for PostgreSQL's log.
-const LINE: usize = 199;
-
-/// How long a repository is waited for that others can do without.
+/// How long a repository is waited for that was seen before, until it is opened in full.
 const SOON: Duration = Duration::from_secs(10);
-
-/// A push whose whole time was over.
-const LATE_PUSH: &str = "WAL-090";
 /// A fetch whose whole time was over.
-const LATE_FETCH: &str = "WAL-091";
-
-/// A failure as one line: code, message, causes, and the first hint where it fits.
-fn one_line(failed: &Failure) -> String {
-    let mut text = format!("refloat[{}]: {}", failed.code, failed.message);
-    for cause in &failed.detail {
-        text.push_str(": ");
-        text.push_str(cause);
-    }
-    if let Some(hint) = failed.hints.first()
-        && text.chars().count() + hint.chars().count() + 2 <= LINE
-    {
-        text.push_str("; ");
-        text.push_str(hint);
-    }
-    let text = text.replace(['\n', '\r'], " ");
-    if text.chars().count() <= LINE {
-        return text;
-    }
-    text.chars().take(LINE - 1).chain(['…']).collect()
-}
-
-fn say(json: bool, failed: &Failure) {
-    complain(&if json { failure::document(failed) } else { format!("{}\n", one_line(failed)) });
-}
-
-/// Ends the process with `code` when `limit` is over. What is done by then may set it to 0: the rest is left undone.
-fn watch(limit: Duration, code: i32, line: String) -> Arc<AtomicI32> {
-    let shared = Arc::new(AtomicI32::new(code));
-    let code = Arc::clone(&shared);
-    let watchdog = std::thread::Builder::new().name("watchdog".to_owned());
-    let started = watchdog.spawn(move || {
-        std::thread::sleep(limit);
-        let code = code.load(Ordering::SeqCst);
-        if code != 0 {
-            complain(&line);
-        }
-        #[expect(
-            clippy::exit,
-            reason = "a call to a dead file system never comes back; nothing is acknowledged by this"
-        )]
-        std::process::exit(code);
-    });
-    if let Err(error) = started {
-        tracing::warn!(%error, "no watchdog could be started");
-    }
-    shared
-}
-
-/// The data directory that PostgreSQL starts its commands in, where this is one.
-pub(super) fn here() -> Option<PathBuf> {
-    let directory = std::env::current_dir().ok()?;
-    directory.join("PG_VERSION").exists().then_some(directory)
-}
-
-pub(super) fn find_source(
-    context: &Context,
-    name: Option<&str>,
-    here: Option<&Path>,
-) -> Result<SourceConfig, Failure> {
-    let source = match (name, here) {
-        (Some(name), _) => context.source(Some(name), "this")?,
-        (None, Some(directory)) => context.config()?.source_for_data_directory(directory)?,
-        (None, None) => context.source(None, "this, outside of a data directory,")?,
-    };
-    Ok(source.clone())
-}
-
-/// `wal push`.
-pub(super) fn push(command: &Push, context: Result<Context, Failure>) -> Result<Outcome, Ended> {
-    let json = context.as_ref().is_ok_and(|context| context.global.json);
-    match context.and_then(|context| push_with(command, context)) {
-        Ok(()) => Ok(Outcome::Done),
-        Err(failed) => {
-            say(json, &failed);
-            Err(Ended::Said(failed.exit_code()))
-        }
-    }
-}
-
-fn push_with(command: &Push, mut context: Context) -> Result<(), Failure> {
-    let here = here();
-    // First of all, and before any source is looked for: a clone lies where no configuration knows it.
-    if let Some(directory) = &here
-        && refuse_locked(directory)? == Purpose::Copy
-    {
-        return Ok(());
-    }
-    let source = find_source(&context, command.source.as_deref(), here.as_deref())?;
-    context.assume(std::slice::from_ref(&source), false)?;
-    let name = command.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let limit = source.wal_push_timeout;
-    watch(
-        limit,
-        5,
-        format!(
-            "refloat[{LATE_PUSH}]: could not archive {name} within {} s; WAL is kept and offered again\n",
-            limit.as_secs()
-        ),
-    );
-    let mut operation = Operation::begin(&context, "wal push", Some(source.name.as_str()));
-    operation.about = Some(name);
-    let result = push_to_all(command, &context, &source, here.as_deref(), &mut operation);
-    ahead::tidy(&command.file);
-    operation.finish_locally(&result.as_ref().map(|()| Outcome::Done).map_err(Failure::clone));
-    result
-}
-
-/// What a lock in `directory` says: refuses an undecided one; without a lock this is nobody's copy.
-fn refuse_locked(directory: &Path) -> Result<Purpose, Failure> {
-    let locked = Locked::read(directory)
-        .map_err(|source| PushError::LockUnreadable { directory: directory.to_owned(), source })?;
-    match locked {
-        None => Ok(Purpose::Undecided),
-        Some(locked) if locked.purpose == Purpose::Copy => Ok(Purpose::Copy),
-        Some(locked) => Err(PushError::Locked { source_name: locked.source, at: locked.at }.into()),
-    }
-}
-
-fn push_to_all(
-    command: &Push,
-    context: &Context,
-    source: &SourceConfig,
-    here: Option<&Path>,
-    operation: &mut Operation,
-) -> Result<(), Failure> {
-    let limit = source.wal_push_timeout;
-    let configs = context.repositories(Some(source))?;
-    let enough = (source.acknowledge as usize).min(configs.len());
-    // Where others are enough, one that does not answer is soon left behind.
-    let patience = |together: usize| match together > enough {
-        true => Access::Within((limit * 8 / 10).min(SOON)),
-        false => Access::Within(limit * 8 / 10),
-    };
-    let mut all = several::open(context, configs, enough, patience);
-    if all.opened.len() >= enough {
-        let repositories: Vec<&Repository> = all.opened.iter().map(|one| &one.repository).collect();
-        let options = PushOptions {
-            compression: all.opened.first().map(|one| one.compression).unwrap_or_default(),
-            now: context.clock.now(),
-            expected_system: None,
-            data_directory: Some(here.unwrap_or(&source.data_directory)),
-            source: Some(&source.name),
-            acknowledge: enough,
-            deadline: limit * 8 / 10,
-        };
-        match push_file(&repositories, &options, &command.file)? {
-            Pushed::Discarded { .. } => return Ok(()),
-            Pushed::Stored(stored) => {
-                operation.bytes = stored.file_bytes;
-                for warning in &stored.warnings {
-                    complain(&format!("refloat[{}]: {warning}\n", warning.code()));
-                }
-                let mut behind = Vec::new();
-                for left in &stored.left_behind {
-                    let name = all.opened[left.place].name.clone();
-                    let failure = Failure::of(&left.error);
-                    context.note_answer(&name, Err(&failure));
-                    complain(&format!(
-                        "refloat: {name} does not have {}: {}\n",
-                        stored.name,
-                        one_line(&failure)
-                    ));
-                    behind.push(name);
-                }
-                for (name, failure) in &all.failed {
-                    complain(&format!(
-                        "refloat: {name} does not have {}: {}\n",
-                        stored.name,
-                        one_line(failure)
-                    ));
-                    behind.push(name.to_string());
-                }
-                behind.extend(all.later.iter().map(ToString::to_string));
-                for stored in all.opened.iter().filter(|one| !behind.contains(&one.name)) {
-                    context.note_answer(&stored.name, Ok(()));
-                }
-                context.out.document(&serde_json::json!({
-                    "name": stored.name.to_string(), "bytes": stored.file_bytes, "seconds": stored.seconds,
-                    "behind": behind,
-                    "already_there": stored.repositories.iter().all(|one| one.already_there),
-                }));
-                tracing::info!("{stored}");
-                several::catch_up_later(context, source, &behind);
-                return Ok(());
-            }
-        }
-    }
-    let mut failed = all.failed.drain(..).map(|(_, failure)| failure);
-    let none =
-        || CliError::usage("there is no repository", "Write [repository.NAME] into the configuration.");
-    let mut first = failed.next().unwrap_or_else(|| none().into());
-    first.more.extend(failed);
-    Err(first)
-}
+const LATE: &str = "WAL-091";
 
 /// `wal fetch`.
 pub(super) fn fetch(command: &Fetch, context: Result<Context, Failure>) -> Result<Outcome, Ended> {
@@ -248,7 +45,7 @@ pub(super) fn fetch(command: &Fetch, context: Result<Context, Failure>) -> Resul
         Err((failed, code)) => {
             // A file that does not exist is an answer, which every recovery asks for; it is not worth a line of log.
             if code != 1 || is_standby {
-                say(json, &failed);
+                say(json, &failed, if code == 255 { STOPS } else { "" });
             }
             Err(Ended::Said(code))
         }
@@ -264,6 +61,9 @@ fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result
     let here = here();
     let source = find_source(&context, command.source.as_deref(), here.as_deref()).map_err(cannot_know)?;
     context.assume(std::slice::from_ref(&source), false).map_err(cannot_know)?;
+    if context.global.repository.is_none() {
+        context.global.repository = context.fetched_from_alone(&source.name);
+    }
     let name: WalFileName = command.name.parse().map_err(|error: refloat_types::wal_name::BadWalName| {
         cannot_know(CliError::usage(error.to_string(), "PostgreSQL gives it as %f.").into())
     })?;
@@ -273,7 +73,7 @@ fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result
         limit * 2,
         i32::from(unknown),
         format!(
-            "refloat[{LATE_FETCH}]: could not fetch {name} within {} s; recovery stops here and can go on\n",
+            "refloat[{LATE}]: could not fetch {name} within {} s; recovery stops here and can go on\n",
             limit.as_secs() * 2
         ),
     );
@@ -305,13 +105,13 @@ fn fetch_from_any(
     let Asked { source, here, name, is_standby, ends_with } = *asked;
     let unknown = if is_standby { 1 } else { 255 };
     let cannot_know = |failed: Failure| (failed, unknown);
+    let until = Instant::now() + source.wal_fetch_timeout;
     let reading = Reading { source, here, name, dest: &command.dest };
     if let Some((repository, bytes)) = ahead::take(context, &reading) {
         operation.bytes = bytes;
         document_fetched(context, name, bytes, &repository);
         return Ok(());
     }
-    let until = Instant::now() + source.wal_fetch_timeout;
     if let Some((opened, fetched)) = fetch_as_seen(command, context, asked) {
         ends_with.store(0, Ordering::SeqCst);
         tell_fetched(context, name, std::slice::from_ref(&opened), &fetched, operation);
@@ -500,18 +300,5 @@ fn cluster(
             Some(system) => Ok(system),
             None => Err(error.into()),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_fits_into_a_log() {
-        let mut failed = Failure::from(CliError::usage("x".repeat(300), "do this"));
-        assert_eq!(one_line(&failed).chars().count(), LINE);
-        failed.message = "short\nlines".into();
-        assert_eq!(one_line(&failed), "refloat[CLI-001]: short lines; do this");
     }
 }
