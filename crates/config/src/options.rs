@@ -99,8 +99,8 @@ options! {
         /// How long one `wal fetch` asks a repository that does not answer before it stops the recovery.
         #[schemars(extend("default" = "60s"))]
         wal_fetch_timeout: Timeout,
-        /// How much WAL a recovery may have fetched before PostgreSQL asks for it, beside where it goes (`pg_wal`), where the
-        /// repositories are reached over a network. As long as four times as much is free there; `"0"`: none.
+        /// How much WAL a recovery may have fetched before PostgreSQL asks for it, beside where it goes (`pg_wal`), where WAL comes
+        /// over a network. None while less than four times as much is free there; `"0"`: none at all.
         #[schemars(extend("default" = "128 MB"))]
         wal_fetch_ahead: Size,
         /// Where the WAL is that a backup needs to become consistent: `"include"` stores it in the backup, `"archive"`
