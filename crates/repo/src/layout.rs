@@ -1,7 +1,9 @@
 //! Where objects lie in a repository: the one place that knows names of keys. See `docs/src/format/layout.md`.
 
 use refloat_store::Key;
-use refloat_types::{BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, WalFileName};
+use refloat_types::{
+    BackupId, ObjectId, SourceId, SystemIdentifier, TimelineId, WalFileName, WalSegmentName,
+};
 
 /// The object that makes a store a repository.
 pub const REPOSITORY: &str = "repository";
@@ -134,6 +136,14 @@ pub fn wal_file(system: SystemIdentifier, name: WalFileName) -> String {
         WalFileName::History(timeline) => (timeline, "history".to_owned()),
     };
     format!("{}{log}/{name}-", wal_of_timeline(system, timeline))
+}
+
+/// Begin of the keys of every object stored for this WAL segment and for those whose names differ in the last digit alone.
+pub fn wal_around(system: SystemIdentifier, name: WalSegmentName) -> String {
+    let mut begin = wal_file(system, WalFileName::Segment(name));
+    // The `-`, and the last digit.
+    begin.truncate(begin.len() - 2);
+    begin
 }
 
 /// A stored WAL file.
@@ -335,6 +345,19 @@ pub fn operation(agent: ObjectId, number: u64, id: ObjectId) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn around_a_segment_are_those_with_another_last_digit() {
+        let system = SystemIdentifier(7);
+        let name = |text: &str| text.parse::<WalSegmentName>().expect("a name");
+        let around = wal_around(system, name("0000000100000000000000F9"));
+        let is_around = |text: &str| {
+            wal(system, WalFileName::Segment(name(text)), &[1; 16]).as_str().starts_with(&around)
+        };
+        assert!(is_around("0000000100000000000000F0") && is_around("0000000100000000000000FF"));
+        assert!(!is_around("0000000100000000000000EF") && !is_around("000000010000000100000000"));
+        assert!(!is_around("0000000200000000000000F9"));
+    }
 
     #[test]
     fn every_key_tells_what_it_names() {

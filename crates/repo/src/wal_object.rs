@@ -13,7 +13,7 @@ mod write;
 pub use digest::WalDigest;
 pub use frames::WalFrames;
 pub(crate) use read::place_all;
-pub use read::{WalHead, read_body, read_facts, read_head};
+pub use read::{WalHead, Wanted, read_body, read_facts, read_head};
 pub use write::{WalWriter, write};
 
 use refloat_types::{SystemIdentifier, Timestamp, WalFileName};

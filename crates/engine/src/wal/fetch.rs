@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use refloat_repo::repository::{StoredWal, is_damage};
+use refloat_repo::wal_object::Wanted;
 use refloat_repo::{RepoError, Repository, layout};
 use refloat_store::Key;
 use refloat_types::{SystemIdentifier, WalFileName, fault};
@@ -190,7 +191,17 @@ fn out_of(
     name: WalFileName,
     dest: &Path,
 ) -> Result<Option<u64>, Trouble> {
-    let mut found = repository.find_wal(system, name).map_err(Trouble::Repo)?;
+    let found = repository.find_wal(system, name).map_err(Trouble::Repo)?;
+    one_of(repository, found, Wanted::Now, dest)
+}
+
+/// The file of which this was found in a repository: its bytes, `None` when that is nothing.
+fn one_of(
+    repository: &Repository,
+    mut found: Vec<StoredWal>,
+    wanted: Wanted,
+    dest: &Path,
+) -> Result<Option<u64>, Trouble> {
     let stored = match found.len() {
         0 => return Ok(None),
         1 => found.remove(0),
@@ -198,7 +209,7 @@ fn out_of(
     };
     let file = Temporary::create(dest)?;
     let failed = Mutex::new(None);
-    let read = repository.place_wal(&stored, &|offset, bytes| {
+    let read = repository.place_wal(&stored, wanted, &|offset, bytes| {
         let written = file.file.write_all_at(bytes, offset);
         written.map_err(|error| {
             let kind = error.kind();

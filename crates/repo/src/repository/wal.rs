@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 
 use refloat_store::Key;
-use refloat_types::{ObjectId, SystemIdentifier, TimelineId, WalFileName};
+use refloat_types::{ObjectId, SystemIdentifier, TimelineId, WalFileName, WalSegmentName};
 
 use super::Repository;
 use crate::error::RepoError;
 use crate::kind::Suite;
 use crate::layout;
-use crate::wal_object::{self, NewWal, WalFrames, WalHead, WalWriter};
+use crate::wal_object::{self, NewWal, WalFrames, WalHead, WalWriter, Wanted};
 
 /// A stored WAL file as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,25 @@ impl Repository {
             if stored.name == name {
                 found.push(stored);
             }
+            ControlFlow::Continue(())
+        })?;
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// All that is stored under the names of this WAL segment and of those around it: of the 16 whose names end in another digit.
+    /// One list for all of them.
+    ///
+    /// # Errors
+    /// When the store cannot list: then nothing is known.
+    pub fn find_wal_around(
+        &self,
+        system: SystemIdentifier,
+        name: WalSegmentName,
+    ) -> Result<Vec<StoredWal>, RepoError> {
+        let mut found = Vec::new();
+        self.list_wal(&layout::wal_around(system, name), &mut |stored| {
+            found.push(stored);
             ControlFlow::Continue(())
         })?;
         found.sort_by(|a, b| a.key.cmp(&b.key));
@@ -146,14 +165,15 @@ impl Repository {
         wal_object::read_body(self.store.as_ref(), head, key.as_deref(), self.naming_key(), sink)
     }
 
-    /// Reads a stored WAL file as fast as it can be had: head and bytes by one request where it is of the usual size, each
-    /// piece to its offset by `place`, in no order and on two threads at once. Answers its head.
+    /// Reads a stored WAL file, head and bytes by one request where it is of the usual size: each piece to its offset by `place`,
+    /// in no order and, where it is wanted now, on two threads at once. Answers its head.
     ///
     /// # Errors
     /// As [`Repository::read_wal_head`] and [`Repository::read_wal`].
     pub fn place_wal(
         &self,
         stored: &StoredWal,
+        wanted: Wanted,
         place: &(dyn Fn(u64, &[u8]) -> std::io::Result<()> + Sync),
     ) -> Result<WalHead, RepoError> {
         let store = self.store.as_ref();
@@ -168,6 +188,6 @@ impl Repository {
             self.wal_key(head)
         };
         let object = (&stored.key, stored.size);
-        wal_object::place_all(store, object, &agent, &open, self.naming_key(), place)
+        wal_object::place_all(store, object, wanted, &agent, &open, self.naming_key(), place)
     }
 }

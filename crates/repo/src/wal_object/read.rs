@@ -57,8 +57,17 @@ pub fn read_head(
 /// The key to a WAL file; none where nothing is encrypted.
 type WalKey = Option<Arc<DataKey>>;
 
-/// Reads every byte of the object at `key` of `size` bytes, for whoever waits for it: gives each piece of the file, with its
-/// offset, to `place`, in no order and on several threads. `agent` finds the public key of the agent that signed it, `open`
+/// When a WAL file is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Somebody waits for it: it comes over several connections, and is opened by several threads, where that is sooner.
+    Now,
+    /// Others are read at the same time: one request and one thread cost least.
+    Soon,
+}
+
+/// Reads every byte of the object at `key` of `size` bytes: gives each piece of the file, with its offset, to `place`, in no order
+/// and, where it is wanted now, on several threads. `agent` finds the public key of the agent that signed it, `open`
 /// the key to what is behind the head.
 ///
 /// # Errors
@@ -67,6 +76,7 @@ type WalKey = Option<Arc<DataKey>>;
 pub(crate) fn place_all(
     store: &dyn Store,
     (key, size): (&Key, u64),
+    wanted: Wanted,
     agent: &dyn Fn(ObjectId) -> Result<PublicKey, RepoError>,
     open: &dyn Fn(&WalHead) -> Result<WalKey, RepoError>,
     naming_key: &[u8; 32],
@@ -74,17 +84,20 @@ pub(crate) fn place_all(
 ) -> Result<WalHead, RepoError> {
     std::thread::scope(|scope| {
         // Whoever brings the bytes ends when `input` is gone.
-        let mut input = Input::soon(scope, store, key, size);
+        let mut input = match wanted {
+            Wanted::Now => Input::waited_for(scope, store, key, size),
+            Wanted::Soon => Input::at_once(store, key, size),
+        };
         let (head, start) = head_of(&mut input, key, size, agent)?;
         let opened = open(&head)?;
         let frames = Frames::behind(&head, opened.as_deref(), start, input);
-        body::place_body(&frames, &head, naming_key, place)?;
+        body::place_body(&frames, &head, wanted, naming_key, place)?;
         drop(frames);
         Ok(head)
     })
 }
 
-/// Reads the head of an object from its beginning; what came behind it is answered too.
+/// Reads the head of an object from its beginning; answers all that came, which it begins.
 fn head_of(
     input: &mut Input<'_>,
     key: &Key,
@@ -121,9 +134,7 @@ fn head_of(
     if !belongs {
         return Err(damaged("it lies under another file's name"));
     }
-    let head = WalHead { key: key.clone(), header, clear, body: body as u64, size };
-    bytes.drain(..body);
-    Ok((head, bytes))
+    Ok((WalHead { key: key.clone(), header, clear, body: body as u64, size }, bytes))
 }
 
 /// Reads the sealed facts behind a head, and nothing else of it.
@@ -136,5 +147,5 @@ pub fn read_facts(
     key: Option<&DataKey>,
 ) -> Result<serde_json::Value, RepoError> {
     let input = Input::asked(store, &head.key, head.body, head.size, FACTS);
-    Frames::behind(head, key, Vec::new(), input).opener()?.facts()
+    Frames::of_body(head, key, input).opener()?.facts()
 }

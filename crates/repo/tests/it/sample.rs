@@ -10,6 +10,7 @@ use refloat_repo::manifest::{Entry, FileStat, Leaf, LeafRef, ManifestWriter, Roo
 use refloat_repo::pack::frame::Content;
 use refloat_repo::pack::{FrameOpener, Packer};
 use refloat_repo::repository::{OperationRecord, OwnerRecord, Shown, SourceDescription, StoredWal};
+use refloat_repo::wal_object::Wanted;
 use refloat_repo::wal_object::{NewWal, WalDigest, WalFrames};
 use refloat_repo::{Compression, RepoError, Repository, layout};
 use refloat_store::{Key, Store};
@@ -272,13 +273,15 @@ pub(crate) fn read_wal(repository: &Repository) -> Result<Vec<u8>, RepoError> {
         bytes.extend_from_slice(piece);
         Ok(())
     });
-    // By two threads, each piece to its place: the same bytes, or the same refusal.
+    // By two threads or one, each piece to its place: the same bytes, or the same refusal.
     let placed = Mutex::new(vec![0; head.clear.size as usize]);
-    let by_place = repository.place_wal(stored, &|offset, piece| {
-        placed.lock().unwrap()[offset as usize..][..piece.len()].copy_from_slice(piece);
-        Ok(())
-    });
-    assert_eq!(in_order.is_ok(), by_place.is_ok(), "{in_order:?} {by_place:?}");
+    for wanted in [Wanted::Soon, Wanted::Now] {
+        let by_place = repository.place_wal(stored, wanted, &|offset, piece| {
+            placed.lock().unwrap()[offset as usize..][..piece.len()].copy_from_slice(piece);
+            Ok(())
+        });
+        assert_eq!(in_order.is_ok(), by_place.is_ok(), "{wanted:?}: {in_order:?} {by_place:?}");
+    }
     in_order?;
     assert!(bytes == placed.into_inner().unwrap());
     Ok(bytes)

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use refloat_repo::crypt::identity::Identity;
 use refloat_repo::repository::{InitOptions, Protection};
+use refloat_repo::wal_object::Wanted;
 use refloat_repo::{RepoError, Repository, StateDirectory};
 use refloat_store::{Store as _, StoreErrorKind};
 use refloat_testkit::fault_plan::{Effect, FaultPlan, Faulty, On, Rule};
@@ -43,12 +44,16 @@ fn as_seen(
     Repository::open_as_seen(store, StateDirectory::new(state), pin)
 }
 
-/// The one WAL file that is there, by `repository`.
+/// The one WAL file that is there, by `repository`, for whoever waits for it.
 fn fetched(repository: &Repository) -> Result<Vec<u8>, RepoError> {
+    fetched_when(repository, Wanted::Now)
+}
+
+fn fetched_when(repository: &Repository, wanted: Wanted) -> Result<Vec<u8>, RepoError> {
     let found = repository.find_wal(SYSTEM, wal_name())?;
     let [stored] = found.as_slice() else { panic!("{} objects", found.len()) };
     let placed = Mutex::new(vec![0; 32 << 20]);
-    let head = repository.place_wal(stored, &|offset, piece| {
+    let head = repository.place_wal(stored, wanted, &|offset, piece| {
         placed.lock().unwrap()[offset as usize..][..piece.len()].copy_from_slice(piece);
         Ok(())
     })?;
@@ -108,6 +113,10 @@ fn over_a_network_a_segment_is_used_while_it_comes() {
         assert!(fetched(&repository).unwrap() == bytes, "{length} bytes");
         let requests = 1 + if stored.size > 1 << 20 { 2 } else { 1 };
         assert_eq!(plan.calls() - before, requests, "{length} bytes");
+        // Where it is one of several, one request is enough.
+        let before = plan.calls();
+        assert!(fetched_when(&repository, Wanted::Soon).unwrap() == bytes, "{length} bytes");
+        assert_eq!(plan.calls() - before, if stored.size > 17 << 20 { 3 } else { 2 }, "{length} bytes");
 
         // Not to be had is not damaged, whichever request it is.
         for nth in 1..requests {

@@ -15,10 +15,12 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use refloat_repo::Repository;
+use refloat_repo::repository::StoredWal;
+use refloat_repo::wal_object::Wanted;
+use refloat_repo::{RepoError, Repository};
 use refloat_types::{SystemIdentifier, WalFileName, WalSegmentName, WalSegmentSize};
 
-use super::out_of;
+use super::{Trouble, one_of};
 
 pub use spool::{Served, Spool};
 
@@ -32,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const SELDOM: Duration = Duration::from_millis(100);
 /// How often it is looked whether the recovery goes on.
 const RECOVERY: Duration = Duration::from_millis(250);
+/// What was listed counts as long: then it is looked again, for what a person would want to know of.
+const LISTED: Duration = Duration::from_secs(5);
 /// Of the room that may be taken, so many times as much has to be free: a recovery must not end for what it did not need yet.
 const FREE: u64 = 4;
 
@@ -67,7 +71,9 @@ pub fn read_ahead(served: &Served, what: ReadAhead<'_>, goes_on: &dyn Fn() -> bo
         end: None,
         stop: false,
     };
-    let reader = Reader { served, what, window, progress: Mutex::new(progress), moved: Condvar::new() };
+    let listed = what.repositories.iter().map(|_| Mutex::new(None)).collect();
+    let (progress, moved) = (Mutex::new(progress), Condvar::new());
+    let reader = Reader { served, what, window, progress, moved, listed };
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             // Where no thread can be started (too many processes), the recovery fetches for itself.
@@ -88,6 +94,14 @@ struct Reader<'a> {
     window: u64,
     progress: Mutex<Progress>,
     moved: Condvar,
+    /// What was listed last of each repository: one list is of 16 WAL segments.
+    listed: Vec<Mutex<Option<Listed>>>,
+}
+
+/// What lies in a repository around a WAL segment.
+struct Listed {
+    at: Instant,
+    found: Vec<StoredWal>,
 }
 
 /// How far all is.
@@ -239,8 +253,9 @@ impl Reader<'_> {
         let system = self.what.system;
         let Ok(_coming) = self.served.coming(system, name) else { return false };
         let draft = self.served.draft(name);
-        for (repository, opened) in self.what.repositories {
-            match out_of(opened, system, WalFileName::Segment(name), &draft) {
+        for (place, (repository, opened)) in self.what.repositories.iter().enumerate() {
+            let brought = self.found(place, name).map_err(Trouble::Repo);
+            match brought.and_then(|found| one_of(opened, found, Wanted::Soon, &draft)) {
                 Ok(Some(_)) => return fs::rename(&draft, self.served.file(system, name, repository)).is_ok(),
                 Ok(None) => {}
                 Err(trouble) => {
@@ -250,6 +265,27 @@ impl Reader<'_> {
             }
         }
         false
+    }
+
+    /// What a repository has of a WAL segment.
+    fn found(&self, place: usize, name: WalSegmentName) -> Result<Vec<StoredWal>, RepoError> {
+        let (_, repository) = self.what.repositories[place];
+        let of_name = |found: &[StoredWal]| -> Vec<StoredWal> {
+            let wanted = WalFileName::Segment(name);
+            found.iter().filter(|stored| stored.name == wanted).cloned().collect()
+        };
+        let mut listed = self.listed[place].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listed) = listed.as_ref().filter(|listed| listed.at.elapsed() < LISTED) {
+            let found = of_name(&listed.found);
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        let at = Instant::now();
+        let found = repository.find_wal_around(self.what.system, name)?;
+        let of_it = of_name(&found);
+        *listed = Some(Listed { at, found });
+        Ok(of_it)
     }
 }
 

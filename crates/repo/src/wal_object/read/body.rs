@@ -6,9 +6,9 @@ use std::thread::Builder;
 
 use refloat_store::Store;
 
-use super::WalHead;
 use super::frames::{Frames, Opened, Opener};
 use super::input::Input;
+use super::{WalHead, Wanted};
 use crate::crypt::seal::DataKey;
 use crate::error::RepoError;
 use crate::wal_object::FRAME;
@@ -29,7 +29,7 @@ pub fn read_body(
     sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<serde_json::Value, RepoError> {
     let input = Input::asked(store, &head.key, head.body, head.size, READ);
-    let frames = Frames::behind(head, key, Vec::new(), input);
+    let frames = Frames::of_body(head, key, input);
     let mut opener = frames.opener()?;
     let facts = opener.facts()?;
     let mut digest = WalDigest::new(naming_key);
@@ -42,14 +42,15 @@ pub fn read_body(
     Ok(facts)
 }
 
-/// Reads every byte behind a head: gives each piece of the file, with its offset, to `place`, in no order and on two
-/// threads at once. Twice as soon done as [`read_body`], which matters where a recovery waits for it.
+/// Reads every byte behind a head: gives each piece of the file, with its offset, to `place`, in no order. Where it is wanted
+/// now, on two threads at once: twice as soon done as [`read_body`], which matters where a recovery waits for it.
 ///
 /// # Errors
 /// As [`read_body`].
 pub(super) fn place_body(
     frames: &Frames<'_>,
     head: &WalHead,
+    wanted: Wanted,
     naming_key: &[u8; 32],
     place: &(dyn Fn(u64, &[u8]) -> io::Result<()> + Sync),
 ) -> Result<(), RepoError> {
@@ -57,7 +58,7 @@ pub(super) fn place_body(
     opener.facts()?;
     let pieces = Mutex::new(Vec::new());
     let work = |mut opener: Opener<'_, '_>| place_frames(&mut opener, head, naming_key, place, &pieces);
-    if head.clear.size <= FRAME as u64 {
+    if wanted == Wanted::Soon || head.clear.size <= FRAME as u64 {
         work(opener)?;
     } else {
         let other = frames.opener()?;

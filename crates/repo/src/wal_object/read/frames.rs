@@ -23,15 +23,30 @@ pub(super) struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// Those of the object that `head` was read of; `start` is what is known of them, and `input` gives what follows.
+    /// Those of the object that `head` was read of, from which `input` gives what follows `start`: its beginning, with the head.
     pub(super) fn behind(
         head: &'a WalHead,
         key: Option<&'a DataKey>,
         start: Vec<u8>,
         input: Input<'a>,
     ) -> Self {
+        let used = start.len().min(usize::try_from(head.body).unwrap_or(usize::MAX));
+        Self::new(head, key, (start, used), input)
+    }
+
+    /// The same, where `input` gives what follows the head.
+    pub(super) fn of_body(head: &'a WalHead, key: Option<&'a DataKey>, input: Input<'a>) -> Self {
+        Self::new(head, key, (Vec::new(), 0), input)
+    }
+
+    fn new(
+        head: &'a WalHead,
+        key: Option<&'a DataKey>,
+        (buffer, used): (Vec<u8>, usize),
+        input: Input<'a>,
+    ) -> Self {
         let last = head.clear.size.div_ceil(FRAME as u64);
-        let stored = Stored { head, input, buffer: start, used: 0, next: 0, last };
+        let stored = Stored { head, input, buffer, used, next: 0, last };
         Self { head, seal: ObjectSeal::new(Kind::Wal, head.header.id, key), stored: Mutex::new(stored) }
     }
 

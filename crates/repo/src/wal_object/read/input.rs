@@ -43,15 +43,20 @@ impl<'a> Input<'a> {
         Self { store, key, at, size, from: From::Store(ahead), failed: false }
     }
 
+    /// All bytes of `key`; those of a segment of the usual size by one request.
+    pub(super) const fn at_once(store: &'a dyn Store, key: &'a Key, size: u64) -> Self {
+        Self::asked(store, key, 0, size, AT_ONCE)
+    }
+
     /// All bytes of `key`, for whoever waits for the last. Over a network other threads bring those of a segment of the usual
     /// size, so that the first are used while the rest is on its way.
-    pub(super) fn soon<'scope>(
+    pub(super) fn waited_for<'scope>(
         scope: &'scope Scope<'scope, '_>,
         store: &'scope dyn Store,
         key: &'scope Key,
         size: u64,
     ) -> Input<'scope> {
-        let asked = Input::asked(store, key, 0, size, AT_ONCE);
+        let asked = Input::at_once(store, key, size);
         // All of it may wait in memory: whoever brings it never waits for whoever uses it, who may need the only connection
         // there is for the key.
         if !store.features().remote || size > AT_ONCE {
