@@ -8,9 +8,9 @@ mod error;
 mod replay;
 mod settings;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use refloat_pg::control::{ControlFile, POISONED_CHECKPOINT, read_settled};
 use refloat_pg::history::TimelineHistory;
@@ -68,13 +68,18 @@ pub struct TakeoverReport {
     pub notes: Vec<String>,
 }
 
-/// Makes the server of a data directory the source's server.
+/// Keeps something in force until it is dropped.
+pub type Held = Box<dyn std::any::Any>;
+
+/// Makes the server of a data directory the source's server. `promoting` is called when the server has gone as far as it will,
+/// and what it answers is kept until its recovery has ended: never while WAL is replayed.
 ///
 /// # Errors
 /// Refusals change nothing. Once recovery was ended the call can be repeated; archiving stays locked until it ends well.
 pub fn takeover(
     request: &TakeoverRequest,
     repositories: &[Kept<'_>],
+    promoting: &dyn Fn() -> io::Result<Held>,
     progress: &dyn Progress,
 ) -> Result<TakeoverReport, TakeoverError> {
     let directory = &request.data_directory;
@@ -83,7 +88,7 @@ pub fn takeover(
     check_cluster(directory, repositories, control.system_identifier)?;
     let (running, promoted, notes) = match server_state(directory)? {
         ServerState::Running(_) => {
-            let (promoted, notes) = end_recovery(request, progress)?;
+            let (promoted, notes) = end_recovery(request, promoting, progress)?;
             (true, promoted, notes)
         }
         ServerState::Doubtful { why } => {
@@ -184,6 +189,7 @@ fn check_cluster(
 /// Ends the recovery of a running server that has gone as far as it shall; says whether there was one to end.
 fn end_recovery(
     request: &TakeoverRequest,
+    promoting: &dyn Fn() -> io::Result<Held>,
     progress: &dyn Progress,
 ) -> Result<(bool, Vec<String>), TakeoverError> {
     let session = Session::connect_to(&request.data_directory, &request.connection)?;
@@ -191,11 +197,10 @@ fn end_recovery(
     if promoted {
         progress.phase("ending recovery", 0);
         replay::wait_until_settled(&session)?;
-        fault::point("takeover.before_promotion").map_err(|source| TakeoverError::Io {
-            action: "promote",
-            path: request.data_directory.clone(),
-            source,
-        })?;
+        let fail =
+            |source| TakeoverError::Io { action: "promote", path: request.data_directory.clone(), source };
+        let _held = promoting().map_err(fail)?;
+        fault::point("takeover.before_promotion").map_err(fail)?;
         replay::promote(&request.data_directory, &session, request.patience)?;
     }
     let mut notes = Vec::new();

@@ -64,6 +64,10 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Waits for a repository from now on.
     pub(crate) fn on(out: Out, repository: &str) -> Self {
+        // Whoever reads documents is told by the last one.
+        if out.json {
+            return Self { _keep: None };
+        }
         let line = format!("waiting for repository {repository}…");
         Self { _keep: tell_after(SILENT, move || out.say(&line)) }
     }
@@ -117,9 +121,14 @@ pub(crate) fn read_each<T: Send>(
     access: Access,
     read: impl Fn(&Opened) -> Result<T, Failure> + Sync,
 ) -> Vec<Answer<(Opened, T)>> {
+    let is_one = configs.len() < 2;
     at_once(configs, |config| {
         let _waiting = Waiting::on(context.out, config.name.as_str());
-        let opened = context.open(config, access.sooner(context.is_left_alone(config.name.as_str())))?;
+        let access = match is_one {
+            true => access.of_one(),
+            false => access.sooner(context.is_left_alone(config.name.as_str())),
+        };
+        let opened = context.open(config, access)?;
         let of_it = read(&opened)?;
         Ok((opened, of_it))
     })
@@ -135,7 +144,7 @@ pub(crate) fn read_all<T: Send>(
     read: impl Fn(&Opened) -> Result<T, Failure> + Sync,
 ) -> Result<Answers<T>, Failure> {
     if context.is_ad_hoc()? {
-        let opened = context.open_for(None, access)?;
+        let opened = context.open_for(None, access.of_one())?;
         let of_it = read(&opened)?;
         return Ok(Answers { said: vec![(opened, of_it)], away: Vec::new() });
     }

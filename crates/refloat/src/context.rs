@@ -99,6 +99,14 @@ impl Access {
     pub(crate) const ASKED: Self =
         Self::Soon { first: Duration::from_secs(8), then: Duration::from_secs(30) };
 
+    /// The same where only one is asked: nobody goes on without it.
+    pub(crate) fn of_one(self) -> Self {
+        match self {
+            Self::Soon { first, then } => Self::Soon { first: first.max(then), then },
+            other => other,
+        }
+    }
+
     /// The same, where a repository did not answer somebody else a moment ago.
     pub(crate) fn sooner(self, did_not_answer: bool) -> Self {
         match self {

@@ -69,7 +69,7 @@ impl Way<'_> {
         if self.needs_file() {
             format!("sudo -u postgres {program} --config {DIRECTORY}/rescue.toml -r rescue")
         } else {
-            format!("{program} -r {}", self.reach.address)
+            format!("{program} -r {}", shell(&self.reach.address))
         }
     }
 
@@ -169,8 +169,9 @@ impl Way<'_> {
         ]
     }
 
-    /// The small configuration, as lines; and what a person has to know of it.
-    pub(crate) fn file(&self) -> (Vec<String>, Vec<String>) {
+    /// The small configuration, as lines; and what a person has to know of it. With it nobody is asked whether it is the right
+    /// repository: so it names its fingerprint.
+    pub(crate) fn file(&self, fingerprint: &str) -> (Vec<String>, Vec<String>) {
         let reach = self.reach;
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let secret = |name: &str| format!("{{ file = \"{DIRECTORY}/{name}\" }}");
@@ -178,6 +179,7 @@ impl Way<'_> {
             format!("state = \"{DIRECTORY}/state\""),
             "[repository.rescue]".to_owned(),
             format!("url = {}", quoted(&reach.address)),
+            format!("fingerprint = {}", quoted(fingerprint)),
         ];
         for (key, value) in
             [("region", &reach.region), ("endpoint", &reach.endpoint), ("style", &reach.style)]
@@ -315,7 +317,7 @@ pub(crate) mod tests {
                     way.command("./refloat")
                         .ends_with("--config /var/lib/postgresql/rescue/rescue.toml -r rescue")
                 );
-                let text = way.file().0.join("\n");
+                let text = way.file("FROM-THE-SHEET").0.join("\n");
                 let read = Config::from_text(Path::new("/rescue.toml"), &text);
                 let read = read.unwrap_or_else(|error| panic!("{text}\n{error:?}"));
                 let again = of(read.repositories.values().next().expect("one"));

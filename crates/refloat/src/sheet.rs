@@ -68,7 +68,7 @@ impl Sheet<'_> {
         }
         let mut label = "first";
         if way.needs_file() {
-            let (file, about) = way.file();
+            let (file, about) = way.file(&self.fingerprint);
             let [directory, then] = Way::before_file();
             line(label, &directory);
             label = "";

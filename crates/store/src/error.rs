@@ -98,6 +98,11 @@ impl StoreError {
     pub fn retry_after(&self) -> Option<std::time::Duration> {
         self.source.get_ref()?.downcast_ref::<crate::object::failure::Told>()?.retry_after
     }
+    /// Whether the store said it: one that asks to be left alone for a while is there.
+    pub fn is_answer(&self) -> bool {
+        let told = || self.source.get_ref()?.downcast_ref::<crate::object::failure::Told>();
+        !self.is_retryable() || told().is_some_and(crate::object::failure::Told::is_answer)
+    }
     /// Whether the same call may succeed when it is made again.
     pub const fn is_retryable(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unreachable)
@@ -126,7 +131,7 @@ impl StoreError {
         let safe = "nothing that was stored before is changed";
         match self.kind {
             StoreErrorKind::NoKeys => Advice::usage("STO-024", safe)
-                .hint("Correct `credentials` of this repository; `refloat config check` tells which of them cannot be read, and the line that mends it."),
+                .hint("Correct `credentials` of this repository: the cause says what is wrong. `refloat config check` tells which files cannot be read, and the line that mends it; a `command` is to be run by hand."),
             StoreErrorKind::NotFound => Advice::failed("STO-001", safe)
                 .hint("Check the repository's url; `refloat init` makes a repository where there is none."),
             StoreErrorKind::AlreadyExists => Advice::failed("STO-002", "the existing object was not touched"),

@@ -8,7 +8,7 @@ use refloat_engine::backup;
 use refloat_engine::locked::Locked;
 use refloat_engine::progress::Silent;
 use refloat_engine::restore::{Become, Destination, Target, TargetAction, plan, restore};
-use refloat_engine::takeover::{Kept, TakeoverError, TakeoverReport, TakeoverRequest, takeover};
+use refloat_engine::takeover::{Held, Kept, TakeoverError, TakeoverReport, TakeoverRequest, takeover};
 use refloat_pg::sql::{ConnectOptions, Place};
 use refloat_repo::commit::CommitRecord;
 use refloat_store::StoreErrorKind;
@@ -30,6 +30,16 @@ fn take_in(
     server: &TestCluster,
     user: &str,
 ) -> Result<TakeoverReport, TakeoverError> {
+    take_noting(repositories, server, user).0
+}
+
+/// Answers too how often it came as far as promoting the server.
+fn take_noting(
+    repositories: &[Kept<'_>],
+    server: &TestCluster,
+    user: &str,
+) -> (Result<TakeoverReport, TakeoverError>, u32) {
+    let promoting = std::cell::Cell::new(0);
     let request = TakeoverRequest {
         data_directory: server.data_directory().to_owned(),
         connection: ConnectOptions {
@@ -41,7 +51,12 @@ fn take_in(
         patience: Duration::from_secs(60),
         now: SystemClock.now(),
     };
-    takeover(&request, repositories, &Silent)
+    let note = || {
+        promoting.set(promoting.get() + 1);
+        Ok(Box::new(()) as Held)
+    };
+    let result = takeover(&request, repositories, &note, &Silent);
+    (result, promoting.get())
 }
 
 fn restored(home: &Home, cluster: &TestCluster, commit: &CommitRecord, at: &Path, becomes: Become) {
@@ -144,8 +159,11 @@ fn a_server_that_still_fetches_is_not_cut_short() {
     request.recovery.restore_command = Some(format!("{fetch} 2>/dev/null && exit 0; {wait}"));
     restore(plan(&home.repository, request).expect("a plan"), &Silent, None).expect("a restore");
     let mut copy = TestCluster::builder().setting("hot_standby", "on").start_existing(&directory);
-    let error = take(&home, &commit, &copy).expect_err("it waits for WAL");
+    let kept = Kept { repository: &home.repository, source: commit.commit.source };
+    let (result, promoting) = take_noting(&[kept], &copy, "postgres");
+    let error = result.expect_err("it waits for WAL");
     assert!(matches!(error, TakeoverError::Replaying { .. }), "{error:?}");
+    assert_eq!(promoting, 0, "what counts for a promotion counts at no time while WAL is replayed");
     assert!(Locked::read(&directory).expect("readable").is_some());
     copy.stop(StopMode::Immediate);
 }
@@ -178,7 +196,9 @@ fn a_role_without_rights_can_take_over() {
     restored(&home, &cluster, &commit, &directory, Become::Undecided);
     let copy = TestCluster::builder().start_existing(&directory);
     let kept = Kept { repository: &home.repository, source: commit.commit.source };
-    let report = take_in(&[kept], &copy, "plain").expect("a takeover");
+    let (report, promoting) = take_noting(&[kept], &copy, "plain");
+    let report = report.expect("a takeover");
+    assert_eq!(promoting, 1);
     assert!(report.promoted && Locked::read(&directory).expect("readable").is_none());
     assert_eq!(copy.psql("postgres", "select pg_is_in_recovery()"), "f");
     assert!(!directory.join("promote").exists(), "the server has seen it");

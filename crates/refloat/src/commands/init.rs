@@ -96,7 +96,18 @@ impl Init {
         if !self.key_kept && self.sheet.is_none() && !on_terminal() && plans.iter().any(makes_key) {
             return Err(no_place_for_sheet().into());
         }
-        let mut sheet = self.sheet.as_deref().map(SheetFile::make).transpose()?;
+        // Who repeats it has the sheet; a new repository's never goes where another is.
+        let is_repeated = plans.iter().all(|plan| plan.exists);
+        let make =
+            if is_repeated { SheetFile::make_once } else { |path: &Path| SheetFile::make(path).map(Some) };
+        let mut sheet = self.sheet.as_deref().map(make).transpose()?.flatten();
+        if let Some(path) = self.sheet.as_deref().filter(|_| sheet.is_none()) {
+            let path = path.display();
+            context.out.say(&format!(
+                "{path} is there and stays as it is; another sheet: {} key sheet",
+                context.command()
+            ));
+        }
         for plan in &plans {
             prepare(&context, plan, owner)?;
         }

@@ -263,9 +263,12 @@ impl List {
             all.append(&mut holds.listed);
             known.append(&mut holds.known);
         }
-        // One that is away may be the one that knows it.
-        if away.is_empty() {
-            refuse_unknown(&context, self.source.as_deref(), &known)?;
+        // One that is away may know it; but a name that nothing here does is more often mistyped.
+        if let Err(mut unknown) = refuse_unknown(&context, self.source.as_deref(), &known) {
+            unknown
+                .detail
+                .extend(away.iter().map(|one| one.text("what it holds is not known").trim_end().to_owned()));
+            return Err(unknown);
         }
         say_who_lacks(&context, &opened, &mut all);
         context.out.text(&text(&all, &away));

@@ -79,7 +79,7 @@ pub(crate) fn find_out(context: &Context, wanted: Option<&str>) -> Result<Found,
     let mut known = Vec::new();
     let look = |one: &Opened| look_into(context, one, wanted);
     if context.is_ad_hoc()? {
-        let one = context.open_for(None, Access::ASKED)?;
+        let one = context.open_for(None, Access::ASKED.of_one())?;
         found.add(look(&one)?, &mut known);
     } else {
         let mut answered = false;

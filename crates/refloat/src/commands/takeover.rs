@@ -77,7 +77,7 @@ impl Takeover {
         }
         let (mut opened, mut away) = (Vec::new(), Vec::new());
         for (config, result) in
-            read_each(&context, context.repositories(Some(&source))?, Access::ASKED, |_| Ok(()))
+            read_each(&context, context.repositories(Some(&source))?, Access::Bulk, |_| Ok(()))
         {
             match result {
                 Ok((one, ())) => opened.push(one),
@@ -87,7 +87,6 @@ impl Takeover {
         if !away.is_empty() {
             return Err(self.not_begun(&context, &opened, away));
         }
-        let _alone = context.fetch_from_one(&source.name)?;
         let mut operation = Operation::begin(&context, "takeover", Some(&self.source));
         let result = self.in_all(&context, &source, &opened);
         let ended = result.as_ref().map(|_| Outcome::Done).map_err(Failure::clone);
@@ -172,7 +171,8 @@ impl Takeover {
             now: context.clock.now(),
         };
         let meter = Meter::new(context.out);
-        takeover(&request, &kept, &meter).map_err(|error| {
+        let alone = || context.fetch_from_one(source);
+        takeover(&request, &kept, &alone, &meter).map_err(|error| {
             let mut failure = Failure::of(&error);
             if let TakeoverError::NotRecorded { repository, .. } = &error {
                 let away = opened.iter().filter(|one| one.repository.store().describe() == repository);

@@ -210,7 +210,12 @@ pub(super) fn lines(
         Style::Virtual => Some(quoted("virtual")),
     };
     line("style", style);
-    line("ca_file", settings.ca_file.as_deref().map(path));
+    // Copied: it may lie where the server's user cannot read it, or be named from where this command was typed.
+    let certificates = settings.ca_file.as_deref().map(|file| {
+        let text = std::fs::read_to_string(file).map_err(|source| CliError::file("read", file, source))?;
+        keep("ca_file", &text)
+    });
+    line("ca_file", certificates.transpose()?.as_deref().map(path));
     line("known_hosts", settings.known_hosts.as_deref().map(path));
     let mut parts = Vec::new();
     match &settings.credentials {

@@ -37,6 +37,15 @@ impl SheetFile {
         Ok(Self { path, file, sheets: 0 })
     }
 
+    /// The same; `None` where a sheet is there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn make_once(path: &Path) -> Result<Option<Self>, Failure> {
+        let is_full = std::fs::symlink_metadata(path).is_ok_and(|there| there.is_file() && there.len() > 0);
+        if is_full { Ok(None) } else { Self::make(path).map(Some) }
+    }
+
     /// Adds a sheet, durably.
     ///
     /// # Errors

@@ -23,13 +23,7 @@ const MEANINGS: [(&[&str], &str); 9] = [
         "The server's certificate is for another name: write that name in `endpoint` or in the url.",
     ),
     (
-        &[
-            "failed to lookup address",
-            "name or service not known",
-            "no address associated with hostname",
-            "nodename nor servname",
-            "could not resolve hostname",
-        ],
+        &["name or service not known", "no address associated with hostname", "nodename nor servname"],
         "No such host is known here: correct the name in the repository's url or `endpoint`, or this host's name service.",
     ),
     (
@@ -106,6 +100,11 @@ mod tests {
                 "Correct `storage_class`",
             ),
             (K::Other, "the store answered 403: RequestTimeTooSkewed: The difference is too large", "clock"),
+            (
+                K::Unreachable,
+                "dns error: failed to lookup address information: Temporary failure in name resolution",
+                "Try again",
+            ),
             (K::Unreachable, "connection refused", "Try again"),
             (K::Other, "the store answered 400", "See the cause"),
         ] {

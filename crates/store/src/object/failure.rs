@@ -25,6 +25,10 @@ impl Told {
     pub(crate) fn error(text: impl Into<String>, retry_after: Option<Duration>) -> io::Error {
         io::Error::other(Self { text: text.into(), retry_after, status: 0 })
     }
+    /// Whether the store said something.
+    pub(crate) const fn is_answer(&self) -> bool {
+        self.status != 0 || self.retry_after.is_some()
+    }
     /// Whether the store does not know such a request.
     pub(crate) fn is_unimplemented(error: &StoreError) -> bool {
         let told = error.source.get_ref().and_then(|source| source.downcast_ref::<Self>());

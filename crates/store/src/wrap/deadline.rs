@@ -69,7 +69,7 @@ impl<S: Store + 'static> Deadline<S> {
 
     /// Any answer counts that is one of the store: a refusal too.
     fn hear<T>(&self, answer: &Result<T, StoreError>) {
-        if !answer.as_ref().is_err_and(StoreError::is_retryable) {
+        if answer.as_ref().err().is_none_or(StoreError::is_answer) {
             self.has_answered.store(true, Ordering::Relaxed);
         }
     }

@@ -50,8 +50,14 @@ impl Backoff {
     }
 
     /// Calls `attempt` with its number, from 1, until it answers or all is used up. The last error is the one returned.
-    pub(crate) fn run<T>(
+    pub(crate) fn run<T>(&self, attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.run_within(|| self.budget, attempt)
+    }
+
+    /// The same, where the budget is asked for after each attempt.
+    fn run_within<T>(
         &self,
+        budget: impl Fn() -> Duration,
         mut attempt: impl FnMut(u32) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let start = Instant::now();
@@ -62,7 +68,7 @@ impl Backoff {
                 other => return other,
             };
             let pause = self.pause(number).max(error.retry_after().unwrap_or_default());
-            if number >= self.attempts || start.elapsed() + pause > self.budget {
+            if number >= self.attempts || start.elapsed() + pause > budget() {
                 return Err(error);
             }
             tracing::debug!(%error, cause = %error.source, attempt = number, "asking again");
@@ -96,16 +102,18 @@ impl<S: Store> Retry<S> {
         self
     }
 
-    fn run<T>(&self, attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut backoff = self.backoff;
-        if !self.has_answered.load(Ordering::Relaxed) {
-            backoff.budget = backoff.budget.min(self.first);
-        }
-        let result = backoff.run(attempt);
-        if !result.as_ref().is_err_and(StoreError::is_retryable) {
-            self.has_answered.store(true, Ordering::Relaxed);
-        }
-        result
+    fn run<T>(&self, mut attempt: impl FnMut(u32) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let budget = || match self.has_answered.load(Ordering::Relaxed) {
+            true => self.backoff.budget,
+            false => self.backoff.budget.min(self.first),
+        };
+        self.backoff.run_within(budget, |number| {
+            let result = attempt(number);
+            if result.as_ref().err().is_none_or(StoreError::is_answer) {
+                self.has_answered.store(true, Ordering::Relaxed);
+            }
+            result
+        })
     }
 }
 

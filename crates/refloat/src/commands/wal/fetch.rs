@@ -61,8 +61,10 @@ fn fetch_with(command: &Fetch, mut context: Context, is_standby: bool) -> Result
     let here = here();
     let source = find_source(&context, command.source.as_deref(), here.as_deref()).map_err(cannot_know)?;
     context.assume(std::slice::from_ref(&source), false).map_err(cannot_know)?;
-    if context.global.repository.is_none() {
-        context.global.repository = context.fetched_from_alone(&source.name);
+    if context.global.repository.is_none()
+        && let Some(here) = &here
+    {
+        context.global.repository = context.fetched_from_alone(&source.name, here);
     }
     let name: WalFileName = command.name.parse().map_err(|error: refloat_types::wal_name::BadWalName| {
         cannot_know(CliError::usage(error.to_string(), "PostgreSQL gives it as %f.").into())

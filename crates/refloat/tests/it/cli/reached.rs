@@ -71,6 +71,11 @@ fn fill(text: &str, scene: &Scene, signs: &[(&str, &str)]) -> String {
     signs.iter().fold(text, |text, (from, to)| text.replace(from, to))
 }
 
+fn fingerprint_of(sheet: &str) -> String {
+    let words = sheet.lines().find_map(|line| line.trim().strip_prefix("fingerprint "));
+    words.expect("it stands there").trim().to_owned()
+}
+
 fn kit(repository: &Path) -> String {
     fs::read_to_string(repository.join("rescue/0000000001/RESCUE.txt")).expect("a kit")
 }
@@ -162,7 +167,8 @@ fn stores_that_no_variable_describes() {
         typed(&scene, &sheet, &[], &files);
         let kit = kit(&directory);
         assert!(!kit.contains(&format!("{}@", server.user())), "{kit}");
-        typed(&scene, &kit, &[("USER", &server.user())], &files);
+        let fingerprint = fingerprint_of(&sheet);
+        typed(&scene, &kit, &[("USER", &server.user()), ("FROM-THE-SHEET", &fingerprint)], &files);
     }
     if let Some(server) = WebDav::start() {
         let (scene, sheet) = made(|scene| {
@@ -175,8 +181,10 @@ fn stores_that_no_variable_describes() {
                 scene.path("webdav").display()
             )
         });
+        let fingerprint = fingerprint_of(&sheet);
         for text in [sheet, kit(&server.root().join("backups"))] {
-            typed(&scene, &text, &[("USER", server.user())], &[("password", server.password())]);
+            let signs = [("USER", server.user()), ("FROM-THE-SHEET", fingerprint.as_str())];
+            typed(&scene, &text, &signs, &[("password", server.password())]);
         }
     }
 }

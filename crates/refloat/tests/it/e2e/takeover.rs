@@ -1,6 +1,7 @@
 //! A server that takes over with more than one repository.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use refloat_testkit::cluster::{StopMode, TestCluster};
@@ -113,4 +114,39 @@ fn one_that_is_away_can_be_told_later() {
     let quiet = site.run(&["-r", "second", "takeover", "prod", "-q"]).ends(0);
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
     assert_eq!((owners(&site.repo()), owners(&second)), (known + 1, known + 1));
+}
+
+/// As long as a takeover with `-r` promotes a server, and for no other data directory.
+#[test]
+fn one_repository_alone_is_asked_for_the_server_that_is_promoted() {
+    let site = Site::new(TestCluster::builder());
+    let second = second_repository(&site);
+    site.archive_all();
+    let owner = site.cluster.owner();
+    let (server, clone) = (site.path("server"), site.path("clone"));
+    for directory in [&server, &clone] {
+        owner.make_dir(directory);
+        owner.make_dir(&directory.join("global"));
+        for file in ["PG_VERSION", "global/pg_control"] {
+            fs::copy(site.cluster.data_directory().join(file), directory.join(file)).expect("copies");
+            owner.give(&directory.join(file));
+        }
+    }
+    fs::rename(&second, site.path("second-away")).expect("renames");
+    let dest = site.path("fetched").display().to_string();
+    let arguments = ["wal", "fetch", "--source", "prod", "0000000100000000000000FF", &dest];
+    let fetch = |directory: &std::path::Path| run(site.command(&arguments).current_dir(directory)).code;
+    assert_eq!(fetch(&server), Some(255));
+
+    let noted = site.path("refloat-state").join("taking-over");
+    owner.make_dir(&noted);
+    let meta = fs::metadata(&server).expect("there");
+    let text = format!("{{\"repository\":\"local\",\"directory\":[{},{}]}}", meta.dev(), meta.ino());
+    fs::write(noted.join("prod"), text).expect("writes");
+    assert_eq!(fetch(&server), Some(255), "nobody holds it");
+    let held = fs::File::open(noted.join("prod")).expect("opens");
+    held.lock().expect("locks");
+    assert_eq!((fetch(&server), fetch(&clone)), (Some(1), Some(255)));
+    drop(held);
+    assert_eq!(fetch(&server), Some(255));
 }
