@@ -24,8 +24,10 @@ use super::{Trouble, one_of};
 
 pub use spool::{Served, Spool};
 
-/// WAL segments that are on their way at once: one gives its way there and back to the other's bytes.
-const WORKERS: usize = 2;
+/// WAL segments that are on their way at once: the way there and back of one is the time of the others' bytes.
+const WORKERS: usize = 4;
+/// How many are fetched at first. Reading fewer ahead is not worth a process.
+const FIRST: u64 = 2;
 /// What nobody asks for any more is given up after this long. A replay may be slow, or be delayed on purpose.
 const IDLE: Duration = Duration::from_secs(600);
 /// How often it is looked what was asked for while somebody asks.
@@ -57,20 +59,14 @@ pub struct ReadAhead<'a> {
 /// How many WAL segments of `size` may lie in `room`; none where reading ahead is not worth a process.
 pub fn window(room: u64, size: WalSegmentSize) -> Option<u64> {
     let segments = room / size.bytes();
-    (segments >= WORKERS as u64).then_some(segments)
+    (segments >= FIRST).then_some(segments)
 }
 
 /// Reads ahead of whoever takes WAL segments out of `served`, as long as they come and are taken and `goes_on`. Then it removes
 /// what lies there and calls `end`, which need not come back: what is on its way may hang.
 pub fn read_ahead(served: &Served, what: ReadAhead<'_>, goes_on: &dyn Fn() -> bool, end: impl FnOnce()) {
     let Some(window) = window(what.room, what.segment_size) else { return };
-    let progress = Progress {
-        at: what.after,
-        reach: window.min(WORKERS as u64),
-        held: BTreeMap::new(),
-        end: None,
-        stop: false,
-    };
+    let progress = Progress { at: what.after, reach: FIRST, held: BTreeMap::new(), end: None, stop: false };
     let listed = what.repositories.iter().map(|_| Mutex::new(None)).collect();
     let (progress, moved) = (Mutex::new(progress), Condvar::new());
     let reader = Reader { served, what, window, progress, moved, listed };
