@@ -135,7 +135,7 @@ fn one_repository_alone_is_asked_for_the_server_that_is_promoted() {
     fs::rename(&second, site.path("second-away")).expect("renames");
     let dest = site.path("fetched").display().to_string();
     let arguments = ["wal", "fetch", "--source", "prod", "0000000100000000000000FF", &dest];
-    let fetch = |directory: &std::path::Path| run(site.command(&arguments).current_dir(directory)).code;
+    let fetch = |directory: &Path| run(site.command(&arguments).current_dir(directory)).code;
     assert_eq!(fetch(&server), Some(255));
 
     let noted = site.path("refloat-state").join("taking-over");
