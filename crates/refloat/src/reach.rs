@@ -265,6 +265,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_address_is_one_word_of_the_line() {
+        let reach = Reach::plain("file:///re$(touch x);po");
+        let way = Way { reach: &reach, generation: &generation(1, true) };
+        assert_eq!(way.command("refloat"), "refloat -r 'file:///re$(touch x);po'");
+    }
+
+    #[test]
     fn what_is_known_of_a_store_is_exported_and_nothing_of_who_signs_in() {
         let generation = generation(1, true);
         for (lines, exports) in [

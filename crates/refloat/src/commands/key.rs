@@ -76,7 +76,7 @@ impl Key {
             Self::Sheet { .. } => each(&context, &configs, "key sheet", |config, opened| {
                 print_again(&context, config, opened, file.as_mut())
             }),
-            Self::Rotate(_) => Ok(Outcome::Done),
+            Self::Rotate(rotate) => rotate.run(context),
         }
     }
 }

@@ -258,6 +258,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn certificates_go_with_a_restored_server() {
+        let home = tempfile::tempdir().expect("a directory");
+        let file = home.path().join("ca.pem");
+        std::fs::write(&file, "a certificate").expect("writes");
+        let settings = StoreSettings { ca_file: Some(file.clone()), ..StoreSettings::default() };
+        let mut kept = Vec::new();
+        let mut keep = |name: &str, text: &str| {
+            kept.push((name.to_owned(), text.to_owned()));
+            Ok(Path::new("/copy.refloat").join(name))
+        };
+        let text = lines(&settings, &mut keep).expect("lines");
+        assert!(text.contains("ca_file = \"/copy.refloat/ca_file\"\n"), "{text}");
+        assert_eq!(kept, [("ca_file".to_owned(), "a certificate".to_owned())]);
+        std::fs::remove_file(&file).expect("removes");
+        assert!(lines(&settings, &mut |_, _| Ok(file.clone())).is_err());
+    }
+
+    #[test]
     fn an_account_is_an_app_with_its_token_or_a_token_alone() {
         let text = |text: &str| Some(text.to_owned());
         let names = |credentials: Credentials| match credentials {
