@@ -80,8 +80,8 @@ pub enum FetchError {
     },
     /// Two different files of this name are stored.
     #[error(
-        "{name} is stored {} times, with different bytes ({}), in {repository}: {}",
-        writers.len(), digests(writers), objects(writers)
+        "{name} is stored {} times in {repository}: {}, with different bytes ({})",
+        writers.len(), objects(writers), digests(writers)
     )]
     Conflict {
         /// Which.
